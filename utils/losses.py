@@ -1,0 +1,157 @@
+"""The two contrastive losses of RouterDC as pure functions of similarities and scores, one value per row.
+
+Neither loops over rows nor waits for the device, and a row that has no term gets an exact, differentiable zero. Reduce with
+`.mean()`. The switches named after FIDELITY rows reproduce what the released code does in place of the paper's form.
+
+Example (B queries, T LLMs, p dimensions):
+    similarity = cosine(queries, llms)                             # (B, p), (T, p) -> (B, T)
+    loss = sample_llm_loss(similarity, scores).mean()              # scores: (B, T) in [0, 1]
+    loss = loss + sample_sample_loss(cosine(queries, queries), cluster_ids).mean()
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def cosine(a: Tensor, b: Tensor) -> Tensor:
+    """Cosine similarity of all pairs: (N, p), (M, p) -> (N, M)."""
+    return F.normalize(a, dim=-1) @ F.normalize(b, dim=-1).T
+
+
+def inner(a: Tensor, b: Tensor) -> Tensor:
+    """Inner product of all pairs: (N, p), (M, p) -> (N, M)."""
+    return a @ b.T
+
+
+SIMILARITIES = {"cos": cosine, "inner": inner}
+
+
+def _log_ratio(positive: Tensor, negatives: Tensor, valid: Tensor) -> Tensor:
+    """-log[e^pos / (e^pos + sum of e^neg over valid negatives)]; 0 where no negative is valid.
+
+    positive (..., 1), negatives (..., 1, n) and valid broadcast to (..., P, n); the result is (..., P).
+    """
+    excess = (negatives - positive.unsqueeze(-1)).masked_fill(~valid, float("-inf"))  # (..., P, n)
+    zero = torch.zeros_like(excess[..., :1])
+    return torch.logsumexp(torch.cat([zero, excess], dim=-1), dim=-1)  # log(1 + sum of e^(neg - pos))
+
+
+def sample_llm_loss(
+    similarity: Tensor,
+    scores: Tensor,
+    top_k: int = 3,
+    last_k: int = 3,
+    temperature: float = 1.0,
+    negative_below: float = 0.5,
+    upstream_mask: bool = False,
+) -> Tensor:
+    """Sample-LLM contrastive loss, L1 of the paper, per query.
+
+    Each of the top_k LLMs by score is a positive, unless its score is 0 (the mask of FIDELITY row 1); the negatives are
+    those of the last_k LLMs whose score is below `negative_below`. Ties keep the order of the columns. A query without a
+    positive, or without a negative, has loss 0.
+
+    Args:
+        similarity: (B, T) similarity of each query to each LLM.
+        scores: (B, T) scores in [0, 1].
+        top_k, last_k: K+ and K-, 1 to T.
+        temperature: divides the similarities.
+        negative_below: 0.5 in the paper.
+        upstream_mask: FIDELITY row 1 as released: the positives' mask is averaged over the batch, not applied per row.
+    Returns: (B,) losses, sums over the positives.
+    Raises: ValueError if top_k or last_k is not in 1..T, or the shapes differ.
+    """
+    if similarity.shape != scores.shape or similarity.ndim != 2:
+        raise ValueError(f"similarity {tuple(similarity.shape)} and scores {tuple(scores.shape)} must both be (B, T)")
+    count = scores.shape[1]
+    for name, k in (("top_k", top_k), ("last_k", last_k)):
+        if not 1 <= k <= count:
+            raise ValueError(f"{name} is {k}; with {count} LLMs it must be from 1 to {count}")
+    similarity = similarity / temperature
+    ranked, order = scores.sort(dim=1, descending=True, stable=True)
+    by_rank = similarity.gather(1, order)  # (B, T), best LLM first
+    is_positive = (ranked[:, :top_k] > 0).to(similarity.dtype)  # (B, K+)
+    is_negative = ranked[:, -last_k:] < negative_below  # (B, K-)
+    terms = _log_ratio(by_rank[:, :top_k], by_rank[:, None, -last_k:], is_negative[:, None, :])  # (B, K+)
+    if upstream_mask:
+        is_positive = is_positive.mean(dim=0, keepdim=True)  # (1, K+): mean(log) x mean(mask), positive by positive
+    return (terms * is_positive).sum(dim=1)
+
+
+def draw_pairs(
+    groups: Tensor,
+    negatives: int = 3,
+    generator: torch.Generator | None = None,
+    ids: Tensor | None = None,
+    allow_self: bool = False,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Draw for each row one in-group positive and up to `negatives` distinct out-of-group rows, uniformly.
+
+    Args:
+        groups: (B,) group ids.
+        negatives: H, at least 1.
+        generator: source of randomness, on the device of `groups`.
+        ids: (B,) ids of the queries, for batches that may hold a query twice: a positive is another query, not a copy.
+        allow_self: FIDELITY row 3 as released: the positive may be the row itself.
+    Returns: positive (B,), has_positive (B,), negative (B, min(H, B)), is_negative (B, min(H, B)); indices without their
+        flag mean nothing.
+    Raises: ValueError if negatives is below 1.
+    """
+    if negatives < 1:
+        raise ValueError(f"H is {negatives}; it must be at least 1")
+    size = len(groups)
+    same = groups[:, None] == groups[None, :]  # (B, B)
+    ids = torch.arange(size, device=groups.device) if ids is None else ids
+    candidates = same if allow_self else same & (ids[:, None] != ids[None, :])
+    noise = torch.rand(size, size, generator=generator, device=groups.device)  # the largest of uniform noise is a uniform draw
+    positive = noise.masked_fill(~candidates, -1).argmax(dim=1)
+    drawn, negative = noise.masked_fill(same, -1).topk(min(negatives, size), dim=1)
+    return positive, candidates.any(dim=1), negative, drawn >= 0
+
+
+def sample_sample_loss(
+    similarity: Tensor,
+    groups: Tensor,
+    negatives: int = 3,
+    temperature: float = 1.0,
+    generator: torch.Generator | None = None,
+    ids: Tensor | None = None,
+    allow_self: bool = False,
+    upstream_rows: bool = False,
+) -> Tensor:
+    """Sample-sample contrastive loss, L2 of the paper, per query.
+
+    Draws one in-group query and H out-of-group queries of the batch for each row; with fewer than H it uses what there is.
+    A row that is alone in its group, or whose group is the whole batch, has loss 0.
+
+    Args:
+        similarity: (B, B) similarity of the queries to each other.
+        groups: (B,) cluster ids, or task ids.
+        negatives: H.
+        temperature: divides the similarities.
+        generator: source of randomness, on the device of `groups`.
+        ids: (B,) ids of the queries; rows with equal ids are copies of one query and no positives of each other.
+        allow_self: FIDELITY row 3 as released: the positive may be the query itself.
+        upstream_rows: FIDELITY row 4 as released: a row with fewer than H out-of-group queries is dropped from the drawn
+            pairs but not from the similarities, so that every later row reads the similarities of an earlier one, and the
+            mean is over the rows kept. (Released code crashes if it drops every row; here the loss is then 0.)
+    Returns: (B,) losses.
+    Raises: ValueError if negatives is below 1 or the shapes do not fit.
+    """
+    size = len(groups)
+    if similarity.shape != (size, size):
+        raise ValueError(f"similarity {tuple(similarity.shape)} must be (B, B) with B = {size}, the number of group ids")
+    similarity = similarity / temperature
+    positive, has_positive, negative, is_negative = draw_pairs(groups, negatives, generator, ids, allow_self)
+    if upstream_rows:
+        kept = is_negative.sum(dim=1) >= negatives
+        moved = torch.sort(kept.int(), descending=True, stable=True).indices  # kept rows first, order unchanged
+        positive, negative, is_negative = positive[moved], negative[moved], is_negative[moved]
+        kept_count = kept.sum()
+        weight = (torch.arange(size, device=groups.device) < kept_count) & has_positive[moved]
+        weight = weight * (size / kept_count.clamp(min=1))  # so that the mean over B is the mean over the kept rows
+    else:
+        weight = has_positive
+    terms = _log_ratio(similarity.gather(1, positive[:, None]), similarity.gather(1, negative)[:, None, :], is_negative[:, None, :])
+    return terms[:, 0] * weight  # no valid negative: already 0

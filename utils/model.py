@@ -1,0 +1,50 @@
+"""The router of the paper: a query encoder, one learnable embedding per LLM, and their similarity."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from utils.encoders import Encoder
+from utils.losses import SIMILARITIES
+
+
+class RouterDC(nn.Module):
+    """R(x) = softmax over t of sim(E(x), k_t), with one embedding k_t in R^p for each LLM (PAPER, Router).
+
+    Args:
+        encoder: E; its embeddings have p = `encoder.hidden_size` dimensions.
+        llms: T names; row t of `llm_embeddings.weight` belongs to llms[t].
+        similarity: "cos" (the paper) or "inner".
+        head: put a linear map p -> p, at first the identity, behind the encoder: what a frozen encoder trains.
+    """
+
+    def __init__(self, encoder: Encoder, llms: Sequence[str], similarity: str = "cos", head: bool = False):
+        super().__init__()
+        if similarity not in SIMILARITIES:
+            raise ValueError(f"--similarity_function is {similarity!r}; it must be one of {', '.join(SIMILARITIES)}")
+        self.encoder, self.llms, self.similarity_function = encoder, tuple(llms), similarity
+        self.llm_embeddings = nn.Embedding(len(self.llms), encoder.hidden_size)
+        self.head = nn.Linear(encoder.hidden_size, encoder.hidden_size, bias=False) if head else nn.Identity()
+        if head:
+            nn.init.eye_(self.head.weight)
+
+    def similarity(self, a: Tensor, b: Tensor) -> Tensor:
+        """Similarity of all pairs, (N, p) and (M, p) -> (N, M), in float32."""
+        return SIMILARITIES[self.similarity_function](a.float(), b.float())
+
+    def forward(self, embedded: Tensor) -> tuple[Tensor, Tensor]:
+        """Encoder output (B, p) -> query embeddings E(x) (B, p) and their similarity to each LLM (B, T)."""
+        queries = self.head(embedded.float())
+        return queries, self.similarity(queries, self.llm_embeddings.weight)
+
+    @torch.no_grad()
+    def columns(self, llms: Sequence[str]) -> list[int]:
+        """Position of each name of `llms` among this router's LLMs.
+
+        Raises: ValueError naming the LLMs that it was not trained with.
+        """
+        unknown = [name for name in llms if name not in self.llms]
+        if unknown:
+            raise ValueError(f"the router was not trained with {', '.join(unknown)}; it knows {', '.join(self.llms)}")
+        return [self.llms.index(name) for name in llms]

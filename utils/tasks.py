@@ -1,0 +1,98 @@
+"""The benchmark of the paper as data: LLMs, tasks, files, score kinds, report order, and the numbers of Tables 1 and 2."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+# Order of the released data. Scores are always joined by name; this order only fixes rows of tables and embeddings.
+LLMS = (
+    "mistralai/Mistral-7B-v0.1",
+    "meta-math/MetaMath-Mistral-7B",
+    "itpossible/Chinese-Mistral-7B-v0.1",
+    "HuggingFaceH4/zephyr-7b-beta",
+    "cognitivecomputations/dolphin-2.6-mistral-7b",
+    "meta-llama/Meta-Llama-3-8B",
+    "cognitivecomputations/dolphin-2.9-llama3-8b",
+)
+
+KINDS = ("probability", "multi_attempt")
+
+
+@dataclass(frozen=True)
+class Task:
+    """One task of the paper.
+
+    `kind` names the score: "probability" (multiple choice and PreAlgebra: a pick is right if its score is above 0) or
+    "multi_attempt" (share of the sampled answers that are right: a pick counts its score). Paths are relative to the
+    repository; `train` is None for the out-of-distribution tasks.
+    """
+
+    name: str
+    title: str
+    kind: str
+    test: str
+    train: str | None = None
+
+    @property
+    def in_distribution(self) -> bool:
+        return self.train is not None
+
+
+_PLAIN, _CLUSTER = "datasets/split2_model7/", "datasets/split2_model7_cluster/"
+TASKS = (  # report order of the paper
+    Task("mmlu", "MMLU", "probability", _PLAIN + "mmlu_test.json", _CLUSTER + "mmlu_train.json"),
+    Task("gsm8k", "GSM8K", "multi_attempt", _PLAIN + "gsm8k-test.json", _CLUSTER + "gsm8k-train.json"),
+    Task("cmmlu", "CMMLU", "probability", _PLAIN + "cmmlu_test.json", _CLUSTER + "cmmlu_train.json"),
+    Task("arc_challenge", "ARC-C", "probability", _PLAIN + "arc_challenge_test.json", _CLUSTER + "arc_challenge_train.json"),
+    Task("humaneval", "HumanEval", "multi_attempt", _PLAIN + "humaneval_test.json", _CLUSTER + "humaneval_train.json"),
+    Task("math_prealgebra", "PreAlgebra", "probability", _PLAIN + "MATH_prealgebra.json"),
+    Task("mbpp", "MBPP", "multi_attempt", _PLAIN + "mbpp.json"),
+    Task("ceval", "C-Eval", "probability", _PLAIN + "ceval.json"),
+)
+BY_NAME = {task.name: task for task in TASKS}
+TRAIN_ORDER = ("gsm8k", "humaneval", "arc_challenge", "cmmlu", "mmlu")  # order of the released command
+OTHER_KINDS = {"javascript": "multi_attempt", "arc_easy": "probability", "hellaswag": "probability"}  # released, not in a table
+
+
+def task_of(path: str | Path) -> str:
+    """The task that a file's name stands for: "gsm8k-train.json" and "gsm8k-test.json" both give "gsm8k"."""
+    return re.sub(r"[-_](train|test|val|valid|validation)$", "", Path(path).stem).lower()
+
+
+def title_of(name: str) -> str:
+    """Column title of a task, its own name when the paper does not have it."""
+    return BY_NAME[name].title if name in BY_NAME else name
+
+
+def kind_of(name: str) -> str | None:
+    """Score kind of a task of the paper or of the released data, None for a task that neither knows."""
+    return BY_NAME[name].kind if name in BY_NAME else OTHER_KINDS.get(name)
+
+
+def short(llm: str) -> str:
+    """Name of an LLM without its organisation, for tables."""
+    return llm.rsplit("/", 1)[-1]
+
+
+# Testing accuracy in %, Tables 1 and 2 of the paper, in the order of TASKS. Single-LLM rows follow from the data (a test).
+PAPER = {
+    "mistralai/Mistral-7B-v0.1": (62.14, 36.71, 43.83, 49.43, 28.98, 24.80, 37.90, 46.43),
+    "meta-math/MetaMath-Mistral-7B": (59.86, 69.63, 43.83, 48.30, 29.80, 39.15, 37.74, 45.17),
+    "HuggingFaceH4/zephyr-7b-beta": (59.81, 33.00, 42.82, 57.95, 22.04, 20.78, 31.14, 44.87),
+    "itpossible/Chinese-Mistral-7B-v0.1": (57.42, 41.03, 49.67, 43.47, 21.43, 18.48, 29.64, 48.44),
+    "cognitivecomputations/dolphin-2.6-mistral-7b": (60.53, 52.38, 43.71, 52.56, 45.10, 29.28, 44.86, 45.10),
+    "meta-llama/Meta-Llama-3-8B": (64.59, 47.76, 51.77, 49.43, 26.73, 27.67, 43.02, 52.01),
+    "cognitivecomputations/dolphin-2.9-llama3-8b": (59.46, 69.81, 44.72, 49.43, 49.39, 39.72, 47.34, 44.80),
+    "Voting": (63.30, 67.39, 47.48, 50.85, 42.85, 39.03, 41.60, 48.50),
+    "CosineClassifier": (59.72, 69.03, 45.47, 50.57, 46.33, 36.97, 38.48, 47.77),
+    "ZOOTER": (60.48, 66.69, 45.27, 53.13, 44.29, 34.44, 41.10, 44.95),
+    "LoraRetriever": (63.33, 66.63, 51.77, 57.10, 40.00, 35.36, 43.12, 52.01),
+    "RouterDC": (61.07, 70.32, 51.77, 58.52, 51.02, 38.81, 46.80, 51.93),
+}
+PAPER_AVERAGE = {  # printed averages (ID, OOD): of unrounded cells, so up to 0.01 from the mean of the cells above
+    "mistralai/Mistral-7B-v0.1": (44.22, 36.38), "meta-math/MetaMath-Mistral-7B": (50.28, 40.69),
+    "HuggingFaceH4/zephyr-7b-beta": (43.13, 32.26), "itpossible/Chinese-Mistral-7B-v0.1": (42.60, 32.19),
+    "cognitivecomputations/dolphin-2.6-mistral-7b": (50.86, 39.75), "meta-llama/Meta-Llama-3-8B": (48.06, 40.90),
+    "cognitivecomputations/dolphin-2.9-llama3-8b": (54.56, 43.95), "Voting": (54.37, 43.04),
+    "CosineClassifier": (54.22, 41.07), "ZOOTER": (53.97, 40.16), "LoraRetriever": (55.77, 43.50), "RouterDC": (58.54, 45.85),
+}

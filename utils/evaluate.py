@@ -9,10 +9,10 @@ import torch
 from tqdm.auto import tqdm
 
 from utils.data import RoutingData
-from utils.encoders import Queries
+from utils.encoders import Queries, Trained
 from utils.experiment import Setup
 from utils.meters import bar
-from utils.metrics import accuracy, averages, references, shares
+from utils.metrics import accuracy, averages, best_single, references, shares
 from utils.model import RouterDC
 from utils.tasks import PAPER, PAPER_AVERAGE, TASKS, short, title_of
 
@@ -32,18 +32,18 @@ def route(model: RouterDC, queries: Queries, llms: Sequence[str], rows: np.ndarr
         model.train(was_training)
 
 
-def evaluate(model: RouterDC, tests: Sequence[RoutingData], setup: Setup, frozen: bool, cache: Path | None = None) -> dict[str, Any]:
+def evaluate(model: RouterDC, tests: Sequence[RoutingData], setup: Setup, trained: Trained, cache: Path | None = None) -> dict[str, Any]:
     """Route every query of `tests` and report accuracies, averages, reference rows and routing shares, all in %.
 
-    Files are encoded one by one, so a task's figures do not depend on which other files are evaluated.
+    `trained` says which layers the training changed: what lies below them is looked up in, or added to, `cache`. Files are encoded one by one, so a task's figures do not depend on which other files are evaluated.
     Returns: {"tasks": {task: accuracy}, "id_avg", "ood_avg", "queries": {task: N}, "llms", "shares": {task: {llm: %}},
     "references": {row: {task: %}}, "picks": {task: [column of "llms" per query]}}.
     """
     picks = {}
-    with bar(sum(map(len, tests)), "test", "query") as progress:
-        for data in tests:
-            queries = Queries(model.encoder, data.questions, setup, "none" if frozen else "all", cache, data.task)
-            picks[data.task] = route(model, queries, data.llms, None, None if frozen else progress)
+    for data in tests:
+        queries = Queries(model.encoder, data.questions, setup, trained, cache, data.task)
+        with bar(len(data), f"test {data.task}", "query") as progress:
+            picks[data.task] = route(model, queries, data.llms, progress=progress)
     llms = tests[0].llms
     tasks = {data.task: accuracy(picks[data.task], data) for data in tests}
     routed = {task: dict(zip(llms, map(float, shares(chosen, len(llms))))) for task, chosen in picks.items()}
@@ -81,8 +81,10 @@ def tables(result: Mapping[str, Any], name: str = "RouterDC (this run)") -> str:
             continue
         rows = []
         complete = {t for t in part} == {task.name for task in TASKS if task.in_distribution == (side == 0)}
+        best = best_single(result["references"], result["llms"], part)
         for row, values in {**result["references"], name: result["tasks"]}.items():
-            rows.append([short(row), *[f"{values[t]:.2f}" for t in part], f"{np.mean([values[t] for t in part]):.2f}"])
+            label = f"{short(row)} (best single LLM)" if row == best else short(row)
+            rows.append([label, *[f"{values[t]:.2f}" for t in part], f"{np.mean([values[t] for t in part]):.2f}"])
         if set(part) & set(paper):
             cells = [f"{PAPER['RouterDC'][paper[t]]:.2f}" if t in paper else "-" for t in part]
             rows.append(["RouterDC (paper)", *cells, f"{PAPER_AVERAGE['RouterDC'][side]:.2f}" if complete else "-"])

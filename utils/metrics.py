@@ -34,9 +34,9 @@ def references(tests: Sequence[RoutingData]) -> dict[str, dict[str, float]]:
     return table
 
 
-def best_single(table: Mapping[str, Mapping[str, float]], llms: Sequence[str]) -> str:
-    """The LLM with the best mean over the tasks of `table`."""
-    return max(llms, key=lambda llm: float(np.mean(list(table[llm].values()))))
+def best_single(table: Mapping[str, Mapping[str, float]], llms: Sequence[str], tasks: Sequence[str]) -> str:
+    """The LLM with the best mean over `tasks`, from rows {llm: {task: %}}."""
+    return max(llms, key=lambda llm: float(np.mean([table[llm][task] for task in tasks])))
 
 
 def shares(picks: np.ndarray, count: int) -> np.ndarray:

@@ -1,11 +1,11 @@
 """The router of the paper: a query encoder, one learnable embedding per LLM, and their similarity."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-import torch
 from torch import Tensor, nn
 
-from utils.encoders import Encoder
+from utils.encoders import Encoder, Trained
+from utils.experiment import Setup
 from utils.losses import SIMILARITIES
 
 
@@ -38,7 +38,15 @@ class RouterDC(nn.Module):
         queries = self.head(embedded.float())
         return queries, self.similarity(queries, self.llm_embeddings.weight)
 
-    @torch.no_grad()
+    def place(self, setup: Setup, trained: Trained, layers: int | None = None) -> None:
+        """Move to the device and leave only that part of the encoder trainable (`layers` counts the last ones for "last")."""
+        self.to(setup.device)
+        self.encoder.place(setup)
+        if trained == "none":
+            self.encoder.requires_grad_(False)
+        elif trained == "last":
+            self.encoder.train_last(layers)
+
     def columns(self, llms: Sequence[str]) -> list[int]:
         """Position of each name of `llms` among this router's LLMs.
 
@@ -48,3 +56,8 @@ class RouterDC(nn.Module):
         if unknown:
             raise ValueError(f"the router was not trained with {', '.join(unknown)}; it knows {', '.join(self.llms)}")
         return [self.llms.index(name) for name in llms]
+
+
+def trained_part(settings: Mapping[str, object]) -> Trained:
+    """Which layers of the encoder a training run with these arguments changes."""
+    return "none" if settings["freeze_encoder"] else "last" if settings["train_layers"] else "all"

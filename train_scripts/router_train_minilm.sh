@@ -1,0 +1,60 @@
+#!/usr/bin/env bash
+# RouterDC with MiniLM, which installs from PyPI: no model hub, on a CPU or a GPU. Five seeds of one recipe.
+#   bash train_scripts/router_train_minilm.sh                    "tuned": chosen on validation (search_minilm.sh)
+#   RECIPE=paper SEEDS=1 bash train_scripts/router_train_minilm.sh     the paper's settings, all layers trained
+# Recipes, with what one seed takes on 2 cores:
+#   tuned    frozen encoder, linear head, targets averaged over the rows of a task            under a minute
+#   frozen   frozen encoder, linear head, else the paper's settings                           under a minute
+#   layers   the last layer trained, the others computed once                                 about 5 minutes
+#   paper    all layers, the paper's settings; dropout off, which the paper does not state    about 45 minutes
+# Finished seeds are skipped, a stopped one goes on. Further flags go to train_router_mdeberta.py (and then deserve a LABEL).
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+RECIPE="${RECIPE:-tuned}"
+LABEL="${LABEL:-$RECIPE}"
+SEEDS="${SEEDS:-1 2 3 4 5}"
+ENCODER="${ENCODER:-minilm}"
+DEVICE="${DEVICE:-auto}"
+PRECISION="${PRECISION:-auto}"
+FIDELITY="${FIDELITY:-paper}"
+RUNS="${RUNS:-runs/${ENCODER##*/}_$LABEL/$FIDELITY}"
+
+case "$RECIPE" in
+  paper) flags=(--dropout 0) ;;
+  layers) flags=(--train_layers 1 --learning_rate 3e-4 --llm_learning_rate 1e-3 --training_steps 500) ;;
+  frozen) flags=(--freeze_encoder --learning_rate 1e-3) ;;
+  tuned)
+    flags=(
+      --freeze_encoder
+      --learning_rate 3e-4
+      --llm_learning_rate 1e-2
+      --targets gain
+      --target_shrinkage 1
+      --top_k 1
+      --last_k 6
+      --negative_below 2
+      --temperature 0.2
+      --training_samples_per_dataset 2000
+      --validation_fraction 0
+      --selection last
+    )
+    ;;
+  *) echo "error: RECIPE is '$RECIPE'; it must be tuned, frozen, layers or paper" >&2; exit 2 ;;
+esac
+
+source train_scripts/env.sh
+python -m utils.download
+for seed in $SEEDS; do
+  python train_router_mdeberta.py \
+    --encoder "$ENCODER" \
+    --recipe "$LABEL" \
+    --device "$DEVICE" \
+    --precision "$PRECISION" \
+    --fidelity "$FIDELITY" \
+    "${flags[@]}" \
+    --seed "$seed" \
+    --save_path "$RUNS/seed_$seed" \
+    "$@"
+done
+if [[ "${COLLECT:-1}" == 1 ]]; then python -m utils.report "$RUNS"; fi

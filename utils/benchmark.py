@@ -1,0 +1,267 @@
+"""Measure what encoding costs: our way against the released way (FIDELITY rows 10 and 11), in queries per second and memory.
+
+    python -m utils.benchmark --encoder minilm --output results/benchmark.json
+
+"ours" tokenises once, computes on chunks of similar length, and in bf16 where the device has it. "released", written from its
+description, tokenises query by query at every access and computes on 512 padded tokens in fp32. Model, batches, losses and
+optimizer are the same, dropout is off in both, and their steps alternate, so that noise hits both alike.
+"""
+
+import argparse
+import json
+import resource
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from utils.data import DataError, load, load_all, split_validation, training_rows
+from utils.encoders import EncoderError, Queries, load_encoder
+from utils.evaluate import markdown
+from utils.experiment import Setup, batch_rows, setup, stream_seed, writable_folder, write_json
+from utils.losses import sample_llm_loss, sample_sample_loss
+from utils.meters import bar
+from utils.model import RouterDC
+from utils.tasks import BY_NAME, KINDS, TASKS, TRAIN_ORDER
+
+WAYS, PHASES = ("ours", "released"), ("training", "evaluation")
+SAMPLES, HELD_OUT, LEARNING_RATE, WEIGHT_DECAY = 1000, 0.1, 5e-5, 0.01  # the defaults of training
+FROZEN_ROUNDS = 10  # a step on embeddings takes a millisecond: do more of them
+
+
+def parser() -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser(prog="python -m utils.benchmark", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--encoder", default="minilm", help="hub name, local folder, or minilm (a PyPI package)")
+    p.add_argument("--data_paths", nargs="+", default=[BY_NAME[name].train for name in TRAIN_ORDER], help="training files, one per task")
+    p.add_argument("--test_data_paths", nargs="+", default=[task.test for task in TASKS], help="test files, for their questions")
+    p.add_argument("--batch_size", type=int, default=64)
+    p.add_argument("--steps", type=int, default=6, help="training steps of our way, after one for warming up")
+    p.add_argument("--released_steps", type=int, default=3, help="training steps of the released way, after one for warming up")
+    p.add_argument("--eval_queries", type=int, default=512, help="test queries, drawn from all test files")
+    p.add_argument("--seed", type=int, default=1)
+    p.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N, mps")
+    p.add_argument("--precision", choices=("auto", "bf16", "fp32"), default="auto", help="of our way; the released one is fp32")
+    p.add_argument("--output", type=Path, default=Path("results/benchmark.json"))
+    p.add_argument("--memory_of", choices=[f"{way}_{phase}" for way in WAYS for phase in PHASES], help=argparse.SUPPRESS)  # child processes
+    return p
+
+
+@dataclass
+class Work:
+    """What both ways compute on: the n training rows that occur in `batches`, numbered from 0, and a sample of test questions.
+
+    scores: (n, T). clusters: (n,). batches: (steps, B) rows; the first batch is for warming up.
+    """
+
+    llms: tuple[str, ...]
+    questions: list[str]
+    scores: Tensor
+    clusters: Tensor
+    batches: np.ndarray
+    tests: list[str]
+
+
+def load_work(args: argparse.Namespace, device: torch.device) -> Work:
+    """Draw the batches as training does, and the test questions. Raises: DataError; ValueError for a number that makes no sense."""
+    for name, least in {"batch_size": 1, "steps": 1, "released_steps": 1, "eval_queries": 1, "seed": 0}.items():
+        if getattr(args, name) < least:
+            raise ValueError(f"--{name} is {getattr(args, name)}; it must be at least {least}")
+    kind = KINDS[0]  # the kind of the scores changes no speed
+    files = load_all(args.data_paths, [kind] * len(args.data_paths), ("--data_paths", "kinds"), need_clusters=True)
+    tests = [question for path in args.test_data_paths for question in load(path, kind).questions]
+    if args.eval_queries > len(tests):
+        raise ValueError(f"--eval_queries is {args.eval_queries}; the test files have {len(tests)} queries")
+    offsets = np.cumsum([0, *map(len, files)])
+    pool = np.concatenate([start + training_rows(split_validation(data, HELD_OUT, args.seed)[0], SAMPLES) for start, data in zip(offsets, files)])
+    drawn = np.stack([batch_rows(pool, args.batch_size, number, args.seed) for number in range(1 + max(args.steps, args.released_steps))])
+    used = np.unique(drawn)
+    questions = [question for data in files for question in data.questions]
+    scores, clusters = (torch.from_numpy(np.concatenate([getattr(data, name) for data in files])[used]).to(device) for name in ("scores", "clusters"))
+    sample = np.random.default_rng(args.seed).permutation(len(tests))[: args.eval_queries]
+    return Work(files[0].llms, [questions[row] for row in used], scores, clusters, np.searchsorted(used, drawn), [tests[row] for row in sample])
+
+
+class Way:
+    """The router, its losses and its optimizer around one way to encode: "ours", "released" or "frozen" (embeddings once per run)."""
+
+    def __init__(self, name: str, args: argparse.Namespace, work: Work, where: Setup):
+        torch.manual_seed(stream_seed(args.seed))  # the same LLM embeddings in every way
+        self.name, self.args, self.work, self.where = name, args, work, where
+        self.encoder = load_encoder(args.encoder, dropout=0.0)
+        self.model = RouterDC(self.encoder, work.llms, head=name == "frozen").to(where.device)
+        self.encoder.requires_grad_(name != "frozen")
+        if name != "released":  # which keeps the attention of the library
+            self.encoder.place(where)
+            self.queries = Queries(self.encoder, work.questions, where, "none" if name == "frozen" else "all")
+        values = [value for value in self.model.parameters() if value.requires_grad]
+        self.optimizer = torch.optim.AdamW(values, LEARNING_RATE, weight_decay=WEIGHT_DECAY, fused=where.device.type != "mps")
+
+    def _released(self, questions: Sequence[str]) -> Tensor:
+        settings = {"padding": "max_length", "truncation": True, "max_length": self.encoder.max_length, "return_tensors": "pt"}
+        items = [self.encoder.tokenizer(question, **settings) for question in questions]
+        ids, mask = (torch.cat([item[name] for item in items]).to(self.where.device) for name in ("input_ids", "attention_mask"))  # (B, 512)
+        return self.encoder(ids, mask)
+
+    def embed(self, rows: np.ndarray) -> Tensor:
+        """Encoder output (B, p) of training rows (B,), with gradients."""
+        return self._released([self.work.questions[row] for row in rows]) if self.name == "released" else self.queries.embed(rows)
+
+    def embed_tests(self, rows: np.ndarray) -> Tensor:
+        """Encoder output (n, p) of test questions (n,), from their text."""
+        questions = [self.work.tests[row] for row in rows]
+        return self._released(questions) if self.name == "released" else Queries(self.encoder, questions, self.where, "all").embed()
+
+    def loss(self, number: int) -> Tensor:
+        """Both losses of the paper on batch `number`."""
+        rows = self.work.batches[number]
+        index = torch.from_numpy(rows).to(self.where.device)
+        pairs = torch.Generator(self.where.device).manual_seed(stream_seed(self.args.seed, number))
+        x, similarity = self.model(self.embed(rows))  # (B, p), (B, T)
+        among = self.model.similarity(x, x)  # (B, B)
+        return sample_llm_loss(similarity, self.work.scores[index]).mean() + sample_sample_loss(among, self.work.clusters[index], generator=pairs, ids=index).mean()
+
+    def train(self, number: int) -> int:
+        """One optimizer step on batch `number`; returns how many queries it had."""
+        self.loss(number).backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return self.args.batch_size
+
+    @torch.no_grad()
+    def evaluate(self, rows: np.ndarray) -> int:
+        """Route test questions (n,); returns n."""
+        return len(self.model(self.embed_tests(rows))[1].argmax(dim=1).cpu())
+
+    def jobs(self, phase: str) -> list[Callable[[], int]]:
+        """The steps of a phase, the first for warming up. For each batch of the released evaluation, ours evaluates the whole sample."""
+        if phase == "training":
+            return [partial(self.train, number) for number in range(1 + (self.args.released_steps if self.name == "released" else self.args.steps))]
+        rows = np.arange(len(self.work.tests))
+        parts = np.split(rows, range(self.args.batch_size, len(rows), self.args.batch_size))
+        return [partial(self.evaluate, part if self.name == "released" else rows) for part in [parts[0], *parts]]
+
+
+def median_rates(ways: Sequence[Way], phase: str, device: torch.device, progress: tqdm | None = None, rounds: int = 1) -> dict[str, float]:
+    """Run the steps of all ways in turn, evenly mixed; returns each way's median queries per second, its first step left out."""
+    wait = partial(torch.cuda.synchronize, device) if device.type == "cuda" else getattr(torch, device.type).synchronize
+    lists = {way.name: way.jobs(phase) * rounds for way in ways}
+    order = sorted(((place / len(jobs), name, job) for name, jobs in lists.items() for place, job in enumerate(jobs)), key=lambda entry: entry[0])
+    rates: dict[str, list[float]] = {name: [] for name in lists}
+    for _, name, job in order:
+        wait()
+        begun = time.perf_counter()
+        queries = job()
+        wait()
+        rates[name].append(queries / (time.perf_counter() - begun))
+        if progress is not None:
+            progress.update()
+    return {name: float(np.median(values[1:])) for name, values in rates.items()}
+
+
+def peak_mb(device: torch.device) -> float:
+    """Peak memory of this process so far in MB (2^20 bytes): allocated on a CUDA device, else resident on the host."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    status = Path("/proc/self/status")  # its VmHWM is this program's own; ru_maxrss starts from the process that launched it
+    if status.is_file():
+        return int(status.read_text().split("VmHWM:")[1].split()[0]) / 2**10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def measure_memory(args: argparse.Namespace) -> dict[str, float]:
+    """Run the phase of `--memory_of` in this process: peak memory in MB when all is loaded, and at the end."""
+    name, phase = args.memory_of.split("_")
+    where = setup(args.device, args.precision)
+    way = Way(name, args, load_work(args, where.device), where)
+    loaded = peak_mb(where.device)
+    for job in way.jobs(phase)[: 2 if name == "released" else None]:  # its shapes never change; the second step has AdamW's state too
+        job()
+    return {"loaded": loaded, "peak": peak_mb(where.device)}
+
+
+def child_memory(arguments: Sequence[str], way: str, phase: str) -> dict[str, float]:
+    """`measure_memory` in a fresh process. Raises: ValueError with its last words if it fails."""
+    run = subprocess.run([sys.executable, "-m", "utils.benchmark", *arguments, "--memory_of", f"{way}_{phase}"], capture_output=True, text=True)
+    if run.returncode:
+        last = (run.stderr.strip().splitlines() or ["no message"])[-1]
+        if run.returncode == 2:  # bad input, in the words of `main`
+            raise ValueError(last.removeprefix("error: "))
+        raise ValueError(f"memory of {phase}, {way}: not measured (exit status {run.returncode}: {last}). If memory ran out, give a smaller --batch_size")
+    return json.loads(run.stdout.splitlines()[-1])
+
+
+def benchmark(args: argparse.Namespace, arguments: Sequence[str]) -> dict:
+    """Measure everything; returns what the JSON file holds."""
+    begun, where = time.monotonic(), setup(args.device, args.precision)
+    writable_folder(args.output.parent, "--output")
+    work = load_work(args, where.device)
+    memory: dict[str, dict] = {phase: {} for phase in PHASES}
+    with bar(len(PHASES) * len(WAYS), "memory", "process") as progress:  # first: if there is too little, this says so
+        for phase in PHASES:
+            for name in WAYS:
+                memory[phase][name] = child_memory(arguments, name, phase)
+                progress.update()
+    ways = [Way(name, args, work, where) for name in WAYS]
+    tokens = ways[0].queries.inputs.lengths[work.batches[1 : 1 + args.steps]].mean()
+    test_tokens = ways[0].encoder.tokenize(work.tests).lengths.mean()
+    with bar(sum(len(way.jobs(phase)) for way in ways for phase in PHASES), "speed", "step") as progress:
+        rates = {phase: median_rates(ways, phase, where.device, progress) for phase in PHASES}
+    frozen = median_rates([Way("frozen", args, work, where)], "training", where.device, rounds=FROZEN_ROUNDS)["frozen"]
+    return {
+        **{f"{phase}_speedup": round(rates[phase]["ours"] / rates[phase]["released"], 2) for phase in PHASES},
+        **{f"{phase}_queries_per_second": {name: round(rate, 2) for name, rate in rates[phase].items()} for phase in PHASES},
+        "peak_memory_mb": {phase: {name: round(found["peak"]) for name, found in memory[phase].items()} for phase in PHASES},
+        "loaded_memory_mb": {phase: {name: round(found["loaded"]) for name, found in memory[phase].items()} for phase in PHASES},
+        "frozen_training": {"queries_per_second": round(frozen), "steps_per_second": round(frozen / args.batch_size, 1)},
+        "encoder": args.encoder,
+        "device": where.describe(),
+        "precision": "bf16" if where.bf16 else "fp32",
+        **{name: getattr(args, name) for name in ("batch_size", "steps", "released_steps", "eval_queries", "seed")},
+        "mean_tokens": round(float(tokens), 1),
+        "mean_tokens_evaluation": round(float(test_tokens), 1),
+        "command": shlex.join(["python", "-m", "utils.benchmark", *arguments]),
+        "seconds": round(time.monotonic() - begun, 1),
+    }
+
+
+def table(result: dict) -> str:
+    """The result as a Markdown table."""
+    rows = []
+    for phase in PHASES:
+        rates = result[f"{phase}_queries_per_second"]
+        rows.append([f"{phase}, queries/s", *[f"{rates[name]:.1f}" for name in WAYS], f"{result[f'{phase}_speedup']:.2f}"])
+    for phase in PHASES:
+        peak, loaded = result["peak_memory_mb"][phase], result["loaded_memory_mb"][phase]
+        rows.append([f"{phase}, peak MB (after loading)", *[f"{peak[name]} ({loaded[name]})" for name in WAYS], f"{peak['ours'] / peak['released']:.2f}"])
+    rows.append(["training on a frozen encoder, queries/s", str(result["frozen_training"]["queries_per_second"]), "-", "-"])
+    return markdown(["", *WAYS, "ours / released"], rows)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Command line; returns the exit status: 0, or 2 for bad input."""
+    arguments = sys.argv[1:] if argv is None else argv
+    args = parser().parse_args(arguments)
+    try:
+        if args.memory_of:
+            print(json.dumps(measure_memory(args)))
+            return 0
+        result = benchmark(args, arguments)
+        write_json(args.output, result)
+        print(f"{result['encoder']}, {result['device']}, batch {args.batch_size}, {result['mean_tokens']} tokens per training query\n\n{table(result)}\n\nWritten: {args.output}")
+    except (DataError, EncoderError, ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

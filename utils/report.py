@@ -1,0 +1,176 @@
+"""Collect finished runs into results/ and make the tables from them.
+
+    python -m utils.report runs/minilm_tuned        add these runs to results/runs.jsonl and write results/tables.md
+    python -m utils.report                          write the tables again
+    python -m utils.report --search runs/search     write results/search.md: validation accuracy of each candidate
+"""
+
+import argparse
+import json
+import sys
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from utils.evaluate import markdown
+from utils.experiment import write_json
+from utils.tasks import PAPER, PAPER_AVERAGE, TASKS, short
+
+KEY = ("router", "encoder", "recipe", "fidelity", "seed")  # one line of runs.jsonl for each
+LAMBDA_0 = "-lambda0"  # ending of a recipe that differs from the one before it in lambda = 0 alone
+
+
+def line_of(results: dict[str, Any]) -> dict[str, Any]:
+    """The line of runs.jsonl for one results.json. Accuracies in %, seconds of wall clock."""
+    settings, test, chosen = results["settings"], results["test"], results["selection"]
+    return {
+        "router": results["router"],
+        "encoder": settings["encoder"],
+        "recipe": results["recipe"],
+        "fidelity": settings["fidelity"],
+        "seed": settings["seed"],
+        "selection": "best on validation" if chosen["rule"] == "best" else "last step",
+        "metrics": {task: round(value, 4) for task, value in test["tasks"].items()},
+        "id_avg": round(test["id_avg"], 4),
+        "ood_avg": round(test["ood_avg"], 4),
+        "seconds": results["seconds"],
+        "device": results["device"],
+        "command": results["command"],
+    }
+
+
+def finished(folders: Iterable[str]) -> list[dict[str, Any]]:
+    """All results.json at or below the folders, in order of their paths.
+
+    Raises: ValueError for a folder without one.
+    """
+    found = []
+    for folder in folders:
+        paths = sorted(Path(folder).rglob("results.json"))
+        if not paths:
+            raise ValueError(f"{folder}: no finished run there (results.json)")
+        found += [json.loads(path.read_text()) for path in paths]
+    return found
+
+
+def read_runs(path: Path) -> list[dict[str, Any]]:
+    """The lines of runs.jsonl, none if it is not there yet."""
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+
+
+def add(runs: list[dict[str, Any]], new: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """`runs` with `new` lines in place of those with the same router, encoder, recipe, fidelity and seed."""
+    by_key = {tuple(str(run[name]) for name in KEY): run for run in [*runs, *new]}
+    return [by_key[key] for key in sorted(by_key)]
+
+
+def groups_of(runs: Sequence[dict[str, Any]]) -> dict[tuple[str, ...], list[dict[str, Any]]]:
+    """Runs that differ in the seed alone."""
+    groups = defaultdict(list)
+    for run in runs:
+        groups[tuple(run[name] for name in KEY[:-1])].append(run)
+    return dict(groups)
+
+
+def spread(values: Sequence[float], sign: str = "") -> str:
+    """Mean and sample standard deviation, as text."""
+    deviation = f" ± {np.std(values, ddof=1):.2f}" if len(values) > 1 else ""
+    return f"{np.mean(values):{sign}.2f}{deviation}"
+
+
+def accuracy_table(runs: Sequence[dict[str, Any]], controls: dict[str, dict[str, float]], inside: bool) -> str:
+    """Table 1 (inside) or Table 2 of the paper: its rows, the controls and ours."""
+    tasks = [task for task in TASKS if task.in_distribution == inside]
+    places = [TASKS.index(task) for task in tasks]
+    rows = [[f"{short(name)} (paper)", *[f"{PAPER[name][p]:.2f}" for p in places], f"{PAPER_AVERAGE[name][not inside]:.2f}", ""] for name in PAPER]
+    for name, values in controls.items():
+        part = [values[task.name] for task in tasks]
+        rows.append([name, *[f"{value:.2f}" for value in part], f"{np.mean(part):.2f}", ""])
+    for (router, encoder, recipe, fidelity), group in groups_of(runs).items():
+        if all(task.name in run["metrics"] for task in tasks for run in group):
+            average = [run["id_avg" if inside else "ood_avg"] for run in group]
+            label = f"**{router}**, {encoder}, {recipe}" + ("" if fidelity == "paper" else f", fidelity {fidelity}")
+            rows.append([label, *[spread([run["metrics"][task.name] for run in group]) for task in tasks], spread(average), str(len(group))])
+    return markdown(["", *[task.title for task in tasks], "Avg", "seeds"], rows)
+
+
+def differences(runs: Sequence[dict[str, Any]]) -> str:
+    """Paired differences on the same seeds: fidelity against "paper", and lambda = 0 against the same recipe with lambda = 1."""
+    groups, rows = groups_of(runs), []
+    for (router, encoder, recipe, fidelity), group in groups.items():
+        what = f"fidelity {fidelity}" if fidelity != "paper" else "lambda = 0" if recipe.endswith(LAMBDA_0) else None
+        base = {run["seed"]: run for run in groups.get((router, encoder, recipe.removesuffix(LAMBDA_0), "paper"), [])}
+        pairs = [(run, base[run["seed"]]) for run in group if run["seed"] in base]
+        if what and pairs:
+            cells = [spread([run[side] - other[side] for run, other in pairs], "+") for side in ("id_avg", "ood_avg")]
+            rows.append([f"{encoder}, {recipe.removesuffix(LAMBDA_0)}", what, *cells, str(len(pairs))])
+    return markdown(["recipe", "change", "ID avg", "OOD avg", "seeds"], rows)
+
+
+def tables(runs: Sequence[dict[str, Any]], controls: dict[str, dict[str, float]]) -> str:
+    """results/tables.md."""
+    costs = [
+        [f"{router}, {encoder}, {recipe}" + ("" if fidelity == "paper" else f", fidelity {fidelity}"), f"{np.mean([run['seconds'] for run in group]):.0f}", group[0]["selection"], group[0]["device"]]
+        for (router, encoder, recipe, fidelity), group in groups_of(runs).items()
+    ]
+    return "\n\n".join([
+        "# Results",
+        "Made by `python -m utils.report` from runs.jsonl, which holds every run with its seed, device, time and command. "
+        "Testing accuracy in %, mean ± standard deviation over the seeds; rows marked (paper) are the paper's own figures.",
+        "## Table 1: in-distribution", accuracy_table(runs, controls, True),
+        "## Table 2: out-of-distribution", accuracy_table(runs, controls, False),
+        "## Paired differences on the same seeds (points)", differences(runs),
+        "## Time and device", markdown(["", "seconds per run", "selection", "device"], costs),
+    ]) + "\n"
+
+
+def search_table(results: Sequence[dict[str, Any]]) -> str:
+    """results/search.md: candidates by validation accuracy at the last step."""
+    groups = defaultdict(list)
+    for result in results:
+        groups[result["recipe"]].append(result["selection"]["validation"])
+    rows = [[name, spread(values), str(len(values))] for name, values in sorted(groups.items(), key=lambda item: -np.mean(item[1]))]
+    return (
+        "# Choosing the MiniLM recipe on validation rows\n\nMade by `bash train_scripts/search_minilm.sh`: each candidate is trained on a random 80 % of the "
+        "training rows and scored on the rest (mean accuracy over the five tasks, %), once per seed. No test file is read.\n\n"
+        + markdown(["candidate", "validation", "seeds"], rows) + "\n"
+    )
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Command line; returns the exit status: 0, or 2 for bad input."""
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("runs", nargs="*", help="folders of finished runs, or folders above them")
+    p.add_argument("--search", metavar="DIR", help="folder of the runs of search_minilm.sh")
+    p.add_argument("--results", type=Path, default=Path("results"), help="folder of runs.jsonl and the tables")
+    args = p.parse_args(argv)
+    try:
+        args.results.mkdir(parents=True, exist_ok=True)
+        if args.search:
+            text = search_table(finished([args.search]))
+            (args.results / "search.md").write_text(text)
+            print(text)
+            return 0
+        new = [result for result in finished(args.runs) if {"id_avg", "ood_avg"} <= result["test"].keys()]
+        path, controls = args.results / "runs.jsonl", args.results / "controls.json"
+        runs = add(read_runs(path), [line_of(result) for result in new])
+        if not runs:
+            raise ValueError(f"{path}: no runs yet; name the folders of finished runs")
+        if new:
+            path.write_text("".join(json.dumps(run) + "\n" for run in runs))
+            references = new[-1]["test"]["references"]
+            write_json(controls, {name: values for name, values in references.items() if name not in PAPER})
+        text = tables(runs, json.loads(controls.read_text()))
+        (args.results / "tables.md").write_text(text)
+    except (ValueError, OSError, KeyError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(f"{text}\n{len(new)} runs added to {path}; tables in {args.results / 'tables.md'}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

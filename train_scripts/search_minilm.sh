@@ -1,26 +1,27 @@
 #!/usr/bin/env bash
 # How the "tuned" MiniLM recipe was chosen: candidates compared on validation rows only, no test file is opened.
-#   bash train_scripts/search_minilm.sh        about 15 minutes on 2 cores
-# Each candidate is trained on five random 80 % of the training rows and scored on the other 20 %, at the last step;
-# results/search.md has mean and standard deviation. router_train_minilm.sh then trains the winner on all rows.
+#   bash train_scripts/search_minilm.sh        about 20 minutes on 2 cores
+# Each candidate is trained on a random 80 % of the training rows of each seed and scored on the other 20 %, at the last step;
+# results/search.md has mean and standard deviation. router_train_minilm.sh then trains the winners, one with a frozen
+# encoder and one with its last layers trained, on all rows.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 SEEDS="${SEEDS:-1 2 3 4 5}"
+SEEDS_LAYERS="${SEEDS_LAYERS:-1 2}"
 ENCODER="${ENCODER:-minilm}"
 RUNS="${RUNS:-runs/search}"
 
 source train_scripts/env.sh
 python -m utils.download
 
-try() { # try NAME FLAGS...
-  local name="$1"
-  shift
-  for seed in $SEEDS; do
+validate() { # validate NAME SEEDS FLAGS...
+  local name="$1" seeds="$2" seed
+  shift 2
+  for seed in $seeds; do
+    if [[ -f "$RUNS/$name/seed_$seed/results.json" ]]; then continue; fi
     python train_router_mdeberta.py \
       --encoder "$ENCODER" \
-      --freeze_encoder \
-      --learning_rate 1e-3 \
       --validation_fraction 0.2 \
       --selection last \
       --eval_steps 200 \
@@ -30,6 +31,12 @@ try() { # try NAME FLAGS...
       --save_path "$RUNS/$name/seed_$seed" \
       "$@"
   done
+}
+
+try() { # try NAME FLAGS...: with a frozen encoder
+  local name="$1"
+  shift
+  validate "$name" "$SEEDS" --freeze_encoder --learning_rate 1e-3 "$@"
 }
 
 averaged=(--targets gain --top_k 1 --last_k 6 --negative_below 2 --temperature 0.2)
@@ -53,4 +60,5 @@ try task_mean_1_head_3e-5 "${small[@]}" --learning_rate 3e-5
 try task_mean_1_head_1e-4_temperature_0.1 "${small[@]}" --learning_rate 1e-4 --temperature 0.1
 try task_mean_1_head_1e-4_lambda_0 "${small[@]}" --learning_rate 1e-4 --cluster_loss_weight 0
 try cluster_mean_1_head_1e-4 "${small[@]}" --learning_rate 1e-4 --target_groups cluster
+validate task_mean_1_layers_2 "$SEEDS_LAYERS" "${small[@]}" --train_layers 2 --learning_rate 1e-4 --training_steps 200 --dropout 0
 python -m utils.report --search "$RUNS"

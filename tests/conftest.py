@@ -1,0 +1,206 @@
+"""What the tests share: made-up routing data in which the right LLM can be read off the words, and tiny random encoders."""
+
+import json
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # the models are tiny; threads would only get in each other's way
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+REPO = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(REPO))
+
+import pytest  # noqa: E402
+import torch  # noqa: E402
+
+LLMS = ("org/alpha-7b", "org/beta-7b", "lab/gamma-8b", "lab/delta")  # LLM t is the expert of TOPICS[t]
+TOPICS = (
+    "river mountain valley forest lake stone".split(),
+    "sum product fraction root number seven".split(),
+    "loop print array string function code".split(),
+    "诗人 唐代 历史 皇帝 长城 文学".split(),
+)
+FILLER = "which of the following is what we want and how do you say that in this case here".split()
+
+
+def make_rows(count: int, kind: str, seed: int, llms: tuple[str, ...] = LLMS, clusters: bool = True) -> list[dict]:
+    """Rows of a data file. The expert of a question's topic is right, the others seldom; on some questions nobody is."""
+    rng, rows = random.Random(seed), []
+    for number in range(count):
+        topic = rng.randrange(len(TOPICS))
+        words = rng.choices(FILLER, k=rng.randint(1, 16)) + rng.choices(TOPICS[topic], k=rng.randint(2, 8))
+        rng.shuffle(words)
+        hard = rng.random() < 0.08
+        scores = {}
+        for t, llm in enumerate(LLMS):
+            if kind == "multi_attempt":
+                value = 0 if hard else rng.choice([0.7, 0.8, 0.9, 1]) if t == topic else rng.choice([0, 0, 0.1, 0.3])
+            else:
+                value = 0 if hard else round(rng.uniform(0.55, 1), 6) if t == topic else rng.choice([0, 0, 0, 0.0, 0.41])
+            scores[llm] = value
+        rows.append({"question": f"{number}: {' '.join(words)}?", "scores": {llm: scores[llm] for llm in llms}})
+        if clusters:
+            rows[-1]["cluster_id"] = topic
+    return rows
+
+
+@dataclass(frozen=True)
+class FakeData:
+    """Files of made-up data: three training files and the test files. `train` and `test` map tasks to paths."""
+
+    folder: Path
+    train: dict[str, Path]
+    test: dict[str, Path]  # two in-distribution tasks of the paper, one out of distribution
+    unseen: Path  # a task that the paper does not have
+    fewer: Path  # a test file with two of the four LLMs
+
+    def arguments(self) -> list[str]:
+        """The data arguments of train_router_mdeberta.py."""
+        inside = [str(self.test["gsm8k"]), str(self.test["arc_challenge"])]
+        return ["--data_paths", *map(str, self.train.values()), "--test_data_paths", *inside, "--final_eval_data_paths", str(self.test["mbpp"])]
+
+
+@pytest.fixture(scope="session")
+def fake(tmp_path_factory) -> FakeData:
+    folder = tmp_path_factory.mktemp("data")
+
+    def write(name: str, rows: list[dict]) -> Path:
+        path = folder / f"{name}.json"
+        path.write_text(json.dumps(rows, ensure_ascii=False), encoding="utf-8")
+        return path
+
+    gsm8k = make_rows(54, "multi_attempt", 1)
+    gsm8k += gsm8k[3:9]  # six questions occur twice
+    return FakeData(
+        folder,
+        {
+            "gsm8k": write("gsm8k-train", gsm8k),
+            "arc_challenge": write("arc_challenge_train", make_rows(48, "probability", 2, LLMS[::-1])),  # another key order
+            "mmlu": write("mmlu_train", make_rows(40, "probability", 3)),
+        },
+        {
+            "gsm8k": write("gsm8k-test", make_rows(50, "multi_attempt", 4, LLMS[2:] + LLMS[:2], clusters=False)),
+            "arc_challenge": write("arc_challenge_test", make_rows(50, "probability", 5, clusters=False)),
+            "mbpp": write("mbpp", make_rows(40, "multi_attempt", 6, LLMS[::-1], clusters=False)),
+        },
+        write("poems_test", make_rows(30, "multi_attempt", 7, clusters=False)),
+        write("mmlu_test", make_rows(30, "probability", 8, (LLMS[3], LLMS[1]), clusters=False)),
+    )
+
+
+def texts() -> list[str]:
+    """What the tokenizers of the tiny encoders are trained on: other questions than those of the data."""
+    return [row["question"] for seed in (11, 12, 13) for row in make_rows(150, "probability", seed)]
+
+
+@pytest.fixture(scope="session")
+def tiny_bert(tmp_path_factory) -> Path:
+    """A folder with a randomly initialised BERT of 3 layers and a WordPiece tokenizer."""
+    from transformers import BertConfig, BertModel, BertTokenizer
+
+    folder = tmp_path_factory.mktemp("encoders") / "tiny-bert"
+    characters = sorted(set("".join(texts())) - {" "})  # a trainer would number the pieces differently from run to run
+    words = sorted({word for text in texts() for word in text.rstrip("?").split()[1:]})
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *characters, *(f"##{character}" for character in characters), *words]
+    vocabulary = {piece: number for number, piece in enumerate(dict.fromkeys(pieces))}
+    BertTokenizer(vocab=vocabulary).save_pretrained(folder)
+    torch.manual_seed(0)
+    size = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 64}
+    config = BertConfig(vocab_size=len(vocabulary), max_position_embeddings=64, initializer_range=0.15, **size)
+    BertModel(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_deberta(tmp_path_factory) -> Path:
+    """A folder laid out like mDeBERTaV3's on the hub: its configuration in small, half-precision weights of the pre-training
+    model in pytorch_model.bin, and a SentencePiece model without a tokenizer.json."""
+    import sentencepiece
+    from transformers import DebertaV2Config, DebertaV2Model
+
+    folder = tmp_path_factory.mktemp("encoders") / "tiny-mdeberta"
+    folder.mkdir()
+    special = {f"{name}_id": number for number, name in enumerate(("pad", "bos", "eos", "unk"))}
+    special |= {f"{name}_piece": piece for name, piece in (("pad", "[PAD]"), ("bos", "[CLS]"), ("eos", "[SEP]"), ("unk", "[UNK]"))}
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(texts()), model_prefix=str(folder / "spm"), vocab_size=200, hard_vocab_limit=False, num_threads=1, minloglevel=2, **special
+    )
+    (folder / "spm.vocab").unlink()
+    (folder / "tokenizer_config.json").write_text(json.dumps({"do_lower_case": False, "vocab_type": "spm"}))
+    config = {
+        "model_type": "deberta-v2", "attention_probs_dropout_prob": 0.1, "hidden_act": "gelu", "hidden_dropout_prob": 0.1,
+        "hidden_size": 32, "initializer_range": 0.15, "intermediate_size": 64, "max_position_embeddings": 64, "relative_attention": True,
+        "position_buckets": 8, "norm_rel_ebd": "layer_norm", "share_att_key": True, "pos_att_type": "p2c|c2p", "layer_norm_eps": 1e-7,
+        "max_relative_positions": -1, "position_biased_input": False, "num_attention_heads": 2, "num_hidden_layers": 3,
+        "type_vocab_size": 0, "vocab_size": 260,  # more than the tokenizer has, as mDeBERTa's
+    }  # fmt: skip
+    (folder / "config.json").write_text(json.dumps(config))
+    torch.manual_seed(0)
+    weights = DebertaV2Model(DebertaV2Config.from_pretrained(folder)).state_dict()
+    weights = {f"deberta.{name}": value.half() for name, value in weights.items()} | {"lm_predictions.lm_head.bias": torch.zeros(260).half()}
+    torch.save(weights, folder / "pytorch_model.bin")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def mirror() -> Path:
+    """The folder with the released data."""
+    folder = os.environ.get("ROUTERDC_MIRROR")
+    if not folder:
+        pytest.skip("ROUTERDC_MIRROR is not set: no folder with the released files")
+    return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def script() -> Callable[..., subprocess.CompletedProcess]:
+    """Runs a script of the repository in a process of its own: script("evaluation_router.py", "--ckpt", folder)."""
+
+    def run(name: str, *arguments: object, **options) -> subprocess.CompletedProcess:
+        command = [sys.executable, str(REPO / name), *map(str, arguments)]
+        return subprocess.run(command, capture_output=True, text=True, encoding="utf-8", timeout=300, **options)
+
+    return run
+
+
+def arguments(fake: FakeData, encoder: Path, save_path: Path, **flags: object) -> list[str]:
+    """A short training run on the fake data. flags: True for a switch, a list for several values, None to leave one out."""
+    values = {
+        "encoder": encoder, "save_path": save_path, "cache_dir": save_path.parent / "cache", "device": "cpu", "precision": "fp32",
+        "max_length": 64, "batch_size": 16, "training_samples_per_dataset": 60, "learning_rate": 3e-3, "training_steps": 12, "eval_steps": 6,
+    } | flags  # fmt: skip
+    result = fake.arguments()
+    for name, value in values.items():
+        if value is True:
+            result.append(f"--{name}")
+        elif value is not None and value is not False:
+            result += [f"--{name}", *map(str, value if isinstance(value, list) else [value])]
+    return result
+
+
+TRAINED = {"training_steps": 120, "eval_steps": 20}  # the settings of `trained`, enough to learn the topics
+
+
+@dataclass(frozen=True)
+class Run:
+    """A training run that ended well: its folder and what it printed."""
+
+    folder: Path
+    text: str
+
+    @property
+    def results(self) -> dict:
+        return json.loads((self.folder / "results.json").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="session")
+def trained(fake, tiny_bert, script, tmp_path_factory) -> Run:
+    """The tiny BERT trained by the real command in a process of its own, for all tests that only read."""
+    folder = tmp_path_factory.mktemp("runs") / "trained"
+    run = script("train_router_mdeberta.py", *arguments(fake, tiny_bert, folder, **TRAINED))
+    assert run.returncode == 0, run.stderr
+    return Run(folder, run.stdout)

@@ -1,0 +1,298 @@
+"""utils/data.py: what it refuses and in which words, joining LLMs by name, splits and targets; the facts of the released data."""
+
+import collections
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from conftest import LLMS, make_rows
+
+from utils.data import DataError, gains, load, load_all, shrink, split_validation, targets, training_rows
+from utils.losses import sample_llm_loss
+from utils.tasks import TASKS, TRAIN_ORDER, kind_of, task_of
+
+FLAGS = ("--data_paths", "--data_type")
+ROWS = [
+    {"question": "one?", "scores": {"a": 1.0, "b": 0}, "cluster_id": 0},
+    {"question": "two?", "scores": {"a": 0.5, "b": 0.25}, "cluster_id": 3},
+    {"question": "three?", "scores": {"b": 0.1, "a": 0}, "cluster_id": 0},  # keys in another order
+]
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Writes a data file, by default ROWS with the value at `keys` replaced: write("gsm8k", (1, "scores", "a"), "high")."""
+
+    def write(name: str, keys=(), value=None, rows=ROWS):
+        rows = json.loads(json.dumps(rows))
+        place = rows
+        for key in keys[:-1]:
+            place = place[key]
+        if keys and value is ...:
+            del place[keys[-1]]
+        elif keys:
+            place[keys[-1]] = value
+        path = tmp_path / f"{name}.json"
+        path.write_text(json.dumps(rows))
+        return path
+
+    return write
+
+
+def message(path, *arguments, **options) -> str:
+    with pytest.raises(DataError) as error:
+        load(path, *arguments, **options)
+    return str(error.value)
+
+
+def test_a_good_file(write):
+    data = load(write("gsm8k-train"))
+    assert (data.task, data.kind, data.llms, len(data)) == ("gsm8k", "multi_attempt", ("a", "b"), 3)
+    assert data.questions == ["one?", "two?", "three?"]
+    np.testing.assert_array_equal(data.scores, np.float32([[1, 0], [0.5, 0.25], [0, 0.1]]))
+    np.testing.assert_array_equal(data.clusters, [0, 3, 0])
+
+
+def test_a_missing_file_names_the_download(tmp_path):
+    text = message(tmp_path / "gsm8k.json")
+    assert f"{tmp_path / 'gsm8k.json'}: no such file" in text and "python -m utils.download" in text
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b'[{"question": "one?", "scores": {"a": 1.0', "not valid JSON"),  # truncated
+        (b"", "not valid JSON"),
+        (b"\xff\xfe[", "not valid JSON"),
+        (b"[]", "expected a list of at least one row, found an empty list"),
+        (b'{"question": "one?"}', "expected a list of at least one row, found dict"),
+    ],
+)
+def test_files_that_are_no_list_of_rows(tmp_path, content, words):
+    path = tmp_path / "mmlu_test.json"
+    path.write_bytes(content)
+    assert message(path).startswith(f"{path}: ") and words in message(path)
+
+
+@pytest.mark.parametrize(
+    ("keys", "value", "words"),
+    [
+        ((1,), "two?", "expected an object, found str"),
+        ((1, "scores"), ..., "'scores' must map each LLM to its score, found None"),
+        ((1, "scores"), {}, "'scores' must map each LLM to its score, found {}"),
+        ((1, "scores"), [1, 0], "'scores' must map each LLM to its score, found [1, 0]"),
+        ((1, "scores", "a"), float("nan"), "the score of a must be a number in [0, 1], found nan"),
+        ((1, "scores", "a"), float("inf"), "the score of a must be a number in [0, 1], found inf"),
+        ((1, "scores", "b"), 1.01, "the score of b must be a number in [0, 1], found 1.01"),
+        ((1, "scores", "b"), -0.01, "the score of b must be a number in [0, 1], found -0.01"),
+        ((1, "scores", "b"), True, "the score of b must be a number in [0, 1], found True"),
+        ((1, "scores", "b"), "0.5", "the score of b must be a number in [0, 1], found '0.5'"),
+        ((1, "scores", "b"), None, "the score of b must be a number in [0, 1], found None"),
+        ((1, "scores", "b"), ..., "scores are for other LLMs than in row 0; missing: b"),
+        ((1, "scores", "c"), 1, "scores are for other LLMs than in row 0; unexpected: c"),
+        ((1, "question"), "", "'question' must be a non-empty string, found ''"),
+        ((1, "question"), " \n", "'question' must be a non-empty string"),
+        ((1, "question"), 7, "'question' must be a non-empty string, found 7"),
+        ((1, "question"), ..., "'question' must be a non-empty string, found None"),
+    ],
+)
+def test_bad_rows_are_named(write, keys, value, words):
+    path = write("mmlu_test", keys, value)
+    assert message(path).startswith(f"{path}, row 1: ") and words in message(path)
+
+
+@pytest.mark.parametrize("value", [..., None, 1.0, "1", True])
+def test_cluster_ids_are_asked_for_only_where_needed(write, value):
+    path = write("mmlu_train", (2, "cluster_id"), value)
+    text = message(path, need_clusters=True)
+    assert text.startswith(f"{path}, row 2: 'cluster_id' must be an integer") and "split2_model7_cluster, or --cluster_loss_weight 0" in text
+    assert len(load(path)) == 3
+
+
+def test_a_task_that_nobody_knows_needs_a_kind(write):
+    path = write("riddles_test")
+    text = message(path)
+    assert text.startswith(f"{path}: ") and "'riddles'" in text and "--test_data_type" in text and "probability or multi_attempt" in text
+    assert load(path, "probability").kind == "probability"
+    assert "'exact' is no score kind" in message(path, "exact")
+
+
+def test_file_names_stand_for_tasks():
+    for name, task in (("gsm8k-train", "gsm8k"), ("MATH_prealgebra", "math_prealgebra"), ("arc_challenge_test", "arc_challenge"), ("train_test", "train")):
+        assert task_of(f"some_train/folder-test/{name}.json") == task
+    for task in TASKS:
+        assert task_of(task.test) == task.name and kind_of(task.name) == task.kind
+        assert task.train is None or task_of(task.train) == task.name
+
+
+def test_llms_are_joined_by_name(write):
+    """The same scores with the keys of every row, and of a whole file, in another order give the same matrix."""
+    rows = make_rows(20, "multi_attempt", 0)
+    turned = [{**row, "scores": dict(reversed(row["scores"].items()))} for row in rows]
+    first, second = load_all([str(write("gsm8k", rows=rows)), str(write("mmlu", rows=turned))], None, FLAGS)
+    assert first.llms == second.llms == LLMS
+    np.testing.assert_array_equal(first.scores, second.scores)
+    np.testing.assert_array_equal(second.scores[:, 2], np.float32([row["scores"]["lab/gamma-8b"] for row in rows]))
+    part = second.for_llms([LLMS[3], LLMS[1]])
+    np.testing.assert_array_equal(part.scores, first.scores[:, [3, 1]])
+    with pytest.raises(DataError, match="no scores for lab/omega; it has org/alpha-7b"):
+        second.for_llms(["lab/omega"])
+
+
+def test_files_for_other_llms_are_refused(write):
+    first, second = write("gsm8k-train"), write("mmlu_train", rows=[{"question": "one?", "scores": {"a": 1, "c": 0}}])
+    with pytest.raises(DataError) as error:
+        load_all([str(first), str(second)], None, FLAGS)
+    assert str(error.value) == f"{second}: scores are for other LLMs than in {first}; missing: b; unexpected: c"
+
+
+def test_lists_of_different_lengths_are_refused(write):
+    with pytest.raises(DataError, match="--data_paths names 1 files and --data_type 2 kinds; give one kind for each file"):
+        load_all([str(write("gsm8k"))], ["probability", "probability"], FLAGS)
+
+
+def test_two_files_of_one_task_are_refused(write):
+    with pytest.raises(DataError, match="--data_paths: two files are for the task 'gsm8k'"):
+        load_all([str(write("gsm8k-train")), str(write("mmlu")), str(write("gsm8k-test"))], None, FLAGS)
+
+
+def test_the_given_kind_wins(write):
+    paths = [str(write("gsm8k")), str(write("mmlu"))]
+    assert [data.kind for data in load_all(paths, None, FLAGS)] == ["multi_attempt", "probability"]
+    assert [data.kind for data in load_all(paths, ["probability", "multi_attempt"], FLAGS)] == ["probability", "multi_attempt"]
+
+
+# Splits, rows, targets
+
+
+@pytest.fixture
+def data(fake):
+    return load(fake.train["gsm8k"])
+
+
+@pytest.mark.parametrize("fraction", [0.05, 0.1, 0.5])
+def test_the_split_is_a_partition_by_question(data, fraction):
+    train, held = split_validation(data, fraction, 1)
+    assert sorted([*train, *held]) == list(range(len(data)))
+    sides = [{data.questions[i] for i in side} for side in (train, held)]
+    assert not sides[0] & sides[1] and len(set(data.questions)) < len(data)  # there are repeated questions to keep together
+    assert len(sides[1]) == round(fraction * 54)
+    assert list(train) == sorted(train) and list(held) == sorted(held)
+
+
+def test_repeated_questions_stay_together_for_every_seed(data):
+    repeated = [question for question, count in collections.Counter(data.questions).items() if count > 1]
+    assert len(repeated) == 6
+    split = [split_validation(data, 0.3, seed)[1] for seed in range(20)]
+    held = [sum(question in {data.questions[i] for i in side} for question in repeated) for side in split]
+    assert 0 < sum(held) < 120  # they are on either side, and then wholly
+    for side in split:
+        assert all([data.questions[i] for i in side].count(question) in (0, 2) for question in repeated)
+
+
+def test_the_split_depends_on_the_seed_alone(data, fake):
+    first = split_validation(data, 0.2, 1)
+    np.random.seed(9)
+    torch.manual_seed(9)
+    other = load(fake.train["gsm8k"]).for_llms(LLMS[::-1])
+    other.scores = other.scores[::-1] * 0.5
+    for a, b in zip(first, split_validation(other, 0.2, 1)):
+        np.testing.assert_array_equal(a, b)
+    assert len({tuple(split_validation(data, 0.2, seed)[1]) for seed in range(10)}) == 10
+
+
+def test_fractions_that_leave_nothing_are_refused(data):
+    train, held = split_validation(data, 0, 1)
+    assert list(train) == list(range(len(data))) and len(held) == 0
+    assert len(split_validation(data, 1e-6, 1)[1]) in (1, 2)  # above 0: at least one question
+    for fraction in (1, 1.5, -0.1, float("nan")):
+        with pytest.raises(ValueError, match=f"--validation_fraction is {fraction}"):
+            split_validation(data, fraction, 1)
+    with pytest.raises(ValueError, match="1 distinct questions cannot be split"):
+        split_validation(data.rows(np.array([4, 4])), 0.1, 1)
+
+
+def test_training_rows_repeat_from_the_start():
+    rows = training_rows(np.arange(115) * 2, 1000)
+    assert len(rows) == 1000 and rows.tolist() == [2 * (i % 115) for i in range(1000)]
+    assert training_rows(np.arange(2000), 1000).tolist() == list(range(1000))
+    assert training_rows(np.arange(7), 0).tolist() == list(range(7))
+
+
+@pytest.mark.parametrize("amount", [0, 0.3, 1])
+def test_shrink_is_a_pandas_group_mean(amount):
+    rng = np.random.default_rng(0)
+    values, groups = rng.random((50, 3)).astype(np.float32), rng.choice([-4, 2, 7, 100], 50)
+    means = pd.DataFrame(values.astype(np.float64)).groupby(groups).transform("mean").to_numpy()
+    np.testing.assert_allclose(shrink(values, groups, amount), (1 - amount) * values + amount * means, rtol=1e-6)
+
+
+@pytest.mark.parametrize("amount", [-0.1, 1.1, float("nan")])
+def test_shrink_refuses_amounts_outside(amount):
+    with pytest.raises(ValueError, match=f"--target_shrinkage is {amount}; it must be from 0 to 1"):
+        shrink(np.zeros((2, 2)), np.zeros(2), amount)
+
+
+def test_targets_and_gains():
+    scores = np.float32([[0, 0.3, 1]])
+    assert gains(scores, "probability").tolist() == [[0, 1, 1]] and gains(scores, "multi_attempt") is scores
+    for path_kind, expected in (("probability", [[0, 1, 1]]), ("multi_attempt", scores.tolist())):
+        data = type("Data", (), {"scores": scores, "kind": path_kind})
+        assert targets(data).tolist() == scores.tolist() and targets(data, "gain").tolist() == expected
+
+
+# The released data: sizes and facts that the documentation states
+
+SIZES = {
+    "mmlu_train": 2000, "mmlu_test": 4213, "gsm8k-train": 1000, "gsm8k-test": 1319, "cmmlu_train": 2000, "cmmlu_test": 3475,
+    "arc_challenge_train": 820, "arc_challenge_test": 352, "humaneval_train": 115, "humaneval_test": 49, "MATH_prealgebra": 871,
+    "mbpp": 500, "ceval": 1346,
+}  # fmt: skip
+CLUSTERS = {
+    "arc_challenge": (771, 29, 6, 1, 13), "cmmlu": (0, 0, 4, 1991, 5), "gsm8k": (14, 890, 11, 0, 85), "humaneval": (0, 5, 37, 0, 73),
+    "mmlu": (136, 71, 1124, 9, 660),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def released(mirror):
+    """The five training files with cluster ids, in the released order."""
+    by_name = {task.name: task for task in TASKS}
+    return [load(mirror / by_name[name].train.removeprefix("datasets/"), need_clusters=True) for name in TRAIN_ORDER]
+
+
+def test_released_sizes_and_repeated_questions(mirror):
+    repeated = {}
+    for name, size in SIZES.items():
+        data = load(mirror / "split2_model7" / f"{name}.json")
+        assert len(data) == size and len(data.llms) == 7
+        repeated[name] = size - len(set(data.questions))
+    assert {name: count for name, count in repeated.items() if count} == {"mmlu_test": 8, "ceval": 1, "mbpp": 1}
+
+
+def test_released_clusters(released, mirror):
+    for data in released:
+        assert tuple(np.bincount(data.clusters, minlength=5)) == CLUSTERS[data.task]
+        plain = load(mirror / "split2_model7" / data.path.rsplit("/", 1)[-1])
+        assert plain.questions == data.questions
+        np.testing.assert_array_equal(plain.for_llms(data.llms).scores, data.scores)
+
+
+def test_released_facts_about_the_losses(released):
+    """FIDELITY rows 1 and 9, counted on the scores and seen in the loss."""
+    scores = np.concatenate([data.scores for data in released])
+    assert scores.shape == (5935, 7)
+    assert 100 * (np.sort(scores, axis=1)[:, -3] == 0).mean() == pytest.approx(35.3, abs=0.05)
+    assert 100 * (scores > 0.5).all(axis=1).mean() == pytest.approx(18.6, abs=0.05)
+    similarity = torch.randn(scores.shape, generator=torch.Generator().manual_seed(0))
+    silent = (sample_llm_loss(similarity, torch.from_numpy(scores)) == 0).numpy()
+    expected = (scores >= 0.5).all(axis=1) | (scores == 0).all(axis=1)
+    np.testing.assert_array_equal(silent, expected)
+
+
+def test_released_training_rows_are_1000_a_task(released):
+    for data in released:
+        rows = training_rows(np.arange(len(data)), 1000)
+        assert len(rows) == 1000 and set(rows) == set(range(min(1000, len(data))))

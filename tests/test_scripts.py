@@ -25,7 +25,9 @@ def bash(mirror, tiny_bert, tmp_path):
 @pytest.fixture
 def flags(fake, tiny_bert, tmp_path):
     """Settings of a short run on the made-up data, without those that a script sets by itself."""
-    values = arguments(fake, tiny_bert, tmp_path / "unused", encoder=None, save_path=None, device=None, precision=None, last_k=3)
+    values = arguments(fake, tiny_bert, tmp_path / "unused", last_k=3, device=None, precision=None)
+    for name in ("--encoder", "--save_path"):
+        del values[values.index(name) : values.index(name) + 2]
     return values
 
 

@@ -1,6 +1,7 @@
 """train_router_mdeberta.py from its command line: it learns, resumes, repeats, obeys every flag and names every mistake."""
 
 import hashlib
+import inspect
 import json
 import os
 import signal
@@ -18,6 +19,8 @@ from safetensors.torch import load_file
 import evaluation_router
 import train_router_mdeberta as program
 from utils.data import load, split_validation
+from utils.experiment import batch_rows
+from utils.losses import sample_sample_loss
 
 
 @pytest.fixture(autouse=True)
@@ -217,7 +220,7 @@ def test_validation_is_the_held_out_rows_and_with_fidelity_row_5_the_training_fi
     rows = json.loads(fake.train["gsm8k"].read_text(encoding="utf-8"))
     _, held = split_validation(load(fake.train["gsm8k"]), 0.3, 1)
     for fidelity, part in (("paper", list(held)), ("5", list(range(len(rows))))):
-        run = train(fidelity, fidelity=fidelity, validation_fraction=0.3, selection="last", training_steps=5)
+        run = train(fidelity, fidelity=fidelity, validation_fraction=0.3, selection="last", training_steps=5, dropout=0.9)  # none in evaluation
         picks = evaluate_file(run, fake.train["gsm8k"], tmp_path)
         earned = [rows[i]["scores"][LLMS[picks[i]]] for i in part]
         assert metrics(run, "validation/gsm8k")[5] == pytest.approx(100 * sum(earned) / len(earned), abs=1e-4)
@@ -341,6 +344,18 @@ def test_a_crash_costs_the_steps_since_the_last_state(train, fake, tiny_bert, tm
     parts = train("parts", training_steps=25, resume_minutes=5)  # how often it saves is no setting
     assert "resumed at step 21" in parts.text
     assert same(whole, parts) and metrics(whole, "validation") == metrics(parts, "validation") and list(metrics(parts, "loss")) == [10, 20]
+
+
+def test_the_best_weights_from_before_an_interruption_are_kept(train, fake, tiny_bert, tmp_path, monkeypatch):
+    flags = {"training_steps": 24, "eval_steps": 6}
+    scores = iter([40.0, 70.0, 60.0, 50.0])
+    with monkeypatch.context() as patch:
+        patch.setattr(program, "validate", lambda *args: {"validation": next(scores)})
+        with monkeypatch.context() as inner:
+            interrupted_at(14, inner, lambda: os.kill(os.getpid(), signal.SIGINT))
+            assert program.main(arguments(fake, tiny_bert, tmp_path / "parts", **flags)) == 130
+        parts = train("parts", **flags)
+    assert parts.results["selection"]["step"] == 12 and same(parts, train("cut", training_steps=12, selection="last"))
 
 
 def test_an_interruption_of_the_final_test_only_repeats_that(train, fake, tiny_bert, tmp_path, capsys, monkeypatch):
@@ -469,6 +484,32 @@ def test_no_flag_is_dead(train):
 
 def test_both_spellings_of_temperature_do_the_same(train):
     assert same(train("a", temperature=0.5, **STEPS), train("b", tempreture=0.5, **STEPS))
+
+
+def test_what_the_sample_sample_loss_is_given(train, fake, monkeypatch):
+    """Cluster ids and ids of the very queries of the batch, so that copies of a query are known; H and the temperature too."""
+    calls, batches = [], []
+
+    def loss(*args, **kwargs):
+        calls.append(inspect.signature(sample_sample_loss).bind(*args, **kwargs).arguments)
+        return sample_sample_loss(*args, **kwargs)
+
+    def rows(*args):
+        batches.append(batch_rows(*args))
+        return batches[-1]
+
+    monkeypatch.setattr(program, "sample_sample_loss", loss)
+    monkeypatch.setattr(program, "batch_rows", rows)
+    train(temperature=0.25, H=2, sample_loss_weight=0.5, training_steps=2, training_samples_per_dataset=200)
+    files = [load(path) for path in fake.train.values()]
+    clusters, tasks = np.concatenate([data.clusters for data in files]), np.repeat([0, 1, 2], [60, 48, 40])
+    assert len(batches) == 2 and len(calls) == 4
+    for number, call in enumerate(calls):
+        batch = batches[number // 2]
+        np.testing.assert_array_equal(call["groups"], (clusters, tasks)[number % 2][batch])
+        np.testing.assert_array_equal(call["ids"], batch)
+        assert (call["negatives"], call["temperature"]) == (2, 0.25) and call["generator"] is not None
+        assert call["similarity"].shape == (16, 16) and call["similarity"].detach().diagonal().numpy() == pytest.approx(np.ones(16), abs=1e-5)
 
 
 @pytest.fixture

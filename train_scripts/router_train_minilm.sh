@@ -6,7 +6,7 @@
 #   tuned         frozen encoder and a linear head; targets averaged over the rows of a task     under a minute
 #   tuned-layers  the same targets, the last two encoder layers trained                          about 3 minutes
 #   frozen        frozen encoder and a linear head, else the paper's settings                    under a minute
-#   layers        the last two encoder layers trained, else the paper's settings                 about 4 minutes
+#   layers        the last two encoder layers trained, else the paper's settings, 100 steps      about 3 minutes
 #   paper         all layers, the paper's settings; dropout off, which the paper leaves open     about 40 minutes
 # The first run of tuned, frozen or layers adds 2 to 4 minutes, in which what does not train is computed once.
 # Finished seeds are skipped, a stopped one goes on. Further flags go to train_router_mdeberta.py (and then deserve a LABEL).
@@ -36,7 +36,7 @@ averaged=(
 )
 case "$RECIPE" in
   paper) flags=(--dropout 0) ;;
-  layers) flags=(--train_layers 2 --learning_rate 1e-4 --llm_learning_rate 1e-2 --training_steps 200) ;;
+  layers) flags=(--train_layers 2 --learning_rate 1e-4 --llm_learning_rate 1e-2 --training_steps 100) ;;
   frozen) flags=(--freeze_encoder --learning_rate 1e-3) ;;
   tuned) flags=("${averaged[@]}" --freeze_encoder --learning_rate 3e-4) ;;
   tuned-layers) flags=("${averaged[@]}" --train_layers 2 --learning_rate 1e-4 --training_steps 200 --dropout 0) ;;

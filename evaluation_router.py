@@ -11,9 +11,9 @@ from pathlib import Path
 from utils import checkpoint
 from utils.data import DataError, load_all
 from utils.evaluate import evaluate, tables
-from utils.experiment import setup, write_json
+from utils.experiment import setup, writable_folder, write_json
 from utils.model import trained_part
-from utils.tasks import KINDS
+from utils.tasks import KINDS, task_of
 
 
 def parser() -> argparse.ArgumentParser:
@@ -46,7 +46,10 @@ def main(argv: list[str] | None = None) -> int:
         tests = load_all(paths, kinds, ("--test_data_paths", "--test_data_type"))
         model.columns(tests[0].llms)  # an LLM that the router does not know is an error before any work
         tests = [data.for_llms([name for name in model.llms if name in data.llms]) for data in tests]  # rows of tables in the order of training
-        result = evaluate(model, tests, where, part, args.cache_dir)
+        inside = [task_of(path) for path in config["settings"]["data_paths"]]
+        if args.output:
+            writable_folder(args.output.absolute().parent, "--output")
+        result = evaluate(model, tests, where, part, args.cache_dir, inside)
         print(tables(result))
         if args.output:
             write_json(args.output, {"checkpoint": str(args.ckpt), "device": where.describe(), **result})

@@ -3,7 +3,7 @@
     python train_router_mdeberta.py --encoder minilm --save_path runs/minilm/seed_1 --seed 1
 
 Reads the training files, holds out a validation split, trains, keeps the best evaluation on that split as the checkpoint,
-then reads the test sets once and prints their tables beside the paper's.
+then scores the test sets once and prints their tables beside the paper's.
 """
 
 import argparse
@@ -23,15 +23,15 @@ from utils import checkpoint
 from utils.data import DataError, RoutingData, load_all, shrink, split_validation, targets, training_rows
 from utils.encoders import MDEBERTA, POOLINGS, EncoderError, Queries, load_encoder
 from utils.evaluate import evaluate, route, tables
-from utils.experiment import Setup, atomic_folder, batch_rows, setup, stream_seed, writable_folder, write_json
+from utils.experiment import Setup, atomic_folder, batch_rows, recover, setup, stream_seed, writable_folder, write_json
 from utils.losses import SIMILARITIES, sample_llm_loss, sample_sample_loss
 from utils.meters import MetricsLog, Speed, bar
 from utils.metrics import accuracy
 from utils.model import RouterDC, trained_part
 from utils.plots import training_curve
-from utils.tasks import BY_NAME, KINDS, TASKS, TRAIN_ORDER
+from utils.tasks import BY_NAME, KINDS, TASKS, TRAIN_ORDER, task_of
 
-UPSTREAM_ROWS = frozenset(range(1, 7))  # rows of FIDELITY.md that `--fidelity upstream` takes as released
+UPSTREAM_ROWS = frozenset(range(1, 7))  # rows of the README's table that `--fidelity upstream` takes as released
 STREAM_INIT, STREAM_DROPOUT, STREAM_PAIRS = 0, 1, 2  # purposes of random numbers
 LOG_STEPS = 10
 NOT_SETTINGS = ("save_path", "overwrite", "cache_dir", "resume_minutes", "recipe", "command")  # arguments that change no result
@@ -56,11 +56,11 @@ def parser() -> argparse.ArgumentParser:
     data = p.add_argument_group("data")
     data.add_argument("--data_paths", nargs="+", default=[BY_NAME[name].train for name in TRAIN_ORDER], help="training files, one per task")
     data.add_argument("--data_type", nargs="+", choices=KINDS, help="score kind of each training file; needed for tasks that the paper has not")
-    data.add_argument("--test_data_paths", nargs="+", default=[t.test for t in TASKS if t.in_distribution], help="test files, read once at the end")
+    data.add_argument("--test_data_paths", nargs="+", default=[t.test for t in TASKS if t.in_distribution], help="test files, scored once at the end")
     data.add_argument("--test_data_type", nargs="+", choices=KINDS, help="score kind of each test file")
     data.add_argument("--final_eval_data_paths", nargs="*", default=[t.test for t in TASKS if not t.in_distribution], help="more test files (out of distribution)")
     data.add_argument("--final_eval_data_type", nargs="+", choices=KINDS, help="score kind of each of these")
-    data.add_argument("--final_eval", action=argparse.BooleanOptionalAction, default=True, help="read the test sets at the end")
+    data.add_argument("--final_eval", action=argparse.BooleanOptionalAction, default=True, help="score the test sets at the end")
     data.add_argument("--training_samples_per_dataset", type=int, default=1000, help="first rows of each file, repeated if fewer; 0: each row once")
     data.add_argument("--validation_fraction", type=float, default=0.1, help="share of each training file held out to choose the checkpoint")
 
@@ -85,7 +85,7 @@ def parser() -> argparse.ArgumentParser:
     loss.add_argument("--targets", choices=("score", "gain"), default="score", help="gain: right or wrong for multiple choice, what the metric counts")
     loss.add_argument("--target_shrinkage", type=float, default=0.0, help="0 to 1: how far each target moves to the mean of its group")
     loss.add_argument("--target_groups", choices=("task", "cluster"), default="task", help="the groups of --target_shrinkage: tasks, or clusters within a task")
-    loss.add_argument("--fidelity", default="paper", help="paper, upstream, or rows of FIDELITY to take as released, such as 1,3")
+    loss.add_argument("--fidelity", default="paper", help="paper, upstream, or rows of the README's table to take as released, such as 1,3")
 
     train = p.add_argument_group("training")
     train.add_argument("--batch_size", type=int, default=64)
@@ -139,9 +139,9 @@ class Problem:
             if not 1 <= getattr(args, name) <= len(self.llms):
                 raise ValueError(f"--{name} is {getattr(args, name)}; with {len(self.llms)} LLMs it must be from 1 to {len(self.llms)}")
         pool, self.validation, goals, offset = [], [], [], 0
-        for number, data in enumerate(self.files):
+        for data in self.files:
             train, held = split_validation(data, args.validation_fraction, args.seed)
-            if 5 in rows:  # FIDELITY row 5 as released: "validation" scores the training files
+            if 5 in rows:  # fidelity row 5 as released: "validation" scores the training files
                 train = held = np.arange(len(data))
             groups = data.clusters if args.target_groups == "cluster" and by_cluster else np.zeros(len(data), dtype=np.int64)
             goal = targets(data, args.targets).copy()
@@ -233,6 +233,7 @@ def train(args: argparse.Namespace) -> Path:
     where = setup(args.device, args.precision)
     run = Path(args.save_path)
     writable_folder(run, "--save_path")
+    writable_folder(Path(args.cache_dir), "--cache_dir")
     problem = Problem(args, rows, where.device)
     tests = load_tests(args, problem.llms) if args.final_eval else []
     settings = {name: value for name, value in vars(args).items() if name not in NOT_SETTINGS}
@@ -275,7 +276,7 @@ def train(args: argparse.Namespace) -> Path:
             torch.manual_seed(stream_seed(args.seed, STREAM_DROPOUT, step, stream))
             for micro in range(args.gradient_accumulation):
                 batch = batch_rows(problem.pool, args.batch_size, step * args.gradient_accumulation + micro, args.seed, stream)
-                index = torch.from_numpy(batch).to(where.device, non_blocking=True)
+                index = torch.from_numpy(batch).to(where.device)
                 pairs.manual_seed(stream_seed(args.seed, STREAM_PAIRS, step, micro, stream))
                 x, similarity = model(queries.embed(batch))  # (B, p), (B, T)
                 loss = sample_llm_loss(  # L1
@@ -294,7 +295,7 @@ def train(args: argparse.Namespace) -> Path:
             optimizer.zero_grad(set_to_none=True)
             done["step"], summed = step + 1, summed + 1
             progress.update()
-            if done["step"] % LOG_STEPS == 0:  # the only wait for the device between two evaluations
+            if done["step"] % LOG_STEPS == 0:  # the loss is read from the device no more often than this
                 mean, summed = float(running) / summed, 0
                 running.zero_()
                 best_so_far = {"best": f"{done['best_validation']:.2f}"} if done["best_validation"] >= 0 else {}
@@ -316,7 +317,7 @@ def train(args: argparse.Namespace) -> Path:
                 state.save(model, optimizer, best, done)
             if interrupt.asked and not last:
                 log.close()
-                raise KeyboardInterrupt(f"stopped at step {done['step']}; the same command goes on from there")
+                raise KeyboardInterrupt(f"stopped at step {done['step']}; the same command{' without --overwrite' if args.overwrite else ''} goes on from there")
     log.close()
     with torch.no_grad():
         for name, parameter in trained(model).items():
@@ -334,8 +335,10 @@ def load_tests(args: argparse.Namespace, llms: tuple[str, ...]) -> list[RoutingD
         if data.task in [other.task for other in tests[:number]]:
             raise DataError(f"{data.path}: a second test file for the task {data.task!r}; give each task's file once")
         unknown = [name for name in data.llms if name not in llms]
-        if unknown or set(data.llms) != set(tests[0].llms):
-            raise DataError(f"{data.path}: its LLMs are {', '.join(data.llms)}; the training files have {', '.join(llms)}")
+        if unknown:
+            raise DataError(f"{data.path}: no training file has scores for {', '.join(unknown)}; they have {', '.join(llms)}")
+        if set(data.llms) != set(tests[0].llms):
+            raise DataError(f"{data.path}: its LLMs are {', '.join(data.llms)}, those of {tests[0].path} {', '.join(tests[0].llms)}; all test files of a run must have the same")
     return [data.for_llms([name for name in llms if name in data.llms]) for data in tests]
 
 
@@ -345,6 +348,7 @@ def start_or_resume(run: Path, settings: dict, overwrite: bool) -> bool:
     Raises: ValueError if it holds a run with other settings.
     """
     finished, unfinished = run / "results.json", run / "state" / "progress.json"
+    recover(run / "state")
     if overwrite:
         for path in (finished, run / "metrics.jsonl"):
             path.unlink(missing_ok=True)
@@ -365,7 +369,7 @@ def start_or_resume(run: Path, settings: dict, overwrite: bool) -> bool:
 def finish(args: argparse.Namespace, settings: dict, run: Path, model: RouterDC, where: Setup, tests: list, done: dict, begun: float) -> None:
     """Test once, save the checkpoint and the results, draw the curve, print the tables."""
     model.eval()
-    result = evaluate(model, tests, where, trained_part(settings), Path(args.cache_dir)) if tests else {}
+    result = evaluate(model, tests, where, trained_part(settings), Path(args.cache_dir), [task_of(path) for path in args.data_paths]) if tests else {}
     seconds = time.monotonic() - begun
     about = {
         "router": "RouterDC",
@@ -397,7 +401,7 @@ def main(argv: list[str] | None = None) -> int:
         args = parser().parse_args(arguments)
         args.command = shlex.join(["python", Path(__file__).name, *arguments])
         train(args)
-    except (DataError, EncoderError, ValueError) as error:
+    except (EncoderError, ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as stop:

@@ -100,3 +100,18 @@ def test_setup_on_a_cpu():
     for arguments, words in ((("gpu",), "--device is 'gpu'"), (("cuda:99",), "--device cuda:99: PyTorch sees"), (("cpu", "fp16"), "--precision is 'fp16'")):
         with pytest.raises(ValueError, match=words):
             setup(*arguments)
+
+
+def test_a_folder_killed_in_the_exchange_comes_back(tmp_path):
+    from utils.experiment import atomic_folder, recover
+
+    with atomic_folder(tmp_path / "state") as part:
+        (part / "a").write_text("first")
+    (tmp_path / "state").rename(tmp_path / ".state.old")  # killed after the old folder moved away,
+    (tmp_path / ".state.part").mkdir()  # and before the new one took its place
+    recover(tmp_path / "state")
+    assert (tmp_path / "state" / "a").read_text() == "first"
+    with atomic_folder(tmp_path / "state") as part:
+        (part / "a").write_text("second")
+    assert (tmp_path / "state" / "a").read_text() == "second"
+    assert [path.name for path in tmp_path.iterdir()] == ["state"]

@@ -6,7 +6,7 @@ import statistics
 import pytest
 
 from utils import report
-from utils.tasks import TASKS
+from utils.tasks import LLMS, TASKS
 
 
 def results(seed, value, recipe="frozen", fidelity="paper"):
@@ -16,7 +16,7 @@ def results(seed, value, recipe="frozen", fidelity="paper"):
         "router": "RouterDC", "recipe": recipe, "seconds": 10.0, "device": "cpu", "command": "python x",
         "settings": {"encoder": "minilm", "fidelity": fidelity, "seed": seed},
         "selection": {"rule": "best", "step": 5, "validation": value},
-        "test": {"tasks": tasks, "id_avg": value, "ood_avg": value + 1, "references": {"per-query oracle": {**tasks}}},
+        "test": {"tasks": tasks, "id_avg": value, "ood_avg": value + 1, "llms": list(LLMS), "references": {"per-query oracle": {**tasks}}},
     }  # fmt: skip
 
 
@@ -63,6 +63,14 @@ def test_the_search_is_ordered_by_validation_and_reads_no_test(folder, tmp_path,
     assert report.main(["--search", folder(*runs), "--results", str(tmp_path)]) == 0
     rows = [line for line in (tmp_path / "search.md").read_text().splitlines() if line.startswith("| ") and "validation" not in line]
     assert [row.split("|")[1].strip() for row in rows] == ["b", "a"] and "42.00 ± 2.83" in rows[1]
+
+
+def test_runs_on_other_tasks_are_named_and_left_out(folder, tmp_path, capsys):
+    part = results(2, 90.0)
+    del part["test"]["tasks"]["mmlu"]
+    assert report.main([folder(results(1, 50.0), part), "--results", str(tmp_path / "results")]) == 0
+    assert "left out: 1 runs" in capsys.readouterr().err
+    assert len((tmp_path / "results" / "runs.jsonl").read_text().splitlines()) == 1
 
 
 def test_a_folder_without_runs_is_an_error(tmp_path, capsys):

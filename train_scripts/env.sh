@@ -58,7 +58,7 @@ routerdc_env() {
     routerdc_say "error: no requirements.txt in $PWD. Source train_scripts/env.sh from the repository root"
     return 1
   fi
-  if [ -z "${ROUTERDC_MIRROR+set}" ] && [ -d ../shared/datasets ]; then
+  if [ -z "${ROUTERDC_MIRROR+set}" ] && [ -d ../shared/datasets/split2_model7 ]; then
     ROUTERDC_MIRROR="$(cd ../shared/datasets && pwd)"
     export ROUTERDC_MIRROR
     routerdc_say "ROUTERDC_MIRROR=$ROUTERDC_MIRROR (the released data is copied from there)"

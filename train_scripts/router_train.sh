@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # The paper's main result: RouterDC with mDeBERTaV3-base at the paper's settings, five seeds.
 #   bash train_scripts/router_train.sh
-# Needs a GPU with about 16 GB and the Hugging Face hub (or ENCODER=/folder/with/mdeberta-v3-base).
+# Needs a GPU and the Hugging Face hub (or ENCODER=/folder/with/mdeberta-v3-base).
 # Finished seeds are skipped, a stopped one goes on. Further flags go to train_router_mdeberta.py:
-#   SEEDS="1 2" bash train_scripts/router_train.sh --fidelity upstream --recipe paper
+#   SEEDS="1 2" FIDELITY=upstream bash train_scripts/router_train.sh
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -26,7 +26,7 @@ SAMPLE_LOSS_WEIGHT="${SAMPLE_LOSS_WEIGHT:-0}"
 SIMILARITY="${SIMILARITY:-cos}"
 FIDELITY="${FIDELITY:-paper}"
 VALIDATION_FRACTION="${VALIDATION_FRACTION:-0.1}"
-RUNS="${RUNS:-runs/mdeberta_$RECIPE}"
+RUNS="${RUNS:-runs/mdeberta_$RECIPE/$FIDELITY}"
 
 source train_scripts/env.sh
 python -m utils.download

@@ -9,7 +9,7 @@
 #   layers        the last two encoder layers trained, else the paper's settings, 100 steps      about 3 minutes
 #   paper         all layers, the paper's settings; dropout off, which the paper leaves open     about 40 minutes
 # The first run of tuned, frozen or layers adds 2 to 4 minutes, in which what does not train is computed once.
-# Finished seeds are skipped, a stopped one goes on. Further flags go to train_router_mdeberta.py (and then deserve a LABEL).
+# Finished seeds are skipped, a stopped one goes on. Further flags go to train_router_mdeberta.py, and then a LABEL names the row in results/.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -42,6 +42,11 @@ case "$RECIPE" in
   tuned-layers) flags=("${averaged[@]}" --train_layers 2 --learning_rate 1e-4 --training_steps 200 --dropout 0) ;;
   *) echo "error: RECIPE is '$RECIPE'; it must be tuned, tuned-layers, frozen, layers or paper" >&2; exit 2 ;;
 esac
+
+if [[ $# -gt 0 && "$LABEL" == "$RECIPE" && "${COLLECT:-1}" == 1 ]]; then
+  echo "error: with further flags this is another recipe; name its row in results/, such as LABEL=$RECIPE-mine, or COLLECT=0" >&2
+  exit 2
+fi
 
 source train_scripts/env.sh
 python -m utils.download

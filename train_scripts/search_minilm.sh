@@ -10,7 +10,7 @@ cd "$(dirname "$0")/.."
 SEEDS="${SEEDS:-1 2 3 4 5}"
 SEEDS_LAYERS="${SEEDS_LAYERS:-1 2}"
 ENCODER="${ENCODER:-minilm}"
-RUNS="${RUNS:-runs/search}"
+RUNS="${RUNS:-runs/search/${ENCODER##*/}}"
 
 source train_scripts/env.sh
 python -m utils.download
@@ -19,7 +19,6 @@ validate() { # validate NAME SEEDS FLAGS...
   local name="$1" seeds="$2" seed
   shift 2
   for seed in $seeds; do
-    if [[ -f "$RUNS/$name/seed_$seed/results.json" ]]; then continue; fi
     python train_router_mdeberta.py \
       --encoder "$ENCODER" \
       --validation_fraction 0.2 \

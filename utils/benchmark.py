@@ -1,4 +1,4 @@
-"""Measure what encoding costs: our way against the released way (FIDELITY rows 10 and 11), in queries per second and memory.
+"""Measure what encoding costs: our way against the released way, in queries per second and memory.
 
     python -m utils.benchmark --encoder minilm --output results/benchmark.json
 

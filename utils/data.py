@@ -59,13 +59,14 @@ def gains(scores: np.ndarray, kind: str) -> np.ndarray:
     return (scores > 0).astype(np.float32) if kind == "probability" else scores
 
 
-def load(path: str | Path, kind: str | None = None, need_clusters: bool = False) -> RoutingData:
+def load(path: str | Path, kind: str | None = None, need_clusters: bool = False, flag: str = "--test_data_type") -> RoutingData:
     """Read one JSON file of `{"question", "scores", "cluster_id"}` rows and check every row.
 
     Args:
         path: the file; its name gives the task (`utils.tasks.task_of`).
         kind: score kind; by default what the task has in the paper, else an error.
         need_clusters: every row must have an integer cluster_id.
+        flag: the flag that gives the kind, for errors.
     Raises: DataError that names file and row.
     """
     path, fail = Path(path), None
@@ -82,7 +83,7 @@ def load(path: str | Path, kind: str | None = None, need_clusters: bool = False)
     kind = kind or kind_of(task)
     if kind not in KINDS:
         found = f"{path}: the task {task!r} is none of the paper's" if kind is None else f"{path}: {kind!r} is no score kind"
-        raise DataError(f"{found}; give its kind with --test_data_type or --data_type: {' or '.join(KINDS)}")
+        raise DataError(f"{found}; give its kind with {flag}: {' or '.join(KINDS)}")
 
     llms: tuple[str, ...] = ()
     scores = np.empty((len(rows), 0), dtype=np.float32)
@@ -108,7 +109,7 @@ def load(path: str | Path, kind: str | None = None, need_clusters: bool = False)
         if need_clusters and (isinstance(row.get("cluster_id"), bool) or not isinstance(row.get("cluster_id"), int)):
             raise DataError(
                 f"{where}: 'cluster_id' must be an integer, found {row.get('cluster_id')!r}. The sample-sample loss needs it: "
-                "use the files of split2_model7_cluster, or --cluster_loss_weight 0"
+                "use the files of split2_model7_cluster, or --cluster_loss_weight 0 (and --target_groups task)"
             )
     clusters = None
     if all(isinstance(row.get("cluster_id"), int) for row in rows):
@@ -129,7 +130,7 @@ def load_all(paths: Sequence[str], kinds: Sequence[str] | None, names: tuple[str
     """
     if kinds and len(kinds) != len(paths):
         raise DataError(f"{names[0]} names {len(paths)} files and {names[1]} {len(kinds)} kinds; give one kind for each file")
-    loaded = [load(path, kind, need_clusters) for path, kind in zip(paths, kinds or [None] * len(paths))]
+    loaded = [load(path, kind, need_clusters, names[1]) for path, kind in zip(paths, kinds or [None] * len(paths))]
     for data in loaded[1:]:
         if set(data.llms) != set(loaded[0].llms):
             raise DataError(f"{data.path}: scores are for other LLMs than in {loaded[0].path}{_difference(loaded[0].llms, data.llms)}")
@@ -160,7 +161,7 @@ def split_validation(data: RoutingData, fraction: float, seed: int) -> tuple[np.
 
 
 def training_rows(index: np.ndarray, count: int) -> np.ndarray:
-    """The first `count` rows of `index`, repeated from its start where there are fewer (PAPER, defaults); 0 takes each row once."""
+    """The first `count` rows of `index`, repeated from its start where there are fewer (as in the paper); 0 takes each row once."""
     return np.resize(index, count) if count else index
 
 

@@ -56,14 +56,14 @@ class Ragged:
         lengths = self.lengths[rows]
         ends = np.cumsum(lengths)
         places = np.arange(ends[-1]) + np.repeat(np.cumsum(self.lengths)[rows] - ends, lengths)
-        return Ragged(self.values[torch.from_numpy(places).to(self.values.device, non_blocking=True)], lengths)
+        return Ragged(self.values[torch.from_numpy(places).to(self.values.device)], lengths)
 
     def padded(self, rows: np.ndarray, width: int, fill: float = 0) -> tuple[Tensor, Tensor]:
         """Rows (n,) as a tensor (n, width, ...) padded on the right with `fill`, and its mask (n, width) of 0 and 1."""
         device = self.values.device
         steps = torch.arange(width, device=device)
-        lengths = torch.from_numpy(self.lengths[rows]).to(device, non_blocking=True)
-        starts = self.starts[torch.from_numpy(rows).to(device, non_blocking=True)]
+        lengths = torch.from_numpy(self.lengths[rows]).to(device)
+        starts = self.starts[torch.from_numpy(rows).to(device)]
         inside = steps < lengths[:, None]  # (n, width)
         values = self.values[(starts[:, None] + steps).clamp_(max=len(self.values) - 1)]  # (n, width, ...)
         outside = ~inside.view(*inside.shape, *[1] * (values.ndim - 2))
@@ -149,6 +149,8 @@ class Encoder(nn.Module):
         Raises: ValueError if the backbone has fewer layers.
         """
         stack = self.backbone.encoder.layer
+        if getattr(self.backbone.encoder, "conv", None) is not None:
+            raise ValueError(f"--train_layers: {self.name} has a convolution beside its first layer, so its layers cannot be split; train all of them")
         if not 1 <= layers <= len(stack):
             raise ValueError(f"--train_layers is {layers}; {self.name} has {len(stack)} layers")
         self.backbone.requires_grad_(False)
@@ -202,7 +204,7 @@ def embed(encoder: Encoder, inputs: Ragged, rows: np.ndarray, setup: Setup, prog
         order.append(part)
         if progress is not None:
             progress.update(len(part))
-    back = torch.from_numpy(np.argsort(np.concatenate(order))).to(setup.device, non_blocking=True)
+    back = torch.from_numpy(np.argsort(np.concatenate(order))).to(setup.device)
     return torch.cat(parts)[back]  # (n, p)
 
 
@@ -281,7 +283,7 @@ class Queries:
         if self.trained == "none":
             if progress is not None:
                 progress.update(len(rows))
-            return self.inputs[torch.from_numpy(rows).to(self.setup.device, non_blocking=True)]
+            return self.inputs[torch.from_numpy(rows).to(self.setup.device)]
         return embed(self.encoder, self.inputs, rows, self.setup, progress)
 
 
@@ -329,7 +331,7 @@ def load_encoder(name: str = MDEBERTA, pooling: str | None = None, max_length: i
     Raises: EncoderError that names the two remedies if it cannot be had; ValueError for a setting that it cannot take.
     """
     source = str(_minilm_folder()) if name == "minilm" else name
-    pooling = pooling or ("mean" if "minilm" in name.lower() else "first")
+    pooling = pooling or ("mean" if "minilm" in Path(name).name.lower() else "first")
     changed = {} if dropout is None else {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
     try:
         config = AutoConfig.from_pretrained(source, **changed)

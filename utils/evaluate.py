@@ -1,6 +1,6 @@
 """Score a router on data sets and print the tables of the paper; training and `evaluation_router.py` share this code."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from utils.experiment import Setup
 from utils.meters import bar
 from utils.metrics import accuracy, averages, best_single, references, shares
 from utils.model import RouterDC
-from utils.tasks import PAPER, PAPER_AVERAGE, TASKS, short, title_of
+from utils.tasks import PAPER, PAPER_AVERAGE, TASKS, TRAIN_ORDER, short, title_of
 
 
 @torch.no_grad()
@@ -32,11 +32,11 @@ def route(model: RouterDC, queries: Queries, llms: Sequence[str], rows: np.ndarr
         model.train(was_training)
 
 
-def evaluate(model: RouterDC, tests: Sequence[RoutingData], setup: Setup, trained: Trained, cache: Path | None = None) -> dict[str, Any]:
+def evaluate(model: RouterDC, tests: Sequence[RoutingData], setup: Setup, trained: Trained, cache: Path | None = None, inside: Collection[str] = TRAIN_ORDER) -> dict[str, Any]:
     """Route every query of `tests` and report accuracies, averages, reference rows and routing shares, all in %.
 
     `trained` says which layers the training changed: what lies below them is looked up in, or added to, `cache`. Files are encoded one by one, so a task's figures do not depend on which other files are evaluated.
-    Returns: {"tasks": {task: accuracy}, "id_avg", "ood_avg", "queries": {task: N}, "llms", "shares": {task: {llm: %}},
+    Returns: {"tasks": {task: accuracy}, "id_avg", "ood_avg", "in_distribution", "queries": {task: N}, "llms", "shares": {task: {llm: %}},
     "references": {row: {task: %}}, "picks": {task: [column of "llms" per query]}}.
     """
     picks = {}
@@ -49,7 +49,8 @@ def evaluate(model: RouterDC, tests: Sequence[RoutingData], setup: Setup, traine
     routed = {task: dict(zip(llms, map(float, shares(chosen, len(llms))))) for task, chosen in picks.items()}
     return {
         "tasks": tasks,
-        **averages(tasks),
+        **averages(tasks, inside),
+        "in_distribution": [task for task in tasks if task in inside],
         "queries": {data.task: len(data) for data in tests},
         "llms": list(llms),
         "shares": routed,
@@ -72,7 +73,8 @@ def tables(result: Mapping[str, Any], name: str = "RouterDC (this run)") -> str:
     tasks = list(result["tasks"])
     paper = {task.name: place for place, task in enumerate(TASKS)}
     text = []
-    inside = [task.name for task in TASKS if task.in_distribution and task.name in tasks]
+    inside = [task for task in [*paper, *tasks] if task in tasks and task in result.get("in_distribution", TRAIN_ORDER)]
+    inside = list(dict.fromkeys(inside))  # the paper's tasks first, in its order
     for title, part, side in (
         ("Table 1: in-distribution testing accuracy (%)", inside, 0),
         ("Table 2: out-of-distribution testing accuracy (%)", [task for task in tasks if task not in inside], 1),

@@ -89,17 +89,27 @@ def writable_folder(path: Path, flag: str) -> None:
         raise ValueError(f"{flag} {path}: cannot write there ({error.strerror}); choose another folder") from None
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON so that the file is the old one or the whole new one, never a part."""
+def write_text(path: Path, text: str) -> None:
+    """Write a file so that it is the old one or the whole new one, never a part."""
     part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+    part.write_text(text, encoding="utf-8")
     os.replace(part, path)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON as `write_text` does."""
+    write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
 
 @contextlib.contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """A temporary folder that takes the place of `path` when the block ends, and vanishes if it fails."""
-    part, old = (path.with_name(f".{path.name}.{kind}-{uuid.uuid4().hex[:8]}") for kind in ("part", "old"))
+    """A temporary folder that takes the place of `path` when the block ends, and vanishes if it fails.
+
+    What a killed process left behind is removed first; `recover` brings back a folder that was killed in the exchange.
+    """
+    part, old = (path.with_name(f".{path.name}.{kind}") for kind in ("part", "old"))
+    recover(path)
+    shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     try:
         yield part
@@ -107,5 +117,13 @@ def atomic_folder(path: Path) -> Iterator[Path]:
             path.rename(old)
         part.rename(path)
     finally:
+        recover(path)
         shutil.rmtree(part, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
+
+
+def recover(path: Path) -> None:
+    """Finish an exchange of `atomic_folder` that was stopped half-way: the old folder comes back if no new one is there."""
+    old = path.with_name(f".{path.name}.old")
+    if old.exists() and not path.exists():
+        old.rename(path)
+    shutil.rmtree(old, ignore_errors=True)

@@ -1,7 +1,7 @@
 """The two contrastive losses of RouterDC as pure functions of similarities and scores, one value per row.
 
 Neither loops over rows nor waits for the device, and a row that has no term gets an exact, differentiable zero. Reduce with
-`.mean()`. The switches named after FIDELITY rows reproduce what the released code does in place of the paper's form.
+`.mean()`. The switches named after fidelity rows (README) reproduce what the released code does in place of the paper's form.
 
 Example (B queries, T LLMs, p dimensions):
     similarity = cosine(queries, llms)                             # (B, p), (T, p) -> (B, T)
@@ -48,7 +48,7 @@ def sample_llm_loss(
 ) -> Tensor:
     """Sample-LLM contrastive loss, L1 of the paper, per query.
 
-    Each of the top_k LLMs by score is a positive, unless its score is 0 (the mask of FIDELITY row 1); the negatives are
+    Each of the top_k LLMs by score is a positive, unless its score is 0 (the mask of fidelity row 1); the negatives are
     those of the last_k LLMs whose score is below `negative_below`. Ties keep the order of the columns. A query without a
     positive, or without a negative, has loss 0.
 
@@ -58,7 +58,7 @@ def sample_llm_loss(
         top_k, last_k: K+ and K-, 1 to T.
         temperature: divides the similarities.
         negative_below: 0.5 in the paper.
-        upstream_mask: FIDELITY row 1 as released: the positives' mask is averaged over the batch, not applied per row.
+        upstream_mask: fidelity row 1 as released: the positives' mask is averaged over the batch, not applied per row.
     Returns: (B,) losses, sums over the positives.
     Raises: ValueError if top_k or last_k is not in 1..T, or the shapes differ.
     """
@@ -93,7 +93,7 @@ def draw_pairs(
         negatives: H, at least 1.
         generator: source of randomness, on the device of `groups`.
         ids: (B,) ids of the queries, for batches that may hold a query twice: a positive is another query, not a copy.
-        allow_self: FIDELITY row 3 as released: the positive may be the row itself.
+        allow_self: fidelity row 3 as released: the positive may be the row itself.
     Returns: positive (B,), has_positive (B,), negative (B, min(H, B)), is_negative (B, min(H, B)); indices without their
         flag mean nothing.
     Raises: ValueError if negatives is below 1.
@@ -132,8 +132,8 @@ def sample_sample_loss(
         temperature: divides the similarities.
         generator: source of randomness, on the device of `groups`.
         ids: (B,) ids of the queries; rows with equal ids are copies of one query and no positives of each other.
-        allow_self: FIDELITY row 3 as released: the positive may be the query itself.
-        upstream_rows: FIDELITY row 4 as released: a row with fewer than H out-of-group queries is dropped from the drawn
+        allow_self: fidelity row 3 as released: the positive may be the query itself.
+        upstream_rows: fidelity row 4 as released: a row with fewer than H out-of-group queries is dropped from the drawn
             pairs but not from the similarities, so that every later row reads the similarities of an earlier one, and the
             mean is over the rows kept. (Released code crashes if it drops every row; here the loss is then 0.)
     Returns: (B,) losses.

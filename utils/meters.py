@@ -41,8 +41,8 @@ class MetricsLog:
 
 
 def read_metrics(path: Path) -> list[dict[str, float]]:
-    """The lines of a metrics file."""
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    """The lines of a metrics file; a last line that a killed run left half-written is not one."""
+    return [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
 
 
 class Speed:

@@ -1,11 +1,11 @@
 """What a routing decision earns: accuracy per task, averages, reference routers and routing shares."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
 from utils.data import RoutingData, gains
-from utils.tasks import BY_NAME
+from utils.tasks import TRAIN_ORDER
 
 
 def accuracy(picks: np.ndarray, data: RoutingData) -> float:
@@ -13,13 +13,13 @@ def accuracy(picks: np.ndarray, data: RoutingData) -> float:
     return 100 * float(gains(data.scores, data.kind)[np.arange(len(picks)), picks].mean(dtype=np.float64))
 
 
-def averages(by_task: Mapping[str, float]) -> dict[str, float]:
-    """Mean over tasks, not queries: "id_avg" over the paper's in-distribution tasks, "ood_avg" over the others.
+def averages(by_task: Mapping[str, float], trained: Collection[str] = TRAIN_ORDER) -> dict[str, float]:
+    """Mean over tasks, not queries: "id_avg" over the tasks in `trained`, by default the paper's, "ood_avg" over the others.
 
-    A task that the paper does not have counts as out of distribution. An average over no task is left out.
+    An average over no task is left out.
     """
-    inside = [value for name, value in by_task.items() if name in BY_NAME and BY_NAME[name].in_distribution]
-    outside = [value for name, value in by_task.items() if not (name in BY_NAME and BY_NAME[name].in_distribution)]
+    inside = [value for name, value in by_task.items() if name in trained]
+    outside = [value for name, value in by_task.items() if name not in trained]
     return {name: float(np.mean(values)) for name, values in (("id_avg", inside), ("ood_avg", outside)) if values}
 
 

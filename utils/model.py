@@ -10,7 +10,7 @@ from utils.losses import SIMILARITIES
 
 
 class RouterDC(nn.Module):
-    """R(x) = softmax over t of sim(E(x), k_t), with one embedding k_t in R^p for each LLM (PAPER, Router).
+    """R(x) = softmax over t of sim(E(x), k_t), with one embedding k_t in R^p for each LLM.
 
     Args:
         encoder: E; its embeddings have p = `encoder.hidden_size` dimensions.

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 
 from utils.evaluate import markdown
-from utils.experiment import write_json
-from utils.tasks import PAPER, PAPER_AVERAGE, TASKS, short
+from utils.experiment import write_json, write_text
+from utils.tasks import BY_NAME, LLMS, PAPER, PAPER_AVERAGE, TASKS, short
 
 KEY = ("router", "encoder", "recipe", "fidelity", "seed")  # one line of runs.jsonl for each
 LAMBDA_0 = "-lambda0"  # ending of a recipe that differs from the one before it in lambda = 0 alone
@@ -28,7 +28,7 @@ def line_of(results: dict[str, Any]) -> dict[str, Any]:
     settings, test, chosen = results["settings"], results["test"], results["selection"]
     return {
         "router": results["router"],
-        "encoder": settings["encoder"],
+        "encoder": Path(settings["encoder"]).name if Path(settings["encoder"]).is_absolute() else settings["encoder"],
         "recipe": results["recipe"],
         "fidelity": settings["fidelity"],
         "seed": settings["seed"],
@@ -154,16 +154,19 @@ def main(argv: list[str] | None = None) -> int:
             (args.results / "search.md").write_text(text)
             print(text)
             return 0
-        new = [result for result in finished(args.runs) if {"id_avg", "ood_avg"} <= result["test"].keys()]
+        found = finished(args.runs)
+        new = [result for result in found if set(result["test"].get("tasks", ())) == set(BY_NAME) and set(result["test"]["llms"]) == set(LLMS)]
+        if len(new) < len(found):
+            print(f"left out: {len(found) - len(new)} runs that were not tested on all eight tasks of the paper with its seven LLMs", file=sys.stderr)
         path, controls = args.results / "runs.jsonl", args.results / "controls.json"
         runs = add(read_runs(path), [line_of(result) for result in new])
         if not runs:
             raise ValueError(f"{path}: no runs yet; name the folders of finished runs")
-        if new:
-            path.write_text("".join(json.dumps(run) + "\n" for run in runs))
-            references = new[-1]["test"]["references"]
-            write_json(controls, {name: values for name, values in references.items() if name not in PAPER})
-        text = tables(runs, json.loads(controls.read_text()))
+        references = new[-1]["test"]["references"] if new else json.loads(controls.read_text())
+        references = {name: values for name, values in references.items() if name not in PAPER}
+        text = tables(runs, references)
+        write_text(path, "".join(json.dumps(run) + "\n" for run in runs))
+        write_json(controls, references)
         (args.results / "tables.md").write_text(text)
     except (ValueError, OSError, KeyError) as error:
         print(f"error: {error}", file=sys.stderr)

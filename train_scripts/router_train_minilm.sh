@@ -7,7 +7,7 @@
 #   tuned-layers  the same targets, the last two encoder layers trained                          about 3 minutes
 #   frozen        frozen encoder and a linear head, else the paper's settings                    under a minute
 #   layers        the last two encoder layers trained, else the paper's settings, 100 steps      about 3 minutes
-#   paper         all layers, the paper's settings; dropout off, which the paper leaves open     about 40 minutes
+#   paper         all layers, the paper's settings; dropout off, which the paper leaves open     about 40 minutes, estimated
 # The first run of tuned, frozen or layers adds 2 to 4 minutes, in which what does not train is computed once.
 # Finished seeds are skipped, a stopped one goes on. Further flags go to train_router_mdeberta.py, and then a LABEL names the row in results/.
 set -euo pipefail

@@ -4,7 +4,7 @@
 #   RECIPE=paper SEEDS=1 bash train_scripts/router_train_minilm.sh     the paper's settings, all layers trained
 # Recipes, with what one seed takes on 2 cores:
 #   tuned         frozen encoder and a linear head; targets averaged over the rows of a task     under a minute
-#   tuned-layers  the same targets, the last two encoder layers trained                          about 3 minutes
+#   tuned-layers  the same targets, the last two encoder layers trained                          about 4 minutes
 #   frozen        frozen encoder and a linear head, else the paper's settings                    under a minute
 #   layers        the last two encoder layers trained, else the paper's settings, 100 steps      about 3 minutes
 #   paper         all layers, the paper's settings; dropout off, which the paper leaves open     about 40 minutes, estimated

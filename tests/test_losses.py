@@ -9,7 +9,7 @@ import torch
 from scipy.stats import chisquare
 from sklearn.metrics.pairwise import cosine_similarity
 
-from utils.losses import SIMILARITIES, cosine, draw_pairs, inner, sample_llm_loss, sample_sample_loss
+from utils.losses import SIMILARITIES, cosine, cosine_classifier_loss, draw_pairs, inner, sample_llm_loss, sample_sample_loss, zooter_loss
 
 CLOSE = {torch.float32: {"rtol": 2e-5, "atol": 2e-5}, torch.float64: {"rtol": 1e-10, "atol": 1e-12}}
 
@@ -368,3 +368,90 @@ def test_fidelity_row_4_changes_nothing_while_every_row_has_enough_negatives():
     similarity = torch.randn(8, 8, generator=torch.Generator().manual_seed(2))
     found, paper = (sample_sample_loss(similarity, groups, 4, 1.0, torch.Generator().manual_seed(1), upstream_rows=rows) for rows in (True, False))
     torch.testing.assert_close(found, paper)
+
+
+# The losses of the baselines
+
+
+def naive_probabilities(row, temperature):
+    powers = [torch.exp(value / temperature) for value in row]
+    return [power / sum(powers) for power in powers]
+
+
+def naive_cosine_classifier(similarity, scores, temperature=1.0) -> list:
+    """-log of the probability of the best LLM; the mean over those that share the highest score; nothing where all fail."""
+    losses = []
+    for row, score in zip(similarity, scores.tolist()):
+        best = [t for t, value in enumerate(score) if value == max(score) and value > 0]
+        logs = [-torch.log(naive_probabilities(row, temperature)[t]) for t in best]
+        losses.append(sum(logs) / len(logs) if logs else 0.0 * row[0])
+    return losses
+
+
+def naive_zooter(similarity, scores, temperature=1.0) -> list:
+    """sum of q log(q / p), q the softmax of the scores brought to [0, 1]."""
+    losses = []
+    for row, score in zip(similarity, scores.tolist()):
+        width = max(score) - min(score)
+        normalised = [(value - min(score)) / width if width else 0.0 for value in score]
+        q = [math.exp(value / temperature) / sum(math.exp(other / temperature) for other in normalised) for value in normalised]
+        losses.append(sum(a * (math.log(a) - torch.log(b)) for a, b in zip(q, naive_probabilities(row, temperature))))
+    return losses
+
+
+BASELINES = [(cosine_classifier_loss, naive_cosine_classifier), (zooter_loss, naive_zooter)]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("temperature", [1.0, 0.2])
+@pytest.mark.parametrize(("function", "naive"), BASELINES)
+def test_baseline_losses_and_gradients_equal_the_loop(function, naive, temperature, dtype):
+    for seed, rows in itertools.product(range(3), (9, 1)):  # also a batch of one
+        queries, keys, scores = random_batch(seed, rows=rows, dtype=dtype)
+        scores[0] = torch.tensor([0.0, 0.7, 0.1, 0.7, 0.0, 0.7])  # three LLMs share the best score
+        loss = function(cosine(queries, keys), scores.to(dtype), temperature)
+        assert loss.shape == (rows,) and loss.dtype == dtype
+        twins = [value.detach().double().requires_grad_() for value in (queries, keys)]
+        expected = torch.stack(naive(naive_similarity(*twins, "cos"), scores.to(dtype).double(), temperature))
+        torch.testing.assert_close(loss.double(), expected, **CLOSE[dtype])
+        weight = torch.arange(1.0, rows + 1, dtype=dtype)
+        found, wanted = torch.autograd.grad((loss * weight).sum(), (queries, keys)), torch.autograd.grad((expected * weight).sum(), twins)
+        for a, b in zip(found, wanted):
+            torch.testing.assert_close(a.double(), b, rtol=CLOSE[dtype]["rtol"], atol=20 * CLOSE[dtype]["atol"])
+
+
+def test_cosine_classifier_loss_is_cross_entropy_where_one_llm_is_best():
+    generator = torch.Generator().manual_seed(0)
+    similarity, scores = (torch.rand(12, 5, generator=generator, dtype=torch.float64) for _ in range(2))
+    expected = torch.nn.functional.cross_entropy(similarity / 0.3, scores.argmax(dim=1), reduction="none")
+    torch.testing.assert_close(cosine_classifier_loss(similarity, scores, 0.3), expected)
+
+
+def test_zooter_loss_is_the_divergence_of_torch_and_zero_at_its_target():
+    generator = torch.Generator().manual_seed(0)
+    similarity, scores = (torch.rand(12, 5, generator=generator, dtype=torch.float64) for _ in range(2))
+    scores[:, 0], scores[:, 1] = 0, 1  # already from 0 to 1
+    expected = torch.nn.functional.kl_div(similarity.log_softmax(dim=1), scores.softmax(dim=1), reduction="none").sum(dim=1)
+    torch.testing.assert_close(zooter_loss(similarity, scores), expected)
+    torch.testing.assert_close(zooter_loss(scores + 3, scores), torch.zeros(12, dtype=torch.float64))
+    torch.testing.assert_close(zooter_loss(similarity, 0.1 + 0.2 * scores), expected)  # scale and level of the scores are normalised away
+
+
+def test_baseline_losses_where_all_llms_are_equal():
+    similarity = torch.tensor([[0.5, -0.5, 0.0]], requires_grad=True)
+    loss = cosine_classifier_loss(similarity, torch.zeros(1, 3))
+    loss.sum().backward()
+    assert loss.tolist() == [0] and similarity.grad.tolist() == [[0, 0, 0]]  # nobody is right: there is no best LLM
+    uniform = -torch.log_softmax(similarity.detach(), dim=1).mean()
+    assert cosine_classifier_loss(similarity, torch.ones(1, 3)).item() == pytest.approx(uniform.item(), rel=1e-6)
+    for value in (0.0, 0.3, 1.0):
+        loss = zooter_loss(similarity, torch.full((1, 3), value))
+        assert loss.item() == pytest.approx(uniform.item() - math.log(3), rel=1e-5)
+        (gradient,) = torch.autograd.grad(loss.sum(), similarity)
+        assert gradient.isfinite().all()
+
+
+@pytest.mark.parametrize("function", [cosine_classifier_loss, zooter_loss])
+def test_baseline_losses_refuse_shapes_that_do_not_fit(function):
+    with pytest.raises(ValueError, match=r"\(2, 6\) and scores \(2, 5\)"):
+        function(torch.zeros(2, 6), torch.zeros(2, 5))

@@ -141,7 +141,7 @@ def test_the_other_ways_with_a_tiny_mdeberta(train, tiny_deberta, flags):
 
 def test_artefacts(trained, fake, tiny_bert):
     folder = trained.folder
-    assert sorted(path.name for path in folder.iterdir()) == ["checkpoint", "metrics.jsonl", "results.json", "tables.md", "tensorboard", "training_curve.png"]
+    assert sorted(path.name for path in folder.iterdir()) == ["checkpoint", "metrics.jsonl", "picks.json", "results.json", "tables.md", "tensorboard", "training_curve.png"]
     assert (folder / "tables.md").read_text().strip() in trained.text
     picture = matplotlib.image.imread(folder / "training_curve.png")
     assert picture.shape[0] > 400 and picture.shape[1] > 400 and len(np.unique(picture.reshape(-1, picture.shape[2]), axis=0)) > 20

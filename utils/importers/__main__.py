@@ -1,0 +1,77 @@
+"""Make data files of this project from routing data that others published.
+
+    python -m utils.importers routerbench routerbench_0shot.parquet --output data/routerbench --test_fraction 0.3
+    python -m utils.importers embedllm FOLDER --output data/embedllm
+    python -m utils.importers llmrouterbench results/bench --output data/llmrouterbench --missing_cells drop
+    python -m utils.importers routereval FILE.npz --prompts FILE.json --output data/routereval
+
+Writes one file per task and split, `<task>_train.json`, `<task>_test.json` and so on, with costs where the source has them.
+A pair of query and LLM that occurs more than once keeps its largest score. Scores are read as --data_type multi_attempt.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from utils.data import MISSING, DataError
+from utils.importers import embedllm, llmrouterbench, routerbench, routereval
+from utils.importers.common import complete, split_off, write, write_embedded
+
+FORMATS = ("routerbench", "embedllm", "llmrouterbench", "routereval")
+
+
+def parser() -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser(prog="python -m utils.importers", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("format", choices=FORMATS)
+    p.add_argument("source", type=Path, help="file or folder as published; the top of utils/importers/FORMAT.py says what is read of it")
+    p.add_argument("--output", type=Path, required=True, help="a new folder")
+    p.add_argument("--llms", nargs="+", metavar="LLM", help="take these LLMs only; for routereval, whose columns have no names: what to call each of them")
+    p.add_argument("--missing_cells", choices=MISSING, default="error", help="a query without a score (or cost) of some LLM: an error, or left out and counted")
+    p.add_argument("--test_fraction", type=float, default=0.0, help="share of the questions for the test file, where the source has no splits")
+    p.add_argument("--seed", type=int, default=1, help="of --test_fraction")
+    p.add_argument("--prompts", type=Path, help="routereval: the texts, which its score files lack")
+    p.add_argument("--allow_pickle", action="store_true", help="open pickles, which can run any code: only files that you trust")
+    return p
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Command line; returns the exit status: 0, or 2 for bad input."""
+    args = parser().parse_args(argv)
+    try:
+        if not 0 <= args.test_fraction < 1:
+            raise DataError(f"--test_fraction is {args.test_fraction}; it must be at least 0 and below 1")
+        if args.prompts and args.format != "routereval":
+            raise DataError("--prompts is for routereval; the other formats have the text")
+        if not args.source.exists():
+            raise DataError(f"{args.source}: no such file or folder")
+        llms, embedded = args.llms, {}
+        if args.format == "routerbench":
+            pairs = routerbench.read(args.source, args.allow_pickle)
+        elif args.format == "embedllm":
+            pairs = embedllm.read(args.source)
+        elif args.format == "llmrouterbench":
+            pairs = llmrouterbench.read(args.source)
+        else:
+            pairs, embedded, llms = routereval.read(args.source, args.allow_pickle, args.prompts, args.llms)
+        if embedded:
+            split_off(embedded, args.test_fraction, args.seed)  # refuses a fraction, since all parts have splits
+            written = write_embedded(embedded, llms, args.output)
+            print("No text (--prompts), so no encoder can be trained on this. The frozen recipe can: train_router_mdeberta.py --encoder given --freeze_encoder")
+        else:
+            parts, left_out = complete(pairs, str(args.source), llms, args.missing_cells)
+            written = write(split_off(parts, args.test_fraction, args.seed), args.output)
+            if pairs.repeated:
+                print(f"{pairs.repeated} repeated pairs of LLM and query: the largest score of each was kept")
+            if left_out:
+                print(f"{left_out} queries left out, since some LLM has no score or cost there (--missing_cells drop)")
+        print(f"{len(llms or pairs.llms)} LLMs: {', '.join(llms or pairs.llms)}")
+        for name, rows in written:
+            print(f"{args.output / name}: {rows} rows")
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

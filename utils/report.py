@@ -3,10 +3,12 @@
     python -m utils.report runs/minilm_tuned        add these runs to results/runs.jsonl and write results/tables.md
     python -m utils.report                          write the tables again
     python -m utils.report --search runs/search     write results/search.md: validation accuracy of each candidate
+    python -m utils.report --compare runs/baselines write results/comparison.md: all routers with intervals, differences to RouterDC, shares
 """
 
 import argparse
 import json
+import shlex
 import sys
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -15,9 +17,11 @@ from typing import Any
 
 import numpy as np
 
+from utils import comparison
 from utils.evaluate import markdown
 from utils.experiment import write_json, write_text
-from utils.tasks import BY_NAME, LLMS, PAPER, PAPER_AVERAGE, TASKS, short
+from utils.statistics import RESAMPLES, spread
+from utils.tasks import BY_NAME, LLMS, PAPER, PAPER_AVERAGE, TASKS, short, title_of
 
 KEY = ("router", "encoder", "recipe", "fidelity", "seed")  # one line of runs.jsonl for each
 LAMBDA_0 = "-lambda0"  # ending of a recipe that differs from the one before it in lambda = 0 alone
@@ -32,7 +36,7 @@ def line_of(results: dict[str, Any]) -> dict[str, Any]:
         "recipe": results["recipe"],
         "fidelity": settings["fidelity"],
         "seed": settings["seed"],
-        "selection": "best on validation" if chosen["rule"] == "best" else "last step",
+        "selection": {"best": "best on validation", "last": "last step", "none": "nothing to choose"}[chosen["rule"]],
         "metrics": {task: round(value, 4) for task, value in test["tasks"].items()},
         "id_avg": round(test["id_avg"], 4),
         "ood_avg": round(test["ood_avg"], 4),
@@ -43,17 +47,8 @@ def line_of(results: dict[str, Any]) -> dict[str, Any]:
 
 
 def finished(folders: Iterable[str]) -> list[dict[str, Any]]:
-    """All results.json at or below the folders, in order of their paths.
-
-    Raises: ValueError for a folder without one.
-    """
-    found = []
-    for folder in folders:
-        paths = sorted(Path(folder).rglob("results.json"))
-        if not paths:
-            raise ValueError(f"{folder}: no finished run there (results.json)")
-        found += [json.loads(path.read_text()) for path in paths]
-    return found
+    """All results.json at or below the folders, in order of their paths. Raises: ValueError for a folder without one."""
+    return [results for _, results in comparison.runs_below(folders)]
 
 
 def read_runs(path: Path) -> list[dict[str, Any]]:
@@ -75,10 +70,21 @@ def groups_of(runs: Sequence[dict[str, Any]]) -> dict[tuple[str, ...], list[dict
     return dict(groups)
 
 
-def spread(values: Sequence[float], sign: str = "") -> str:
-    """Mean and sample standard deviation, as text."""
-    deviation = f" ± {np.std(values, ddof=1):.2f}" if len(values) > 1 else ""
-    return f"{np.mean(values):{sign}.2f}{deviation}"
+def summary(results: Sequence[dict[str, Any]]) -> str:
+    """Table 1 and Table 2 of finished runs on the same tasks: single LLMs and references, then each router over its seeds."""
+    test, groups, text = results[0]["test"], defaultdict(list), []
+    for result in results:
+        groups[f"{result['router']}, {result['recipe']}"].append(result["test"])
+    inside = test["in_distribution"]
+    for title, part, average in (
+        ("Table 1: in-distribution testing accuracy (%)", inside, "id_avg"),
+        ("Table 2: out-of-distribution testing accuracy (%)", [task for task in test["tasks"] if task not in inside], "ood_avg"),
+    ):
+        if part:
+            rows = [[short(name), *[f"{values[t]:.2f}" for t in part], f"{np.mean([values[t] for t in part]):.2f}", ""] for name, values in test["references"].items()]
+            rows += [[name, *[spread([run["tasks"][t] for run in group]) for t in part], spread([run[average] for run in group]), str(len(group))] for name, group in groups.items()]
+            text.append(f"{title}\n{markdown(['', *map(title_of, part), 'Avg', 'seeds'], rows)}")
+    return "\n\n".join(text)
 
 
 def accuracy_table(runs: Sequence[dict[str, Any]], controls: dict[str, dict[str, float]], inside: bool) -> str:
@@ -145,6 +151,9 @@ def main(argv: list[str] | None = None) -> int:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("runs", nargs="*", help="folders of finished runs, or folders above them")
     p.add_argument("--search", metavar="DIR", help="folder of the runs of search_minilm.sh")
+    p.add_argument("--compare", metavar="DIR", nargs="+", help="folders of runs to compare, query by query")
+    p.add_argument("--against", default="tuned", metavar="RECIPE", help="with --compare: the recipe of the RouterDC that differences are to")
+    p.add_argument("--resamples", type=int, default=RESAMPLES, help="with --compare: bootstrap samples")
     p.add_argument("--results", type=Path, default=Path("results"), help="folder of runs.jsonl and the tables")
     args = p.parse_args(argv)
     try:
@@ -154,12 +163,26 @@ def main(argv: list[str] | None = None) -> int:
             (args.results / "search.md").write_text(text)
             print(text)
             return 0
+        if args.compare:
+            if args.resamples < 100:
+                raise ValueError(f"--resamples is {args.resamples}; a 95 % interval needs at least 100")
+            groups, tests, inside = comparison.collect(args.compare)
+            result = comparison.compare(groups, tests, inside, args.against, args.resamples)
+            command = shlex.join(["python", "-m", "utils.report", "--compare", *args.compare, "--against", args.against, "--resamples", str(args.resamples)])
+            text = comparison.text(result, command)
+            write_json(args.results / "comparison.json", {"command": command, **result})
+            write_text(args.results / "comparison.md", text)
+            print(f"{text}\nwritten to {args.results / 'comparison.md'} and comparison.json")
+            return 0
         found = finished(args.runs)
         new = [result for result in found if set(result["test"].get("tasks", ())) == set(BY_NAME) and set(result["test"]["llms"]) == set(LLMS)]
         if len(new) < len(found):
             print(f"left out: {len(found) - len(new)} runs that were not tested on all eight tasks of the paper with its seven LLMs", file=sys.stderr)
         path, controls = args.results / "runs.jsonl", args.results / "controls.json"
         runs = add(read_runs(path), [line_of(result) for result in new])
+        if not runs and found:
+            print(f"{path}: no run of these belongs there, nothing was written")
+            return 0
         if not runs:
             raise ValueError(f"{path}: no runs yet; name the folders of finished runs")
         references = new[-1]["test"]["references"] if new else json.loads(controls.read_text())

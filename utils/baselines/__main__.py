@@ -1,0 +1,323 @@
+"""Fit and test the baseline routers and the controls on frozen query embeddings, with the data, splits and metric of training.
+
+    python -m utils.baselines --encoder minilm --targets score --seeds 1 2 3 4 5 --save_path runs/baselines/frozen
+    python -m utils.baselines --routers knn ridge --encoder minilm --save_path runs/mine --data_paths a_train.json ...
+
+Each (router, seed) is a run of its own, `<save_path>/<name>/seed_<seed>`, with the results.json of train_router_mdeberta.py: finished
+ones are skipped, and `python -m utils.report` collects them. Settings are chosen on the validation rows of the seed, from the grid in the
+router's file. CosineClassifier and ZOOTER share RouterDC's training loop: train_router_mdeberta.py --loss. All by one command:
+train_scripts/baselines.sh.
+"""
+
+import argparse
+import hashlib
+import itertools
+import json
+import shlex
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from utils.baselines.base import Choice, Gradient, Router, Rows, choose, unit
+from utils.baselines.controls import BestPerTask, BestSingle, Control, Oracle, Random
+from utils.baselines.irt import IRT
+from utils.baselines.kmeans import KMeans
+from utils.baselines.knn import KNN
+from utils.baselines.lora_retriever import LoraRetriever
+from utils.baselines.matrix_factorization import MatrixFactorization
+from utils.baselines.mlp import MLP
+from utils.baselines.ridge import Ridge
+from utils.baselines.task_classifier import TaskClassifier
+from utils.baselines.voting import answers_of, voting
+from utils.data import MISSING, DataError, RoutingData, embedding_size, load_all, reading, shrink, split_validation, targets
+from utils.encoders import GIVEN, MDEBERTA, POOLINGS, EncoderError, Queries, load_encoder
+from utils.evaluate import measure, tables
+from utils.experiment import Setup, setup, writable_folder, write_json, write_text
+from utils.meters import bar
+from utils.metrics import averages, references, utility
+from utils.report import summary
+from utils.tasks import BY_NAME, DATASETS, KINDS, TASKS, TRAIN_ORDER, fill_kinds
+
+ROUTERS: dict[str, type[Router]] = {
+    "knn": KNN, "ridge": Ridge, "mlp": MLP, "matrix_factorization": MatrixFactorization, "kmeans": KMeans, "lora_retriever": LoraRetriever,
+    "irt": IRT, "task_classifier": TaskClassifier,
+}  # fmt: skip
+CONTROLS: dict[str, type[Control]] = {"random": Random, "best_single": BestSingle, "best_per_task": BestPerTask, "oracle": Oracle}
+VOTING = "voting"
+TRAINED = ("routerdc", "cosine_classifier", "zooter")  # what the training loop fits, by its --loss
+BOUNDED = tuple(name for name, kind in ROUTERS.items() if issubclass(kind, Gradient))  # their targets must be in [0, 1], so they cannot charge a cost
+NOT_SETTINGS = ("routers", "seeds", "save_path", "recipe", "device", "cache_dir", "command", "answers")  # change no result, or, the answers, voting's alone
+OF_ENCODER = ("encoder", "pooling", "max_length")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The arguments; those of the data, the encoder and the targets are named as in train_router_mdeberta.py."""
+    p = argparse.ArgumentParser(prog="python -m utils.baselines", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument(
+        "--routers", nargs="+",
+        help=f"of {', '.join([*ROUTERS, *CONTROLS, VOTING])}; default: all but voting, which needs answers, and with --cost_rate all but {' and '.join(BOUNDED)} too",
+    )  # fmt: skip
+    p.add_argument("--seeds", nargs="+", type=int, default=[1], help="of the validation split and of whatever is drawn")
+
+    data = p.add_argument_group("data")
+    data.add_argument("--dataset", choices=DATASETS, default="paper", help="routerbench: its files, prompts of 1400 characters, rows with empty cells left out")
+    data.add_argument("--data_paths", nargs="+", default=[BY_NAME[name].train for name in TRAIN_ORDER], help="training files, one per task")
+    data.add_argument("--data_type", nargs="+", choices=KINDS, help="score kind of each training file")
+    data.add_argument("--test_data_paths", nargs="+", default=[t.test for t in TASKS if t.in_distribution], help="test files")
+    data.add_argument("--test_data_type", nargs="+", choices=KINDS, help="score kind of each test file")
+    data.add_argument("--final_eval_data_paths", nargs="*", default=[t.test for t in TASKS if not t.in_distribution], help="more test files (out of distribution)")
+    data.add_argument("--final_eval_data_type", nargs="+", choices=KINDS, help="score kind of each of these")
+    data.add_argument("--training_samples_per_dataset", type=int, default=1000, help="first rows of each file, none of them repeated; 0: all")
+    data.add_argument("--llms", nargs="+", metavar="LLM", help="choose among these LLMs only; default: all that the training files have scores for")
+    data.add_argument("--missing_cells", choices=MISSING, default="error", help="a row with an empty score or cost: an error, or left out and counted")
+    data.add_argument("--max_characters", type=int, help="keep the last N characters of a query; default: all")
+    data.add_argument("--validation_fraction", type=float, default=0.1, help="share of each training file held out to choose the settings")
+    data.add_argument("--answers", metavar="DIR", help="for voting: what each LLM answered to each test query, from `python -m utils.convert --answers DIR`")
+    data.add_argument("--refit", action=argparse.BooleanOptionalAction, default=False, help="fit the chosen setting again on training and validation rows")
+
+    goal = p.add_argument_group("targets")
+    goal.add_argument("--targets", choices=("score", "gain"), default="gain", help="gain: right or wrong for multiple choice, what the metric counts")
+    goal.add_argument("--cost_rate", type=float, default=0.0, help="targets are score - cost_rate * cost in US dollars; settings are chosen by that, too")
+    goal.add_argument("--target_shrinkage", type=float, default=0.0, help="0 to 1: how far each target moves to the mean of its task")
+
+    encoder = p.add_argument_group("encoder")
+    encoder.add_argument("--encoder", default=MDEBERTA, help="hub name, local folder, minilm (a PyPI package), or given (data files of embeddings)")
+    encoder.add_argument("--pooling", choices=POOLINGS, help="default: first token; mean for minilm")
+    encoder.add_argument("--max_length", type=int, default=512, help="tokens kept of a query, the last ones")
+    encoder.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N, mps; of the encoder")
+    encoder.add_argument("--precision", choices=("auto", "bf16", "fp32"), default="auto")
+    encoder.add_argument("--cache_dir", default=".cache/queries", help="embeddings")
+
+    p.add_argument("--recipe", default="frozen", help="label of the settings in results")
+    p.add_argument("--save_path", default="runs/baselines/frozen", help="folder of the runs; finished ones there are skipped")
+    return p
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """The arguments with the defaults of their --dataset.
+
+    Raises: ValueError, naming the flag, for a value that makes no sense whatever the data are.
+    """
+    p = parser()
+    p.set_defaults(**DATASETS[p.parse_args(arguments).dataset])
+    args = p.parse_args(arguments)
+    fill_kinds(args)
+    bounded = [name for name in args.routers or () if name in BOUNDED]
+    if args.cost_rate and bounded:
+        raise ValueError(f"--routers {' '.join(bounded)}: they predict the probability of a right answer and cannot learn score - cost_rate * cost; leave them out, or --cost_rate 0")
+    if args.routers is None:
+        args.routers = [name for name in (*ROUTERS, *CONTROLS) if not (args.cost_rate and name in BOUNDED)]
+        if args.cost_rate:
+            print(f"left out: {', '.join(BOUNDED)}, which predict the probability of a right answer and cannot learn score - cost_rate * cost", file=sys.stderr)
+    for name in args.routers:
+        if name in TRAINED:
+            raise ValueError(f"--routers {name} is fitted by the training loop: python train_router_mdeberta.py --freeze_encoder --loss {name}, or bash train_scripts/baselines.sh")
+        if name not in (*ROUTERS, *CONTROLS, VOTING):
+            raise ValueError(f"--routers {name}: no such router; it must be one of {', '.join([*ROUTERS, *CONTROLS, VOTING])}")
+    if VOTING in args.routers and not args.answers:
+        raise ValueError("--routers voting needs --answers DIR, the answers of all LLMs. The released files have scores alone, which do not tell which wrong answers agree: voting cannot be computed from them")
+    for name in ("routers", "seeds", "llms"):
+        values = getattr(args, name) or []
+        if len(set(values)) < len(values):
+            raise ValueError(f"--{name} names something twice: {' '.join(map(str, values))}")
+    if min(args.seeds) < 0:
+        raise ValueError(f"--seeds {min(args.seeds)}: a seed is at least 0")
+    for name, least in (("training_samples_per_dataset", 0), ("max_characters", 1), ("cost_rate", 0)):
+        value = getattr(args, name)
+        if value is not None and not least <= value < float("inf"):
+            raise ValueError(f"--{name} is {value}; it must be at least {least}")
+    return args
+
+
+class Problem:
+    """Training and test files, and which rows a seed trains on."""
+
+    def __init__(self, args: argparse.Namespace):
+        options = reading(vars(args))
+        self.args = args
+        self.files = load_all(args.data_paths, args.data_type, ("--data_paths", "--data_type"), **options)
+        if args.llms:
+            self.files = [data.for_llms(args.llms) for data in self.files]
+        self.llms = self.files[0].llms
+        self.tests = load_all(args.test_data_paths, args.test_data_type, ("--test_data_paths", "--test_data_type"), **options)
+        if args.final_eval_data_paths:
+            self.tests += load_all(args.final_eval_data_paths, args.final_eval_data_type, ("--final_eval_data_paths", "--final_eval_data_type"), **options)
+        for number, data in enumerate(self.tests):
+            if data.task in [other.task for other in self.tests[:number]]:
+                raise DataError(f"{data.path}: a second test file for the task {data.task!r}; give each task's file once")
+            unknown = [] if args.llms else [name for name in data.llms if name not in self.llms]
+            if unknown:
+                raise DataError(f"{data.path}: no training file has scores for {', '.join(unknown)}; they have {', '.join(self.llms)}")
+            if set(data.llms) != set(self.tests[0].llms):
+                raise DataError(f"{data.path}: its LLMs are {', '.join(data.llms)}, those of {self.tests[0].path} {', '.join(self.tests[0].llms)}; all test files of a run must have the same")
+        present = [name for name in self.llms if name in self.tests[0].llms] or list(self.llms)
+        self.tests = [data.for_llms(present) for data in self.tests]
+        self.columns = [self.llms.index(name) for name in present]  # of the LLMs present, among those of training
+        self.inside = [data.task for data in self.files]
+        given = embedding_size([*self.files, *self.tests]) is not None
+        if any(name in ROUTERS for name in args.routers) and given != (args.encoder == GIVEN):
+            raise ValueError(f"--encoder {args.encoder}: {self.files[0].path} has {'embeddings and no text; use --encoder given' if given else 'text; name an encoder that reads it'}")
+
+    def rows(self, embedded: Sequence[np.ndarray], seed: int, everything: bool) -> tuple[Rows, list[tuple[np.ndarray, RoutingData]]]:
+        """Training rows of the seed, all of them with `everything`, and the validation rows of each task. embedded: of each file, (N, p)."""
+        args, parts, validation = self.args, [], []
+        for data, x in zip(self.files, embedded):
+            train, held = split_validation(data, args.validation_fraction, seed)
+            train = np.arange(len(data)) if everything else train
+            y = targets(data, args.targets, args.cost_rate)[train]
+            y = shrink(y, np.zeros(len(train), dtype=np.int64), args.target_shrinkage)
+            kept = slice(args.training_samples_per_dataset or None)
+            clusters = None if data.clusters is None else data.clusters[train][kept]
+            parts.append((x[train][kept], y[kept], np.full(len(y[kept]), data.task), clusters))
+            validation.append((x[held], data.rows(held)))
+        x, y, tasks = (np.concatenate([part[place] for part in parts]) for place in range(3))
+        clusters = None if any(part[3] is None for part in parts) else np.concatenate([part[3] for part in parts])
+        return Rows(x, y, tasks, clusters), validation
+
+
+class Embeddings:
+    """Query embeddings of length 1 of all training and test files, looked up or computed when they are first needed."""
+
+    def __init__(self, problem: Problem, where: Setup):
+        self.problem, self.where = problem, where
+        self.train: list[np.ndarray] = []
+        self.test: list[np.ndarray] = []
+
+    def load(self) -> None:
+        """Fill `train` and `test`, one (N, p) array for each file, unless they are there."""
+        if self.train:
+            return
+        args, problem = self.problem.args, self.problem
+        if args.encoder == GIVEN:
+            self.train, self.test = ([unit(data.inputs) for data in files] for files in (problem.files, problem.tests))
+            return
+        encoder = load_encoder(args.encoder, args.pooling, args.max_length).eval()
+        encoder.place(self.where)
+        cache = Path(args.cache_dir)
+        questions = [question for data in problem.files for question in data.questions]  # one list, as training keeps it in the cache
+        x = unit(Queries(encoder, questions, self.where, "none", cache, "training queries").embed().cpu().numpy())
+        self.train = np.split(x, np.cumsum([len(data) for data in problem.files])[:-1])
+        self.test = [unit(Queries(encoder, data.questions, self.where, "none", cache, data.task).embed().cpu().numpy()) for data in problem.tests]
+
+
+def settings_of(problem: Problem, seed: int, key: str) -> dict[str, Any]:
+    """What decides the result of a run of the router `key`. Controls and voting have no encoder; voting alone has answers, which are data of its own.
+
+    Raises: DataError if a file of answers is not there.
+    """
+    args = problem.args
+    settings = {name: value for name, value in vars(args).items() if name not in NOT_SETTINGS}
+    files = {data.path: data.sha256 for data in [*problem.files, *problem.tests]}
+    if key not in ROUTERS:
+        settings |= {name: None for name in OF_ENCODER} | {"encoder": "none", "precision": None}
+    if key == VOTING:
+        settings["answers"] = args.answers
+        files |= {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in (answers_of(data, args.answers) for data in problem.tests)}
+    return settings | {"fidelity": "paper", "seed": seed, "data": files}
+
+
+def is_finished(run: Path, settings: dict[str, Any]) -> bool:
+    """Whether the run is there, with these settings. Raises: ValueError if it is there with others."""
+    path = run / "results.json"
+    if not path.is_file():
+        return False
+    old, new = json.loads(path.read_text())["settings"], json.loads(json.dumps(settings))
+    changed = [f"{name}: {old.get(name)!r} there, {new.get(name)!r} now" for name in sorted({*old, *new}) if old.get(name) != new.get(name)]
+    if changed:
+        raise ValueError(f"{run} holds a run with other settings ({'; '.join(changed)}). Choose another --save_path, or remove that folder")
+    return True
+
+
+def finish(run: Path, about: dict[str, Any], result: dict[str, Any], earned: dict[str, np.ndarray] | None = None) -> None:
+    """Write a run: tables.md, the picks (of voting, what each query earned), and at last results.json, which makes it a finished one."""
+    run.mkdir(parents=True, exist_ok=True)
+    if earned is None:
+        write_text(run / "picks.json", json.dumps(result["picks"]) + "\n")
+        write_text(run / "tables.md", tables(result, f"{about['router']} (this run)") + "\n")
+    else:
+        write_text(run / "gains.json", json.dumps({task: values.round(6).tolist() for task, values in earned.items()}) + "\n")
+    write_json(run / "results.json", about | {"test": {name: value for name, value in result.items() if name != "picks"}})
+
+
+def run_all(args: argparse.Namespace) -> list[Path]:
+    """Fit, test and write every (router, seed) that is not finished; returns the folders of all of them."""
+    where = setup(args.device, args.precision)
+    root = Path(args.save_path)
+    writable_folder(root, "--save_path")
+    writable_folder(Path(args.cache_dir), "--cache_dir")
+    problem = Problem(args)
+    worth = lambda picks, data: utility(picks, data, args.cost_rate)  # noqa: E731, without a cost rate this is the accuracy
+    names = {**{key: kind.name for key, kind in {**ROUTERS, **CONTROLS}.items()}, VOTING: "Voting"}
+    plan = []
+    for key, seed in itertools.product(args.routers, args.seeds):
+        if key in ROUTERS or seed == args.seeds[0] or (key in CONTROLS and CONTROLS[key].drawn):  # the others are the same for every seed
+            plan.append((key, seed, root / names[key] / f"seed_{seed}", settings_of(problem, seed, key)))
+    pending = [entry for entry in plan if not is_finished(entry[2], entry[3])]
+    if len(pending) < len(plan):
+        print(f"{root}: {len(plan) - len(pending)} of {len(plan)} runs are already done")
+
+    embeddings = Embeddings(problem, where)
+    fits = sum(len(list(itertools.product(*ROUTERS[key].grid.values()))) if key in ROUTERS else 1 for key, *_ in pending)
+    if any(key in ROUTERS for key, *_ in pending):
+        embeddings.load()
+    with bar(fits, "baselines", "fit") as progress:
+        for key, seed, run, settings in pending:
+            begun, chosen, done = time.monotonic(), {"rule": "none", "step": None, "validation": None}, progress.n
+            progress.set_postfix_str(f"{names[key]}, seed {seed}", refresh=False)
+            earned = None
+            if key == VOTING:
+                earned = {data.task: voting(data, args.answers) for data in problem.tests}
+                accuracies = {task: 100 * float(values.mean()) for task, values in earned.items()}
+                result = {"tasks": accuracies, **averages(accuracies, problem.inside), "in_distribution": [task for task in accuracies if task in problem.inside]}
+                result |= {"queries": {data.task: len(data) for data in problem.tests}, "llms": list(problem.tests[0].llms), "references": references(problem.tests)}
+            else:
+                if key in CONTROLS:
+                    nothing = [np.zeros((len(data), 1)) for data in problem.files]
+                    control = CONTROLS[key](seed).fit(problem.rows(nothing, seed, everything=True)[0])
+                    picks = {data.task: control.pick(data, problem.columns) for data in problem.tests}
+                else:
+                    rows, validation = problem.rows(embeddings.train, seed, everything=False)
+                    everything = problem.rows(embeddings.train, seed, everything=True)[0] if args.refit else None
+                    choice: Choice = choose(ROUTERS[key], rows, validation, seed, everything, worth, progress)
+                    chosen = {"rule": "best", "step": None, "validation": choice.validation, "setting": choice.setting}
+                    picks = {data.task: choice.router.pick(x, problem.columns) for x, data in zip(embeddings.test, problem.tests)}
+                result = measure(picks, problem.tests, problem.inside, args.cost_rate)
+            about = {
+                "router": names[key],
+                "recipe": args.recipe if key in ROUTERS else "control" if key in CONTROLS else VOTING,
+                "settings": settings,
+                "selection": chosen,
+                "tests": [{"path": data.path, "kind": data.kind} for data in problem.tests],
+                "seconds": round(time.monotonic() - begun, 1),
+                "device": where.describe(),
+                "precision": "bf16" if where.bf16 else "fp32",
+                "command": args.command,
+            }
+            finish(run, about, result | {"dataset": args.dataset}, earned)
+            progress.update(done + (len(list(itertools.product(*ROUTERS[key].grid.values()))) if key in ROUTERS else 1) - progress.n)
+    return [run for _, _, run, _ in plan]
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Command line; returns the exit status: 0, 2 for bad input, 130 when interrupted (resumable)."""
+    arguments = sys.argv[1:] if argv is None else argv
+    try:
+        args = parse(arguments)
+        args.command = shlex.join(["python", "-m", "utils.baselines", *arguments])
+        runs = run_all(args)
+        print(summary([json.loads((run / "results.json").read_text()) for run in runs]))
+    except (EncoderError, ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted: the same command goes on with the runs that are left", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,171 @@
+"""What every baseline router shares: the interface, the choice of hyper-parameters on validation rows, and gradient descent."""
+
+import itertools
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from sklearn.exceptions import ConvergenceWarning
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from utils.data import RoutingData
+from utils.metrics import accuracy
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Training rows of all tasks end to end.
+
+    x: (N, p) float32, query embeddings of length 1. y: (N, T) float32, what each LLM is worth on each query. tasks: (N,)
+    names. clusters: (N,) int64, or None where a file has none.
+    """
+
+    x: np.ndarray
+    y: np.ndarray
+    tasks: np.ndarray
+    clusters: np.ndarray | None = None
+
+
+class Router(ABC):
+    """A router that estimates what every LLM is worth on a query; the pick is the best estimate among the LLMs present.
+
+    Args:
+        seed: of whatever is drawn.
+        setting: one value of `grid` for each hyper-parameter.
+    Raises: TypeError for a hyper-parameter that the grid has not, or lacks.
+    """
+
+    name: ClassVar[str]  # in results
+    grid: ClassVar[dict[str, tuple]] = {}  # candidates of each hyper-parameter; of equally good ones the first is taken
+
+    def __init__(self, seed: int = 0, **setting: Any):
+        if setting.keys() != self.grid.keys():
+            raise TypeError(f"{self.name} takes {', '.join(self.grid) or 'no setting'}, found {', '.join(setting) or 'none'}")
+        self.seed, self.setting = seed, setting
+
+    @classmethod
+    def possible(cls, setting: Mapping[str, Any], rows: Rows) -> bool:
+        """Whether these rows are enough for the setting."""
+        return True
+
+    @abstractmethod
+    def fit(self, rows: Rows) -> "Router":
+        """Learn from training rows; returns itself."""
+
+    @abstractmethod
+    def values(self, x: np.ndarray) -> np.ndarray:
+        """What each LLM is expected to be worth on queries x (n, p), from the embedding alone -> (n, T)."""
+
+    def pick(self, x: np.ndarray, columns: Sequence[int]) -> np.ndarray:
+        """The place in `columns`, the LLMs present, of the best estimate for queries x (n, p) -> (n,); ties go to the first."""
+        return self.values(x)[:, list(columns)].argmax(axis=1)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A fitted router, its setting, and its validation accuracy in % (None where there was nothing to choose on)."""
+
+    router: Router
+    setting: dict[str, Any]
+    validation: float | None
+
+
+def choose(
+    kind: type[Router],
+    rows: Rows,
+    validation: Sequence[tuple[np.ndarray, RoutingData]],
+    seed: int,
+    everything: Rows | None = None,
+    worth: Callable[[np.ndarray, RoutingData], float] = accuracy,
+    progress: tqdm | None = None,
+) -> Choice:
+    """Fit every candidate of the grid on `rows` and keep the one whose picks earn most on the validation rows.
+
+    Args:
+        validation: for each task (embeddings (n, p), data with the LLMs of `rows.y` in their order); the mean over tasks counts.
+        everything: if given, the chosen setting is fitted again on these rows (training and validation together).
+        worth: what picks earn on one task's data.
+        progress: advanced by one for each candidate.
+    Raises: ValueError if there is more than one candidate and no validation row, or no candidate fits the number of rows.
+    """
+    settings = [dict(zip(kind.grid, values)) for values in itertools.product(*kind.grid.values())]
+    candidates = [setting for setting in settings if kind.possible(setting, rows)]
+    if not candidates:
+        raise ValueError(f"{kind.name}: {len(rows.x)} training rows are too few for any of its settings ({settings})")
+    held = [(x, data) for x, data in validation if len(x)]
+    if len(candidates) > 1 and not held:
+        raise ValueError(f"{kind.name}: --validation_fraction must be above 0, since its settings are chosen on validation rows")
+    best: Choice | None = None
+    for setting in candidates:
+        router = kind(seed, **setting).fit(rows)
+        scores = [worth(router.pick(x, range(data.scores.shape[1])), data) for x, data in held]
+        score = float(np.mean(scores)) if scores else None
+        if best is None or score > best.validation:
+            best = Choice(router, setting, score)
+        if progress is not None:
+            progress.update()
+    if everything is not None:
+        best = Choice(kind(seed, **best.setting).fit(everything), best.setting, best.validation)
+    return best
+
+
+def group_means(y: np.ndarray, groups: np.ndarray, count: int) -> np.ndarray:
+    """Mean of y (N, T) in each of `count` groups, groups (N,) from 0 -> (count, T). Every group must have a row."""
+    sums = np.zeros((count, y.shape[1]))
+    np.add.at(sums, groups, y)
+    return sums / np.bincount(groups, minlength=count)[:, None]
+
+
+def unit(x: np.ndarray) -> np.ndarray:
+    """Rows of x (N, p) scaled to length 1; a row of zeros stays."""
+    length = np.linalg.norm(x, axis=1, keepdims=True)
+    return x / np.where(length > 0, length, 1)
+
+
+def fixed_passes(fit: Callable[[], Any]) -> Any:
+    """Call `fit` without scikit-learn's warning that it may not have converged: the number of passes is a hyper-parameter here."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        return fit()
+
+
+class Gradient(Router):
+    """A router whose logits are a small torch module, fitted by Adam to predict right or wrong of every (query, LLM) pair.
+
+    The loss is the binary cross-entropy, with targets y in [0, 1] that may be shares of right answers; other targets are
+    refused. The number of passes over the rows is `passes` of the setting.
+    """
+
+    batch, learning_rate = 256, 1e-2
+
+    @abstractmethod
+    def build(self, dimension: int, llms: int) -> nn.Module:
+        """A module that maps (n, p) embeddings to (n, T) logits, initialised from torch's random state."""
+
+    def fit(self, rows: Rows) -> "Gradient":
+        if rows.y.min() < 0 or rows.y.max() > 1:
+            raise ValueError(f"{self.name} predicts the probability of a right answer: its targets must be in [0, 1], found {rows.y.min():g} to {rows.y.max():g}")
+        x, y = torch.from_numpy(rows.x.astype(np.float32)), torch.from_numpy(rows.y.astype(np.float32))
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            self.module = self.build(x.shape[1], y.shape[1])
+            optimizer = torch.optim.AdamW(self.module.parameters(), lr=self.learning_rate, weight_decay=self.setting["weight_decay"])
+            for _ in range(self.setting["passes"]):
+                for part in torch.randperm(len(x)).split(self.batch):
+                    optimizer.zero_grad(set_to_none=True)
+                    self.loss(x[part], y[part]).backward()
+                    optimizer.step()
+        return self
+
+    def loss(self, x: Tensor, y: Tensor) -> Tensor:
+        """Mean binary cross-entropy over the pairs of x (n, p) and y (n, T)."""
+        return nn.functional.binary_cross_entropy_with_logits(self.module(x), y)
+
+    @torch.no_grad()
+    def values(self, x: np.ndarray) -> np.ndarray:
+        return torch.sigmoid(self.module(torch.from_numpy(x.astype(np.float32)))).numpy()

@@ -1,0 +1,69 @@
+"""Controls: routers that look at no query, know what no router can know, or both. What a router earns is read against them."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import ClassVar
+
+import numpy as np
+
+from utils.baselines.base import Rows, group_means
+from utils.data import RoutingData, gains
+
+
+class Control(ABC):
+    """Picks from the training rows and, unlike a router, from whatever it likes of the test data."""
+
+    name: ClassVar[str]  # in results
+    drawn: ClassVar[bool] = False  # whether the seed matters
+
+    def __init__(self, seed: int = 0):
+        self.seed = seed
+
+    def fit(self, rows: Rows) -> "Control":
+        """Learn from training rows; returns itself."""
+        names, groups = np.unique(rows.tasks, return_inverse=True)
+        self.tasks, self.means = list(names), group_means(rows.y, groups, len(names))  # (tasks, T)
+        return self
+
+    @abstractmethod
+    def pick(self, data: RoutingData, columns: Sequence[int]) -> np.ndarray:
+        """The LLM for each query of `data`, a place in `columns`, which are the LLMs present among those of training -> (n,)."""
+
+
+class Random(Control):
+    """Any LLM present, each as likely; its expected accuracy is the mean over the single LLMs."""
+
+    name, drawn = "Random", True
+
+    def pick(self, data, columns):
+        key = int.from_bytes(data.task.encode()) % 2**63  # a task's picks do not depend on which other tasks are tested
+        return np.random.default_rng((self.seed, key)).integers(len(columns), size=len(data))
+
+
+class BestSingle(Control):
+    """The LLM with the best mean over the training tasks, for every query."""
+
+    name = "BestSingle"
+
+    def pick(self, data, columns):
+        return np.full(len(data), self.means[:, list(columns)].mean(axis=0).argmax())
+
+
+class BestPerTask(Control):
+    """Knows which task a query came from: the LLM best on that task's training rows, and BestSingle where a task has none."""
+
+    name = "BestPerTask"
+
+    def pick(self, data, columns):
+        means = self.means[:, list(columns)]
+        row = means[self.tasks.index(data.task)] if data.task in self.tasks else means.mean(axis=0)
+        return np.full(len(data), row.argmax())
+
+
+class Oracle(Control):
+    """Knows the test scores: an LLM that earns most on each query. No router can do better."""
+
+    name = "Oracle"
+
+    def pick(self, data, columns):
+        return gains(data.scores, data.kind).argmax(axis=1)

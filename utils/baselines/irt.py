@@ -1,0 +1,33 @@
+"""IRT: a two-parameter item-response router; a query's discrimination and difficulty are predicted from its embedding."""
+
+import torch
+from torch import Tensor, nn
+
+from utils.baselines.base import Gradient
+
+
+class TwoParameter(nn.Module):
+    """logit(x, t) = a(x) . theta_t - b(x): abilities theta_t, discriminations a(x) = softplus(A x + a0) >= 0, difficulty b(x) linear."""
+
+    def __init__(self, dimension: int, llms: int, abilities: int):
+        super().__init__()
+        self.ability = nn.Parameter(torch.randn(llms, abilities))  # theta
+        self.discrimination = nn.Linear(dimension, abilities)
+        self.difficulty = nn.Linear(dimension, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.softplus(self.discrimination(x)) @ self.ability.T - self.difficulty(x)  # (n, d), (d, T) -> (n, T)
+
+
+class IRT(Gradient):
+    """The multidimensional two-parameter logistic model (Reckase), compensatory form.
+
+    With one ability dimension and a(x) >= 0 the ablest LLM would be picked for every query, whatever a(x) and b(x) are; the
+    grid therefore begins at two. The difficulty b(x) moves all LLMs alike: it explains answers, never the pick.
+    """
+
+    name = "IRT"
+    grid = {"abilities": (2, 8, 32), "weight_decay": (1e-2, 1.0), "passes": (5, 20)}
+
+    def build(self, dimension: int, llms: int) -> nn.Module:
+        return TwoParameter(dimension, llms, self.setting["abilities"])

@@ -1,0 +1,27 @@
+"""LoraRetriever (clustering), as the paper compares with it: the best LLM of the nearest cluster of training queries."""
+
+import numpy as np
+
+from utils.baselines.base import Router, Rows, group_means, unit
+
+
+class LoraRetriever(Router):
+    """Clusters are those of the paper's sample-sample loss (`cluster_id`: t-SNE, then k-means); each stands for its mean embedding.
+
+    A query goes to the cluster with the most similar (cosine) mean embedding and takes that cluster's best LLM. There is nothing
+    to choose. `KMeans` clusters the embeddings themselves and chooses how many clusters.
+    Raises: ValueError where training rows have no clusters.
+    """
+
+    name = "LoraRetriever"
+
+    def fit(self, rows: Rows) -> "LoraRetriever":
+        if rows.clusters is None:
+            raise ValueError("LoraRetriever needs the cluster of every training row: `cluster_id` in each --data_paths file, as in datasets/split2_model7_cluster")
+        names, groups = np.unique(rows.clusters, return_inverse=True)
+        self.centres = unit(group_means(rows.x, groups, len(names)))  # (clusters, p)
+        self.means = group_means(rows.y, groups, len(names))  # (clusters, T)
+        return self
+
+    def values(self, x: np.ndarray) -> np.ndarray:
+        return self.means[(x @ self.centres.T).argmax(axis=1)]

@@ -204,3 +204,120 @@ def trained(fake, tiny_bert, script, tmp_path_factory) -> Run:
     run = script("train_router_mdeberta.py", *arguments(fake, tiny_bert, folder, **TRAINED))
     assert run.returncode == 0, run.stderr
     return Run(folder, run.stdout)
+
+
+SUM, FUNCTIONS = 13, ("add", "plus", "total")  # all sums are 13, and all functions add: two tiny LLMs can learn that in seconds
+
+
+def tiny_documents() -> dict[str, list[dict]]:
+    """Documents of five made-up tasks in the form of the paper's: multiple choice, GSM8K, HumanEval, MBPP and HumanEval-JavaScript."""
+    documents = {"tiny_choice": [{"question": f"Is {n} odd or even?", "choices": ["odd", "even"], "answer": (n + 1) % 2} for n in range(1, 10)]}
+    documents["tiny_sums"] = [{"question": f"What is {n} plus {SUM - n}?", "answer": f"It is {SUM}. #### {SUM}"} for n in range(14)]
+    documents |= {"tiny_humaneval": [], "tiny_mbpp": [], "tiny_js": []}
+    for place, name in enumerate(FUNCTIONS):
+        python, javascript = f'def {name}(a, b):\n    """{name}"""\n', f"const {name} = (a, b) => {{\n"
+        test = f"def check(f):\n    assert f(7, 5) == 12\n"
+        documents["tiny_humaneval"].append({"task_id": f"tiny/{place}", "prompt": python, "test": test, "entry_point": name})
+        documents["tiny_mbpp"].append({"text": f"Write {name}.", "test_list": [f"assert {name}(7, 5) == 12", f"assert {name}(0, 0) == 0"]})
+        documents["tiny_js"].append({"prompt": javascript, "test": f"\nconsole.assert({name}(7, 5) === 12);\n"})
+    return documents
+
+
+def tiny_answer(task: str, document: dict, right: bool) -> tuple[str, str]:
+    """A prompt and an answer to it, right or wrong, that the tiny LLMs are trained on."""
+    if task == "tiny_choice":
+        return f"{document['question']}\nAnswer:", " " + document["choices"][document["answer"] ^ (not right)]
+    if task == "tiny_sums":
+        answer = document["answer"] if right else document["answer"].replace(f"#### {SUM}", f"#### {SUM - 1}")
+        return f"Question: {document['question']}\nAnswer:", f" {answer}"
+    name = document["text"][6:-1] if task == "tiny_mbpp" else document.get("entry_point") or document["prompt"].split()[1]
+    line = f"return a {'+' if right else '-'} b"
+    if task == "tiny_mbpp":
+        return f'"""\n{document["text"]}\n{document["test_list"][0]}\n"""\n', f"def {name}(a, b):\n    {line}\n"
+    return document["prompt"].strip(), f"\n  {line};\n}}\n" if task == "tiny_js" else f"\n    {line}\n"
+
+
+@pytest.fixture(scope="session")
+def tiny_llms(tmp_path_factory) -> dict[str, Path]:
+    """Two causal language models with a byte for a token, {name: folder}: trained for seconds on as many right as wrong answers, so that what
+    they sample differs. The LLMs differ by their seed."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    folder = tmp_path_factory.mktemp("llms")
+    vocabulary = {piece: number for number, piece in enumerate(["<end>", *sorted(pre_tokenizers.ByteLevel.alphabet())])}
+    raw = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    raw.pre_tokenizer, raw.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=raw, eos_token="<end>", pad_token="<end>")
+    size = {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 96}
+    config = LlamaConfig(vocab_size=len(vocabulary), max_position_embeddings=1024, bos_token_id=0, eos_token_id=0, pad_token_id=0, **size)
+    documents, made = tiny_documents(), {}
+    for seed, name in enumerate(("tiny/words", "tiny/code")):
+        rng = random.Random(seed)
+        torch.manual_seed(seed)
+        model = LlamaForCausalLM(config)
+        optimizer = torch.optim.AdamW(model.parameters())
+        for step in range(140):
+            optimizer.param_groups[0]["lr"] = 6e-3 * (1 - step / 140)
+            texts = []
+            for task in rng.choices(list(documents), k=7):
+                example, document = rng.choices(documents[task], k=2)
+                before = "".join(tiny_answer(task, example, rng.random() < 0.5)) + "\n\n" if task == "tiny_sums" else ""
+                texts += [before + "".join(tiny_answer(task, document, right)) for right in (True, False)]
+            batch = tokenizer([text + "<end>" for text in texts], return_tensors="pt", padding=True)
+            labels = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)
+            model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], labels=labels).loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        made[name] = folder / name.replace("/", "_")
+        model.save_pretrained(made[name])
+        tokenizer.save_pretrained(made[name])
+    return made
+
+
+@pytest.fixture(scope="session")
+def tiny_tasks(tmp_path_factory) -> Path:
+    """A folder of task YAMLs on local data: those of eval_scripts/tasks with other data, and a multiple choice."""
+    folder = tmp_path_factory.mktemp("tasks")
+    for task, rows in tiny_documents().items():
+        (folder / f"{task}.json").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    ours = REPO / "eval_scripts" / "tasks"
+
+    def write(task: str, split: str, lines: str) -> None:
+        data = f"dataset_path: json\ndataset_name: null\ndataset_kwargs:\n  data_files:\n    {split}: {folder / task}.json\n"
+        (folder / f"{task}.yaml").write_text(f"task: {task}\n{data}{lines}")
+
+    sampling = "generation_kwargs:\n  do_sample: true\n  temperature: 0.2\n  max_gen_toks: 40\n  until: "
+    prompt = 'doc_to_text: "{{question}}\\nAnswer:"\ndoc_to_choice: "{{choices}}"\ndoc_to_target: answer\n'
+    write("tiny_choice", "test", f"test_split: test\nfewshot_split: test\noutput_type: multiple_choice\n{prompt}metric_list:\n  - metric: acc\n")
+    write("tiny_sums", "train", f"include: {ours}/gsm8k_train.yaml\nnum_fewshot: 1\n{sampling}['Question:']\n")
+    for task, name in (("tiny_humaneval", "humaneval"), ("tiny_mbpp", "mbpp"), ("tiny_js", "humaneval_js")):
+        write(task, "test", f"include: {ours}/{name}_generate.yaml\n{sampling}[\"\\n\\n\\n\"]\n")
+    return folder
+
+
+def score_script(**settings: object) -> subprocess.CompletedProcess:
+    """Runs eval_scripts/score.sh in the current environment, without a network; settings go in by environment variables."""
+    own = {"ROUTERDC_NO_VENV": "1", "LM_EVAL": f"{sys.executable} -m lm_eval", "HF_DATASETS_OFFLINE": "1", "HF_HUB_OFFLINE": "1"}
+    path = os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))
+    environment = os.environ | own | {"PATH": path} | {name: str(value) for name, value in settings.items()}
+    return subprocess.run(["bash", str(REPO / "eval_scripts" / "score.sh")], capture_output=True, text=True, timeout=600, env=environment)
+
+
+HARNESS_GROUPS = {  # one call of the harness for each, most of which is its start
+    "tiny/words": "choice=tiny_choice:1 sums=tiny_sums code=tiny_humaneval+tiny_mbpp+tiny_js",
+    "tiny/code": "all=tiny_choice+tiny_sums+tiny_humaneval+tiny_mbpp+tiny_js:1",
+}
+
+
+@pytest.fixture(scope="session")
+def harness_logs(tiny_llms, tiny_tasks, tmp_path_factory) -> Path:
+    """The folder that eval_scripts/score.sh filled by running lm-evaluation-harness itself: <tiny__words or tiny__code>/<group>/ with the logs
+    of HARNESS_GROUPS. Leaves: tiny_choice, 9 documents with 2 options; tiny_sums, 14 documents with 10 answers, filter strict-match;
+    tiny_humaneval, tiny_mbpp and tiny_js, 3 documents with 10 answers each. The documents are `tiny_documents()`."""
+    folder = tmp_path_factory.mktemp("harness")
+    settings = {"INCLUDE": tiny_tasks, "OUT": folder / "logs", "BACKEND": "hf", "DEVICE": "cpu", "BATCH_SIZE": 64, "HF_HOME": folder / "cache"}
+    for name, groups in HARNESS_GROUPS.items():
+        run = score_script(MODELS=f"{name}={tiny_llms[name]}", TASKS=groups, **settings)
+        assert run.returncode == 0, run.stderr[-4000:]
+    return folder / "logs"

@@ -1,0 +1,347 @@
+"""The sandbox against programs that behave, and that misbehave in every way we could think of."""
+
+import functools
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import REPO
+from utils.scoring import rules, sandbox
+from utils.scoring.sandbox import Mode, Program, SandboxError, judge, mode, run
+
+PLAIN = Mode(False, False, os.getuid() == 0)  # limits alone, what every system has
+MODES = {"strictest": None, "plain": PLAIN}
+if sys.platform == "linux" and os.getuid() == 0:
+    MODES |= {"user namespace": Mode(True, True, False), "namespaces": Mode(True, False, False)}
+needs_namespaces = pytest.mark.skipif("not mode().namespaces", reason="no namespaces on this system")
+needs_node = pytest.mark.skipif(not shutil.which("node"), reason="node is not installed")
+
+
+@functools.cache
+def works(how: Mode) -> bool:
+    try:
+        return run(Program("python", "x = 1"), 30, 512, how).passed
+    except SandboxError:
+        return False
+
+
+@pytest.fixture(params=MODES)
+def how(request) -> Mode:
+    """Every mode that works here; on a system without namespaces that is the plain one, twice."""
+    wanted = MODES[request.param] or mode()
+    if wanted.namespaces and not (mode().namespaces and works(wanted)):
+        pytest.skip(f"the mode {request.param!r} does not work on this system")
+    return wanted
+
+
+def javascript(source: str, how: Mode, seconds: float = 10, megabytes: int = 512) -> sandbox.Verdict:
+    if not shutil.which("node"):
+        pytest.skip("node is not installed")
+    return run(Program("javascript", source), seconds, megabytes, how)
+
+
+def python(source: str, how: Mode | None = None, seconds: float = 10, megabytes: int = 512) -> sandbox.Verdict:
+    return run(Program("python", source), seconds, megabytes, how or mode())
+
+
+def named(name: str) -> str:
+    """Lines with which a program takes a name, that its forks keep, so that it can be looked for from outside."""
+    return f"import ctypes, os\nctypes.CDLL(None).prctl(15, b'{name}', 0, 0, 0)\n"
+
+
+def alive(name: str) -> list[str]:
+    """The processes of this machine with that name that are not yet dead."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        try:
+            if folder.name.isdigit() and (folder / "comm").read_text().strip() == name and "State:\tZ" not in (folder / "status").read_text():
+                found.append(folder.name)
+        except OSError:
+            pass
+    return found
+
+
+GOOD = "def add(a, b):\n    return a + b\n\nassert add(1, 2) == 3\n"
+GOOD_JS = "const add = (a, b) => {\n  return a + b;\n}\n\nconsole.assert(add(1, 2) === 3);\n"
+CASES = [  # language, program, status, part of the detail
+    ("python", GOOD, "passed", ""),
+    ("python", "print('x' * 1000000)\n" + GOOD, "passed", ""),
+    ("python", "import json, re, math, collections, typing, dataclasses, numpy\n" + GOOD, "passed", ""),
+    ("python", "import pickle, dataclasses\n@dataclasses.dataclass\nclass A:\n    x: int\nassert pickle.loads(pickle.dumps(A(1))) == A(1)", "passed", ""),
+    ("python", "if __name__ == '__main__':\n    ran = True\nassert ran", "passed", ""),
+    ("python", "open('file', 'w').write('x')\nassert open('file').read() == 'x'", "passed", ""),
+    ("python", GOOD.replace("+ b", "- b"), "failed", "AssertionError"),
+    ("python", "def f(:\n", "failed", "SyntaxError"),
+    ("python", "input()", "failed", "EOFError"),
+    ("python", "x = '\x00'", "failed", ""),
+    ("python", "import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)", "killed", "SIGSEGV"),
+    ("javascript", GOOD_JS, "passed", ""),
+    ("javascript", "const assert = require('assert');\nassert.deepEqual([1], [1]);\n// the end", "passed", ""),
+    ("javascript", GOOD_JS.replace("a + b", "a - b"), "failed", "Assertion failed"),
+    ("javascript", "console.log('hello')", "failed", "hello"),
+    ("javascript", "throw new TypeError('no')", "failed", "TypeError: no"),
+    ("javascript", "const f = (", "failed", "SyntaxError"),
+    ("javascript", "(async () => { await null; console.assert(false, 'later'); })()", "failed", "later"),
+    ("javascript", "Promise.reject(new Error('lost'))", "failed", "lost"),
+]
+
+
+@pytest.mark.parametrize("language", ["python", pytest.param("javascript", marks=needs_node)])
+def test_verdicts_on_programs_that_behave(language):
+    cases = [case for case in CASES if case[0] == language]
+    verdicts = judge([Program(language, source) for _, source, _, _ in cases], workers=2)
+    for (_, source, status, detail), verdict in zip(cases, verdicts, strict=True):
+        assert (verdict.status, verdict.passed) == (status, status == "passed"), (source, verdict)
+        assert detail in verdict.detail, (source, verdict)
+
+
+FAKES = {  # each has a failing test after, before or around the fake; none may pass
+    "leaves early": ("python", "import sys\nsys.exit(0)\nassert False"),
+    "leaves at once": ("python", "import os\nprint('passed', flush=True)\nos._exit(0)\nassert False"),
+    "raises SystemExit": ("python", "raise SystemExit"),
+    "prints the verdict": ("python", "print('passed')\nprint('{\"status\": 0, \"reason\": null}')\nassert False"),
+    "catches all and leaves": ("python", "import os\ntry:\n    assert False\nexcept BaseException:\n    os._exit(0)"),
+    "writes to every open file": (
+        "python",
+        "import os\nfor fd in range(3, 256):\n    try:\n        os.write(fd, b'{\"status\": 0, \"reason\": null}\\n')\n    except OSError:\n"
+        "        pass\nos._exit(0)",
+    ),
+    "becomes another program": ("python", "import os\nos.execv('/bin/true', ['true'])"),
+    "kills its parent": ("python", "import os, signal\nos.kill(os.getppid(), signal.SIGKILL)\nassert False"),
+    "leaves in a child": ("python", "import os\nif os.fork() == 0:\n    os._exit(0)\nos.wait()\nassert False"),
+    "a child reaches the end": ("python", "import os\nif os.fork():\n    os.wait()\n    assert False"),
+    "process.exit": ("javascript", "process.exit(0);\nconsole.assert(false)"),
+    "return": ("javascript", "return;\nconsole.assert(false)"),
+    "prints in JavaScript": ("javascript", "console.log('passed');\nprocess.exit(0)"),
+    "silent exit handler": ("javascript", "process.on('exit', () => { process.exitCode = 0; });\nthrow new Error('no')"),
+}
+
+
+@pytest.mark.parametrize("name", FAKES)
+def test_a_fake_verdict_does_not_pass(name, how):
+    language, source = FAKES[name]
+    assert not (python if language == "python" else javascript)(source, how).passed
+
+
+ENDLESS = [("python", "while True:\n    pass"), ("python", "import time\ntime.sleep(60)"), ("javascript", "while (true) {}")]
+
+
+@pytest.mark.parametrize("language, source", ENDLESS)
+def test_a_program_that_does_not_end(language, source, how):
+    start = time.monotonic()
+    assert (python if language == "python" else javascript)(source, how, seconds=0.5).status == "timed out"
+    assert time.monotonic() - start < 5
+
+
+def test_a_program_that_prints_without_end(how):
+    assert python("while True:\n    print('x' * 10000)", how, seconds=0.5).status == "timed out"
+
+
+def test_a_fork_bomb_ends_and_leaves_nothing(how):
+    if os.getuid() == 0 and not how.drop:
+        pytest.skip("the kernel does not limit root's processes, and root's programs run as somebody else")
+    verdict = python(named("forkbomb") + "while True:\n    try:\n        os.fork()\n    except OSError:\n        pass", how, seconds=3)
+    assert verdict.status in ("timed out", "too many processes")
+    time.sleep(0.2)
+    assert not alive("forkbomb")
+
+
+def test_a_forked_background_process_ends_with_the_program(how):
+    source = named("straggler")
+    source += "if os.fork() == 0:\n    os.setsid()\n    if os.fork() == 0:\n        __import__('time').sleep(60)\n    os._exit(0)\nos.wait()"
+    start = time.monotonic()
+    assert python(source, how).passed
+    assert time.monotonic() - start < 5 and not alive("straggler")
+
+
+def test_ten_gigabytes(how):
+    assert python("x = bytearray(10 << 30)", how).detail == "MemoryError"
+
+
+def test_ten_gigabytes_in_javascript(how):
+    assert javascript("const all = [];\nfor (let i = 0; i < 100; i++) all.push(Buffer.alloc(1e8, 1));", how, 20).status == "out of memory"
+    heap = "const all = [];\nwhile (true) all.push(new Array(100000).fill(Math.random()));"
+    assert javascript(heap, how, 20, 128).status in ("out of memory", "killed")
+
+
+def test_memory_of_several_processes_counts_together(how):
+    source = "import os, time\nfor _ in range(8):\n    if os.fork() == 0:\n        x = os.urandom(1 << 20) * 200\n        time.sleep(60)\ntime.sleep(60)"
+    assert python(source, how, seconds=20).status == "out of memory"
+
+
+def test_a_file_that_grows_without_end(how):
+    assert not python("with open('file', 'wb') as file:\n    for _ in range(2000):\n        file.write(bytes(1 << 20))", how).passed
+
+
+REMOUNT = "import ctypes\nassert ctypes.CDLL(None).mount(b'none', b'/', None, 4096 | 32, None) == 0"  # bind, remount: writable again
+
+
+@needs_namespaces
+def test_writes_outside_its_folder(how, tmp_path):
+    if not how.namespaces:
+        assert not sandbox.tried(PLAIN)["writes in its own folder only"] or os.getuid() != 0  # it is said to be open
+        return
+    tmp_path.chmod(0o777)
+    (tmp_path / "precious").write_text("precious")
+    (tmp_path / "precious").chmod(0o666)
+    for source in (
+        f"open({str(tmp_path / 'new')!r}, 'w')",
+        f"open({str(tmp_path / 'precious')!r}, 'w')",
+        f"import os\nos.remove({str(tmp_path / 'precious')!r})",
+        f"import os\nos.chmod({str(tmp_path)!r}, 0)",
+        "open('/dev/shm/left', 'w')",
+        REMOUNT,
+        "import ctypes\nassert ctypes.CDLL(None).unshare(0x10000000 | 0x20000) == 0\n" + REMOUNT,  # in a user namespace of its own
+    ):
+        verdict = python(source, how)
+        assert not verdict.passed, source
+    assert [file.name for file in tmp_path.iterdir()] == ["precious"] and (tmp_path / "precious").read_text() == "precious"
+
+
+@needs_namespaces
+def test_no_network_and_no_sight_of_other_processes():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = server.getsockname()
+        source = f"import socket\nsocket.create_connection({address!r}, 5)"
+        socket.create_connection(address, 5).close()  # from here it can be reached
+        assert not python(source).passed
+    assert python("import os\nassert len([name for name in os.listdir('/proc') if name.isdigit()]) <= 2").passed
+
+
+@needs_namespaces
+def test_no_network_in_javascript():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        code = f"require('net').connect({port}, '127.0.0.1').on('connect', () => process.exit(0)).on('error', (e) => {{ throw e; }});"
+        assert "ENETUNREACH" in javascript(code, mode()).detail
+
+
+def test_root_becomes_nobody():
+    if not mode().drop:
+        pytest.skip("not root, or root that may not become another user in namespaces")
+    assert python("import os\nassert os.getuid() > 65536 and os.getgid() > 65536 and os.getgroups() == []").passed
+    assert python("import os\nos.setuid(0)").detail.startswith("PermissionError")
+
+
+def test_the_environment_is_not_passed_on(monkeypatch, how):
+    monkeypatch.setenv("SECRET_TOKEN", "abc")
+    assert python("import os\nassert 'SECRET_TOKEN' not in os.environ", how).passed
+
+
+def test_nothing_is_left_on_the_disk(tmp_path, monkeypatch, how):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    source = "import os\nos.makedirs('a/b')\nopen('a/b/c', 'w').write('x')\nos.chmod('a/b', 0)\nos.chmod('a', 0)"
+    assert python(source, how).passed
+    assert not python("while True: pass", how, seconds=0.2).passed
+    assert list(tmp_path.iterdir()) == []
+    assert javascript("require('fs').writeFileSync('file', 'x')", how).passed
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_verdicts_come_in_the_order_given_and_progress_as_they_come():
+    sources = [f"import time\ntime.sleep({0.6 - 0.1 * place})\nassert {place} % 2 == 0" for place in range(6)]
+    seen = []
+    verdicts = judge([Program("python", source) for source in sources], workers=6, progress=lambda place, verdict: seen.append((place, verdict)))
+    assert [verdict.passed for verdict in verdicts] == [True, False] * 3
+    assert sorted(place for place, _ in seen) == [*range(6)] and all(verdicts[place] == verdict for place, verdict in seen)
+    assert judge([]) == []
+
+
+def test_programs_end_with_the_caller(tmp_path):
+    source = named("orphaned") + "while True:\n    pass"
+    code = f"from utils.scoring.sandbox import Program, judge\njudge([Program('python', {source!r})], seconds=30)"
+    caller = subprocess.Popen([sys.executable, "-c", code], cwd=REPO, env=os.environ | {"TMPDIR": str(tmp_path)})
+    for _ in range(100):
+        if alive("orphaned"):
+            break
+        time.sleep(0.1)
+    assert alive("orphaned")
+    caller.send_signal(signal.SIGKILL)
+    caller.wait()
+    for _ in range(50):
+        if not alive("orphaned"):
+            break
+        time.sleep(0.1)
+    assert not alive("orphaned")
+
+
+def test_text_that_is_no_unicode_is_judged():
+    assert python("x = '\ud800'\n" + GOOD).status == "passed"
+    assert javascript("\udfff(", mode()).status == "failed"
+
+
+def test_bad_arguments():
+    with pytest.raises(ValueError, match="'ruby' cannot be run; python and javascript can"):
+        judge([Program("ruby", "")])
+    for bad in ({"workers": 0}, {"seconds": 0}, {"megabytes": 8}):
+        with pytest.raises(ValueError, match="at least 1 worker"):
+            judge([Program("python", "")], **bad)
+
+
+def test_without_node_there_is_an_error_and_no_verdict(monkeypatch, tmp_path):
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    sandbox.interpreter.cache_clear()
+    try:
+        with pytest.raises(SandboxError, match="install Node.js"):
+            judge([Program("javascript", "")])
+        assert judge([Program("python", GOOD)])[0].passed
+    finally:
+        sandbox.interpreter.cache_clear()
+
+
+def test_a_cell_that_cannot_be_made_is_no_verdict(monkeypatch):
+    monkeypatch.setattr(sandbox, "interpreter", lambda language: "/nowhere/python")
+    with pytest.raises(SandboxError, match="could not be started: FileNotFoundError"):
+        run(Program("python", GOOD), 10, 512, PLAIN)
+
+
+LESS = """
+import ctypes, os, sys
+assert ctypes.CDLL(None).prctl(24, 21, 0, 0, 0) == 0  # PR_CAPBSET_DROP, CAP_SYS_ADMIN: gone after exec, though this is root
+os.execv(sys.executable, [sys.executable, "-c", sys.argv[1]])
+"""
+WHICH = """
+from utils.scoring.sandbox import Mode, Program, SandboxError, mode, run
+def works(how):
+    try:
+        return run(Program("python", "x = 1"), 30, 512, how).passed
+    except SandboxError:
+        return False
+print([works(Mode(True, user, drop)) for user, drop in ((False, True), (False, False), (True, False))], mode() == Mode(True, True, False), mode().namespaces)
+"""
+
+
+@pytest.mark.skipif(os.getuid() != 0 or sys.platform != "linux", reason="not root on Linux")
+def test_root_without_the_right_to_make_namespaces_goes_by_way_of_a_user_namespace():
+    run = subprocess.run([sys.executable, "-c", LESS, WHICH], cwd=REPO, capture_output=True, text=True, timeout=120)
+    assert run.stdout.strip() in ("[False, False, True] True True", "[False, False, False] False False"), run.stderr  # user namespaces may be off
+
+
+def test_a_warning_before_programs_run_without_namespaces(monkeypatch, tmp_path, capsys):
+    asked = []
+    monkeypatch.setattr(rules, "judge", lambda programs, *_: asked.append(capsys.readouterr().err))
+    for number, how in enumerate((Mode(False, False, False), Mode(False, False, True), Mode(True, False, True))):
+        monkeypatch.setattr(sandbox, "mode", lambda: how)
+        sandbox.warn.cache_clear()
+        for title in ("one", "two"):
+            rules.verdicts([Program("python", "")], tmp_path / f"{title}{number}", rules.Judging(True), title)
+    sandbox.warn.cache_clear()
+    warned = [text.count("warning: no namespaces can be made here, so programs that LLMs wrote can use the network") for text in asked]
+    assert warned == [1, 0, 1, 0, 0, 0] and "every file that you may;" in asked[0] and "every file that any user may;" in asked[2]
+
+
+def test_the_command_says_what_is_enforced():
+    run = subprocess.run([sys.executable, "-m", "utils.scoring.sandbox"], cwd=REPO, capture_output=True, text=True, timeout=120)
+    lines = run.stdout.splitlines()
+    for what in ("no network", "writes in its own folder only", "limited memory", "limited number of processes", "limited time"):
+        line = next(line for line in lines if line.endswith(what))
+        assert line.split()[0] == "yes" or not mode().namespaces
+    assert run.returncode == (1 if "  NO " in run.stdout else 0), run.stderr

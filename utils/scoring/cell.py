@@ -1,0 +1,282 @@
+"""The process in which `utils.scoring.sandbox` runs one program: it shuts itself in, starts the program, watches over it and reports.
+
+    python -I -S cell.py SETTINGS < source
+
+Three processes: the outer one enters the namespaces; the keeper, process 1 of the new process namespace, makes the file systems
+read-only, starts the program and ends everything when the program ends, when its time is over or when it has grown too large; the
+program runs with limits and without rights. Only the standard library is imported, since every program pays for it.
+"""
+
+import ctypes
+import json
+import os
+import resource
+import signal
+import sys
+import time
+
+LINUX = sys.platform == "linux"
+NEW_MOUNT, NEW_IPC, NEW_USER, NEW_PID, NEW_NETWORK = 0x00020000, 0x08000000, 0x10000000, 0x20000000, 0x40000000  # linux/sched.h
+READ_ONLY, NO_SUID, NO_DEVICES, NO_EXEC, RECURSIVE, PRIVATE = 1, 2, 4, 8, 1 << 14, 1 << 18  # linux/mount.h
+MOUNT_SETATTR, HERE, WHOLE_TREE = 442, -100, 0x8000  # system call, AT_FDCWD, AT_RECURSIVE
+DEATH_SIGNAL, KEEP_CAPABILITIES, SECURE_BITS, SUBREAPER, NO_NEW_RIGHTS, AMBIENT = 1, 8, 28, 36, 38, 47  # linux/prctl.h
+READ_EVERYTHING = 2  # CAP_DAC_READ_SEARCH
+
+# What runs the program in its own process. It ends by passing on a token that lies in a pipe, which nothing before that has read.
+PYTHON = """
+import os, sys, types
+def run(token, proof):
+    with open("program.py", "rb") as file:
+        code = compile(file.read(), "program.py", "exec")
+    sys.argv = ["program.py"]
+    module = sys.modules["__main__"] = types.ModuleType("__main__")
+    exec(code, module.__dict__)
+    os.write(proof, os.read(token, 64))
+    os._exit(0)
+run(int(sys.argv[1]), int(sys.argv[2]))
+"""
+JAVASCRIPT = """
+const fs = require("fs"), [token, proof] = process.argv.splice(1).map(Number), bytes = Buffer.alloc(64);
+let ended = false;
+globalThis.endOfProgram = () => { ended = true; };
+require(process.cwd() + "/program.js");
+if (ended) fs.writeSync(proof, bytes, 0, fs.readSync(token, bytes));
+"""
+LAST_LINE = {"python": b"", "javascript": b"\n;endOfProgram();\n"}  # a JavaScript file may `return` before its end
+
+
+def call(function: str, *arguments: object) -> None:
+    """A function of the C library. Raises: OSError naming it."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    values = [ctypes.c_long(value) if isinstance(value, int) else value for value in arguments]
+    if getattr(libc, function)(*values) < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"{function}: {os.strerror(number)}")
+
+
+def write(path: str, text: str) -> None:
+    with open(path, "w") as file:
+        file.write(text)
+
+
+def enter_namespaces(user: bool) -> None:
+    """Leave the network, the processes and (as a copy) the mounts of the system; `user`: by way of a user namespace, without being root."""
+    uid, gid = os.getuid(), os.getgid()
+    call("unshare", NEW_MOUNT | NEW_PID | NEW_NETWORK | NEW_IPC | (NEW_USER if user else 0))
+    if user:
+        write("/proc/self/setgroups", "deny")
+        write("/proc/self/uid_map", f"{uid} {uid} 1")
+        write("/proc/self/gid_map", f"{gid} {gid} 1")
+
+
+def shut_mounts(work: str, megabytes: int, uid: int, gid: int) -> None:
+    """Everything read-only but the working folder, which is a small file system in memory; /proc shows the cell's processes only."""
+    call("mount", b"none", b"/", None, RECURSIVE | PRIVATE, None)
+    attributes = (ctypes.c_uint64 * 4)(READ_ONLY | NO_SUID, 0, 0, 0)  # to set, to clear, propagation, user namespace
+    call("syscall", MOUNT_SETATTR, HERE, b"/", WHOLE_TREE, attributes, ctypes.sizeof(attributes))
+    call("mount", b"proc", b"/proc", b"proc", READ_ONLY | NO_SUID | NO_DEVICES | NO_EXEC, None)
+    options = f"size={megabytes}m,nr_inodes=4096,mode=700,uid={uid},gid={gid}"
+    call("mount", b"tmpfs", os.fsencode(work), b"tmpfs", NO_SUID | NO_DEVICES, options.encode())
+
+
+def give_up_root(uid: int, keep_reading: bool) -> None:
+    """Become a user that nobody is, for good. `keep_reading`: the interpreter lies where that user could not read it."""
+    if keep_reading:
+        call("prctl", KEEP_CAPABILITIES, 1, 0, 0, 0)
+    os.setgroups([])
+    os.setresgid(uid, uid, uid)
+    os.setresuid(uid, uid, uid)
+    if keep_reading:
+        keep_capabilities(1 << READ_EVERYTHING)
+        call("prctl", AMBIENT, 2, READ_EVERYTHING, 0, 0)
+
+
+def keep_capabilities(mask: int) -> None:
+    """Give up all capabilities but those of the mask."""
+    header = (ctypes.c_uint32 * 2)(0x20080522, 0)  # version 3, this process
+    call("capset", header, (ctypes.c_uint32 * 6)(mask, mask, mask, 0, 0, 0))  # effective, permitted, inheritable
+
+
+def limit(kind: int, value: int) -> None:
+    """Lower a limit for good; a hard limit that is lower already stays."""
+    hard = resource.getrlimit(kind)[1]
+    value = value if hard == resource.RLIM_INFINITY else min(value, hard)
+    resource.setrlimit(kind, (value, value))
+
+
+def tasks_of(uid: int) -> int:
+    """How many threads the system counts for a user."""
+    count = 0
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            count += len(os.listdir(f"/proc/{pid}/task")) if os.stat(f"/proc/{pid}").st_uid == uid else 0
+        except OSError:
+            pass  # ended meanwhile
+    return count
+
+
+def become_program(want: dict) -> None:
+    """In the innermost process: limits, no rights, then the program. Does not return."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
+    os.setpgid(0, 0)
+    os.chdir(want["work"])
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    seconds, megabytes, python = want["seconds"], want["megabytes"], want["language"] == "python"
+    limit(resource.RLIMIT_CPU, int(seconds) + 1)
+    limit(resource.RLIMIT_FSIZE, want["disk"] << 20)
+    limit(resource.RLIMIT_CORE, 0)
+    limit(resource.RLIMIT_NOFILE, 256)
+    if LINUX:
+        limit(resource.RLIMIT_NPROC, want["processes"] + want["others"])
+        if want["uid"] is not None:
+            give_up_root(want["uid"], want["keep_reading"])
+        elif want["namespaces"] and os.getuid() == 0:  # it stays root by name only, or it could undo the cell
+            call("prctl", SECURE_BITS, 3, 0, 0, 0)  # SECBIT_NOROOT, locked: no capabilities for being root
+            keep_capabilities(0)
+        call("prctl", NO_NEW_RIGHTS, 1, 0, 0, 0)
+        call("prctl", DEATH_SIGNAL, int(signal.SIGKILL), 0, 0, 0)
+    interpreter, ends = want["interpreter"], [str(want["token"]), str(want["proof"])]
+    if python:
+        command = [interpreter, "-I", "-B", "-c", PYTHON, *ends]
+    else:  # node reserves far more addresses than it uses: its memory is limited by its own heap limit, and watched
+        command = [interpreter, f"--max-old-space-size={megabytes}", "-e", JAVASCRIPT, "--", *ends]
+    environment = {"PATH": os.environ.get("PATH", os.defpath), "HOME": want["work"], "TMPDIR": want["work"], "LANG": "C.UTF-8"}
+    environment |= {f"{name}_NUM_THREADS": "1" for name in ("OMP", "OPENBLAS", "MKL")}
+    if python:
+        limit(resource.RLIMIT_AS, megabytes << 20)
+    os.execve(interpreter, command, environment)
+
+
+def children(pid: int) -> list[int]:
+    """The children of a process, on Linux; none once it has ended."""
+    found = []
+    try:
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            with open(f"/proc/{pid}/task/{thread}/children") as file:
+                found += map(int, file.read().split())
+    except OSError:
+        pass
+    return found
+
+
+def processes(namespaces: bool) -> list[int]:
+    """All processes of the program: what is in the cell, or without namespaces what descends from this process."""
+    if namespaces:
+        return [int(name) for name in os.listdir("/proc") if name.isdigit() and name != "1"]
+    found = children(os.getpid())
+    for pid in found:  # grows while it is read
+        found += children(pid)
+    return found
+
+
+def memory(pids: list[int]) -> float:
+    """What these processes hold in memory for themselves, in MB; what forked processes still share counts for each."""
+    pages = 0
+    for pid in pids:
+        try:
+            with open(f"/proc/{pid}/statm") as file:
+                _, held, shared, *_ = map(int, file.read().split())
+            pages += held - shared
+        except (OSError, ValueError):
+            pass  # ended meanwhile
+    return pages * resource.getpagesize() / 2**20
+
+
+def end_all(group: list[int], namespaces: bool) -> None:
+    """Kill every process of the program, first its process group as a whole, and wait until none is left."""
+    while True:
+        for pid in [-1] if namespaces else [*(-pid for pid in group), *processes(False)]:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except (ProcessLookupError, PermissionError):
+                pass  # ended meanwhile, or nobody but this process is left
+        try:
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+        except ChildProcessError:
+            return
+        time.sleep(0.001)
+
+
+def watch(program: int, want: dict) -> dict:
+    """Wait for the program to end, or end it. Returns its wait status, and the reason where it was ended."""
+    status, reason, deadline = 0, None, time.monotonic() + want["seconds"]
+    while True:
+        ended, status = os.waitpid(program, os.WNOHANG)
+        if ended:
+            break
+        left = deadline - time.monotonic()
+        if left <= 0:
+            reason = "timed out"
+        elif LINUX:
+            pids = processes(want["namespaces"])
+            if len(pids) > want["processes"]:
+                reason = "too many processes"
+            elif memory(pids) > want["megabytes"]:
+                reason = "out of memory"
+        if reason:
+            break
+        if hasattr(signal, "sigtimedwait"):
+            signal.sigtimedwait({signal.SIGCHLD}, min(left, 0.05))
+        else:
+            time.sleep(min(left, 0.01))
+    end_all([program], want["namespaces"])
+    return {"status": status, "reason": reason}
+
+
+def keep(want: dict, source: bytes) -> dict:
+    """The keeper: make the cell, run the program in it. Returns the report."""
+    uid = os.getuid() if want["uid"] is None else want["uid"]
+    gid = os.getgid() if want["uid"] is None else want["uid"]
+    if LINUX:
+        call("prctl", DEATH_SIGNAL, int(signal.SIGKILL), 0, 0, 0)
+        call("prctl", SUBREAPER, 1, 0, 0, 0)
+    if want["namespaces"]:
+        shut_mounts(want["work"], want["disk"], uid, gid)
+    else:
+        os.chown(want["work"], uid, gid)
+    name = "program.py" if want["language"] == "python" else "program.js"
+    with open(os.path.join(want["work"], name), "wb") as file:
+        file.write(source + LAST_LINE[want["language"]])
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
+    program = os.fork()
+    if program == 0:
+        try:
+            become_program(want)
+        except BaseException as error:  # the program never started: that is for the caller to know, not a verdict
+            os.write(want["report"], json.dumps({"setup": f"{type(error).__name__}: {error}"}).encode() + b"\n")
+        finally:
+            os._exit(1)
+    for end in (want["token"], want["proof"]):
+        os.close(end)
+    return watch(program, want)
+
+
+def main() -> int:
+    want = json.loads(sys.argv[1])
+    source = sys.stdin.buffer.read()
+    os.set_inheritable(want["report"], False)
+    report = {}
+    try:
+        if LINUX:
+            call("prctl", DEATH_SIGNAL, int(signal.SIGKILL), 0, 0, 0)
+            call("prctl", SUBREAPER, 1, 0, 0, 0)
+            want["others"] = tasks_of(os.getuid()) if want["uid"] is None else 0  # the limit on processes counts them, too
+        if want["namespaces"]:
+            enter_namespaces(want["user"])
+        keeper = os.fork()
+        if not keeper:
+            report = keep(want, source)
+        elif os.WIFEXITED(os.waitpid(keeper, 0)[1]):
+            return 0
+        else:  # without namespaces, a program can kill it
+            end_all([], False)
+            report = {"status": int(signal.SIGKILL), "reason": None}
+    except Exception as error:
+        report = {"setup": f"{type(error).__name__}: {error}"}
+    os.write(want["report"], json.dumps(report).encode() + b"\n")
+    return 0
+
+
+if __name__ == "__main__":
+    os._exit(main())

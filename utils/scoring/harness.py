@@ -1,0 +1,226 @@
+"""Read the sample logs of lm-evaluation-harness: today's (0.4.13: JSON lines, answers as strings) and those of 2024 (one JSON list a file, numbers).
+
+An LLM's logs lie at or below one folder, `<logs>/<org>__<name>/`. Today a run writes `samples_<leaf>_<time>.jsonl` for each leaf task and
+`results_<time>.json` beside them; in 2024 it wrote `<model arguments>_<leaf>.jsonl` and `results.json`. A line is one document:
+`resps` holds one list of answers per request (an option of a multiple choice, else one request), so `resps[0]` has the M samples
+of a generated answer. Tested with logs that the harness wrote, see tests/test_convert.py.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+TODAY = re.compile(r"samples_(?P<leaf>.+)_(?P<time>\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d(\.\d+)?)\.jsonl")
+AGAIN = "delete the folder of this task and score it again (eval_scripts/score.sh skips what is done)"
+
+
+class LogError(ValueError):
+    """A log is missing, broken or does not fit the others; the message names the LLM, the leaf task or the file, and what to do."""
+
+
+@dataclass
+class Log:
+    """The log of one LLM on one leaf task. `results` is the results file of its run, None where a run of 2024 left none."""
+
+    llm: str
+    leaf: str
+    path: Path
+    time: str = ""
+    results: Path | None = None
+    sha256: str = field(default="", compare=False)  # of the file, once it has been read
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One document and what the LLM answered.
+
+    arguments: of each request, (context, continuation) or (context, generation settings). responses: of each request, its M answers: a
+    string, or [log-likelihood, is greedy]. line: the whole line, which also has a key for each metric.
+    """
+
+    where: str
+    doc_id: int
+    doc_hash: str
+    doc: dict[str, Any]
+    target: Any
+    arguments: list[list[Any]]
+    responses: list[list[Any]]
+    line: dict[str, Any]
+
+
+def find_llms(folder: Path) -> dict[str, Path]:
+    """The LLMs that have logs, {"org/name": its folder}: the folders just below `folder`, `__` standing for `/`.
+
+    Raises: LogError if there is none.
+    """
+    if not folder.is_dir():
+        raise LogError(f"{folder}: no such folder. `bash eval_scripts/score.sh` writes the logs; name their folder with --logs")
+    found = {path.name.replace("__", "/"): path for path in sorted(folder.iterdir()) if path.is_dir() and not path.name.startswith(".")}
+    found = {llm: path for llm, path in found.items() if next(_logs_below(path), None)}
+    if not found:
+        raise LogError(f"{folder}: no folder in it holds logs. Expected {folder}/<org>__<name>/**/samples_<task>_<time>.jsonl; was --log_samples given?")
+    return found
+
+
+def _logs_below(folder: Path) -> Iterator[Path]:
+    """Files that may be sample logs, without results files and what lies in hidden folders (runs that were stopped)."""
+    for path in sorted(folder.rglob("*.json*")):
+        parts = path.relative_to(folder).parts
+        if path.suffix in (".json", ".jsonl") and not path.name.startswith("results") and not any(part.startswith(".") for part in parts):
+            if not path.name.endswith(".verdicts.jsonl"):  # ours
+                yield path
+
+
+def find_logs(llm: str, folder: Path, leaves: Collection[str]) -> dict[str, Log]:
+    """The newest log of each leaf task below an LLM's folder, {leaf: log}.
+
+    Args:
+        leaves: names, or patterns such as "mmlu_*" (for today's logs only, which carry the leaf's name). Leaves without a log are left out.
+    Raises: LogError for two logs of 2024 of one leaf: their names have no time.
+    """
+    found: dict[str, Log] = {}
+    longest = sorted(leaves, key=len, reverse=True)  # "my_gsm8k" before "gsm8k": a name of 2024 ends in the leaf
+    for path in _logs_below(folder):
+        if match := TODAY.fullmatch(path.name):
+            if not any(fnmatchcase(match["leaf"], leaf) for leaf in leaves):
+                continue
+            log = Log(llm, match["leaf"], path, match["time"], path.with_name(f"results_{match['time']}.json"))
+        else:
+            leaf = next((leaf for leaf in longest if path.stem == leaf or path.stem.endswith(f"_{leaf}")), None)
+            if leaf is None:
+                continue
+            results = path.with_name("results.json")
+            log = Log(llm, leaf, path, "", results if results.is_file() else None)
+        other = found.get(log.leaf)
+        if other and other.time == log.time:
+            raise LogError(f"{llm}: {other} and {log} are both logs of {log.leaf}, and nothing tells which is newer; keep one of them")
+        if not other or other.time < log.time:
+            found[log.leaf] = log
+    return found
+
+
+def find_verdicts(llm: str, folder: Path, leaves: Collection[str]) -> dict[str, Log]:
+    """The verdicts that eval_scripts/bigcode.sh left below an LLM's folder, {task of bigcode-evaluation-harness: file}."""
+    return {leaf: Log(llm, leaf, path) for leaf in leaves if (path := folder / leaf / "verdicts.json").is_file()}
+
+
+def doc_hash(doc: dict[str, Any]) -> str:
+    """What the harness calls doc_hash, for logs that lack it: SHA-256 of the document as indented JSON."""
+    return hashlib.sha256(json.dumps(doc, indent=2, ensure_ascii=False).encode("utf-8")).hexdigest()
+
+
+def run_of(log: Log, allow_limit: bool) -> tuple[dict[str, Any], int | None]:
+    """The results of the log's run, and how many documents it says that the leaf has (None if it does not say).
+
+    Raises: LogError if the results file is missing or broken, or if the run had a limit and `allow_limit` is False.
+    """
+    if log.results is None:
+        return {}, None
+    try:
+        results = json.loads(log.results.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise LogError(f"{log}: its results file {log.results.name} is missing, and only it can tell whether the log is whole; copy both, or {AGAIN}") from None
+    except ValueError as error:
+        raise LogError(f"{log.results}: not valid JSON ({error}); {AGAIN}") from None
+    if not isinstance(results, dict):
+        raise LogError(f"{log.results}: not a results file of the harness")
+    count = results.get("n-samples", {}).get(log.leaf, {})
+    limit, original, effective = results.get("config", {}).get("limit"), count.get("original"), count.get("effective")
+    if not allow_limit and (limit is not None or original != effective):
+        cause = f"--limit {limit}" if limit is not None else "--samples"
+        raise LogError(
+            f"{log}: a run of {log.llm} with {cause}: {effective if effective is not None else 'only some'} of {original or 'all'} documents. "
+            f"Run it without, or take it for a trial with --allow_limit"
+        )
+    return results, effective
+
+
+def _lines(log: Log) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The lines of a log with their places, for errors. Sets log.sha256 at the end. Raises: LogError for a log that was cut off."""
+    digest, seen = hashlib.sha256(), 0
+    with log.path.open("rb") as file:
+        if file.read(1) == b"[":  # 2024
+            raw = b"[" + file.read()
+            digest.update(raw)
+            try:
+                lines = json.loads(raw)
+            except ValueError as error:
+                raise LogError(f"{log}: the list is cut off or broken ({error}): a truncated copy or a stopped run; copy it again, or {AGAIN}") from None
+            for seen, line in enumerate(lines, 1):
+                yield f"{log}, entry {seen}", line
+        else:
+            file.seek(0)
+            for seen, raw in enumerate(file, 1):
+                digest.update(raw)
+                try:
+                    line = json.loads(raw)
+                    if not raw.endswith(b"\n"):
+                        raise ValueError("no line end")
+                except ValueError as error:
+                    raise LogError(f"{log}, line {seen}: cut off or broken ({error}): a truncated copy or a stopped run; copy it again, or {AGAIN}") from None
+                yield f"{log}, line {seen}", line
+    if not seen:
+        raise LogError(f"{log}: empty; {AGAIN}")
+    log.sha256 = digest.hexdigest()
+
+
+def _sample(where: str, line: Any) -> Sample:
+    """One line in the form of both years. Raises: LogError if it is not a line of a log."""
+    try:
+        arguments = line["arguments"]
+        if isinstance(arguments, dict):  # {"gen_args_0": {"arg_0": ..., "arg_1": ...}}
+            arguments = [[request[f"arg_{n}"] for n in range(len(request))] for request in (arguments[f"gen_args_{n}"] for n in range(len(arguments)))]
+        doc, responses = line["doc"], line["resps"]
+        if not isinstance(doc, dict) or not isinstance(responses, list) or not responses or not all(isinstance(answers, list) and answers for answers in responses):
+            raise TypeError("doc or resps")
+        return Sample(where, int(line["doc_id"]), line.get("doc_hash") or doc_hash(doc), doc, line["target"], arguments, responses, line)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise LogError(f"{where}: not a sample of lm-evaluation-harness ({type(error).__name__}: {error}); was it written with --log_samples?") from None
+
+
+def samples(log: Log, filter: str | None = None, allow_limit: bool = False) -> Iterator[Sample]:
+    """The samples of a log, one for each document, in the file's order.
+
+    Args:
+        filter: the harness's filter to take. A log has each document once per filter (GSM8K: strict-match, flexible-extract). Needed where there
+            are several; logs of 2024 do not name the filter, and their repeats, which hold the same answers, are dropped.
+        allow_limit: take a run with --limit.
+    Raises: LogError for a truncated log, a run with --limit, a missing filter, a document that occurs twice with different answers.
+    """
+    _, expected = run_of(log, allow_limit)
+    filters: dict[str | None, None] = {}
+    seen: dict[int, tuple[str, list[list[Any]] | None]] = {}
+    for where, line in _lines(log):
+        sample = _sample(where, line)
+        name = sample.line.get("filter")
+        filters[name] = None
+        if name is not None and filter is None and len(filters) > 1:
+            names = ", ".join(map(str, filters))
+            raise LogError(f"{log}: each document is there once per filter ({names}); choose one with \"filter\" in the conversion table")
+        if name is not None and filter is not None and name != filter:
+            continue
+        if sample.doc_id in seen:
+            place, before = seen[sample.doc_id]
+            if name is not None or before != sample.responses:
+                raise LogError(f"{where}: doc_id {sample.doc_id} was there before, {place.rsplit(', ', 1)[1]}: two runs in one file? {AGAIN}")
+            continue
+        seen[sample.doc_id] = (where, sample.responses if name is None else None)
+        yield sample
+    if not seen:
+        raise LogError(f"{log}: no line has the filter {filter!r}; it has {', '.join(map(str, filters))}")
+    if expected is not None and len(seen) != expected:
+        raise LogError(f"{log}: {len(seen)} documents, and {log.results.name} says {expected}: a truncated copy; copy it again, or {AGAIN}")
+
+
+def sampling(sample: Sample) -> dict[str, Any]:
+    """The generation settings that the sample was made with (temperature, do_sample, until, ...); empty for a multiple choice."""
+    last = sample.arguments[0][-1] if sample.arguments and sample.arguments[0] else None
+    return last if isinstance(last, dict) else {}

@@ -1,0 +1,539 @@
+"""From the answers of LLMs to routing data: the logs of lm-evaluation-harness become files of `{"question", "scores"}` rows.
+
+    bash eval_scripts/score.sh                                              # writes eval_outputs/<org__name>/<group>/
+    python -m utils.convert --logs eval_outputs --output datasets/mine      # the tasks of the paper that have logs
+    python -m utils.convert --logs eval_outputs --output datasets/mine --spec my_tasks.json --tasks sums --run_code
+
+Which leaf tasks make a file, how they are scored, what the question's text is and how it is split, is a table of `Conversion` records:
+PAPER below, and one's own with --spec, a JSON list of objects with the same fields, such as
+
+    [{"task": "sums", "leaves": ["mini_sums"], "rule": "number", "question": "{question}",
+      "train": "sums_train.json", "test": "sums_test.json", "test_fraction": 0.3}]
+
+Programs judged by eval_scripts/bigcode.sh are converted with the rule "verdicts"; datasets/README.md has an example.
+
+A log that is cut off, limited, incomplete or about other documents than another LLM's is refused, and then nothing is written.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
+from pathlib import Path
+from string import Formatter
+from typing import Any
+
+import numpy as np
+
+from utils.data import RoutingData, load
+from utils.evaluate import markdown
+from utils.experiment import atomic_folder, writable_folder, write_json
+from utils.meters import bar
+from utils.metrics import references
+from utils.scoring.harness import Log, LogError, Sample, doc_hash, find_llms, find_logs, find_verdicts, run_of, samples, sampling
+from utils.scoring.rules import CODE, KIND_OF_RULE, Judging, Outcome, choice, key_of, metric, number, programs, share, texts, verdicts
+from utils.tasks import LLMS, short, task_of
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """How the logs of some leaf tasks become one file, or a training and a test file.
+
+    task: its name; the files' names must give it (`utils.tasks.task_of`).
+    leaves: the harness's leaf tasks; each LLM must have a log of each. A pattern such as "mini_*" stands for those that any LLM has.
+    rule: "choice", "number", "metric", "python", "javascript" or "verdicts", see utils/scoring/rules.py.
+    question: the query's text, with fields of the document in braces, `{choices[0]}` for the first of a list.
+    train, test: file names. With both, `test_fraction` of the rows are drawn for the test file, by --seed; equal questions stay together.
+    train_rows: the training file keeps so many of its rows, the first; 0 keeps all.
+    filter: which of the harness's filters to take, where a log has several.
+    metric: for the rule "metric", its name.
+    group: look for logs in this folder of an LLM only.
+    documents: for the rule "verdicts", the data set in its order, a file of JSON lines; bigcode-evaluation-harness saves no questions.
+    """
+
+    task: str
+    leaves: tuple[str, ...]
+    rule: str
+    question: str
+    train: str | None = None
+    test: str | None = None
+    test_fraction: float = 0.0
+    train_rows: int = 0
+    filter: str | None = None
+    metric: str = "exact_match"
+    group: str | None = None
+    documents: str | None = None
+
+    def __post_init__(self):
+        def fail(what: str) -> None:
+            raise ValueError(f"conversion of {self.task!r}: {what}")
+
+        if not isinstance(self.task, str) or not self.leaves or not all(isinstance(leaf, str) for leaf in self.leaves):
+            fail("'task' must be a name and 'leaves' a list of the harness's task names")
+        if self.task != self.task.lower():
+            fail("'task' must be lower case; the names of files and of leaf tasks need not be")
+        if self.rule not in KIND_OF_RULE:
+            fail(f"'rule' is {self.rule!r}; it must be one of {', '.join(KIND_OF_RULE)}")
+        if (self.rule == "verdicts") != bool(self.documents):
+            fail("'documents' names the file with the data set for the rule \"verdicts\", and is for that rule only")
+        if not self.files:
+            fail("give 'train', 'test' or both: names of the files to write")
+        for name in self.files:
+            if Path(name).name != name or not name.endswith(".json") or task_of(name) != self.task:
+                fail(f"the file name {name!r} must be {self.task}.json, {self.task}_train.json or {self.task}_test.json")
+        if kept := {"convert.json", "answers.json"}.intersection(self.files):
+            fail(f"the name {', '.join(kept)} is taken, by what tells how files came about; choose another task name")
+        if bool(self.train and self.test) != (0 < self.test_fraction < 1):
+            fail(f"'test_fraction' is {self.test_fraction}; it must be between 0 and 1 with both files, and left out with one")
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        return tuple(name for name in (self.train, self.test) if name)
+
+    @property
+    def kind(self) -> str:
+        return KIND_OF_RULE[self.rule]
+
+
+MMLU = """abstract_algebra anatomy astronomy business_ethics clinical_knowledge college_biology college_chemistry college_computer_science
+college_mathematics college_medicine college_physics computer_security conceptual_physics econometrics electrical_engineering
+elementary_mathematics formal_logic global_facts high_school_biology high_school_chemistry high_school_computer_science
+high_school_european_history high_school_geography high_school_government_and_politics high_school_macroeconomics high_school_mathematics
+high_school_microeconomics high_school_physics high_school_psychology high_school_statistics high_school_us_history
+high_school_world_history human_aging human_sexuality international_law jurisprudence logical_fallacies machine_learning management
+marketing medical_genetics miscellaneous moral_disputes moral_scenarios nutrition philosophy prehistory professional_accounting
+professional_law professional_medicine professional_psychology public_relations security_studies sociology us_foreign_policy virology
+world_religions""".split()  # 57
+CMMLU = """agronomy anatomy ancient_chinese arts astronomy business_ethics chinese_civil_service_exam chinese_driving_rule
+chinese_food_culture chinese_foreign_policy chinese_history chinese_literature chinese_teacher_qualification clinical_knowledge
+college_actuarial_science college_education college_engineering_hydrology college_law college_mathematics college_medical_statistics
+college_medicine computer_science computer_security conceptual_physics construction_project_management economics education
+electrical_engineering elementary_chinese elementary_commonsense elementary_information_and_technology elementary_mathematics ethnology
+food_science genetics global_facts high_school_biology high_school_chemistry high_school_geography high_school_mathematics
+high_school_physics high_school_politics human_sexuality international_law journalism jurisprudence legal_and_moral_basis logical
+machine_learning management marketing marxist_theory modern_chinese nutrition philosophy professional_accounting professional_law
+professional_medicine professional_psychology public_relations security_study sociology sports_science traditional_chinese_medicine
+virology world_history world_religions""".split()  # 67
+CEVAL = """accountant advanced_mathematics art_studies basic_medicine business_administration chinese_language_and_literature civil_servant
+clinical_medicine college_chemistry college_economics college_physics college_programming computer_architecture computer_network
+discrete_mathematics education_science electrical_engineer environmental_impact_assessment_engineer fire_engineer high_school_biology
+high_school_chemistry high_school_chinese high_school_geography high_school_history high_school_mathematics high_school_physics
+high_school_politics ideological_and_moral_cultivation law legal_professional logic mao_zedong_thought marxism metrology_engineer
+middle_school_biology middle_school_chemistry middle_school_geography middle_school_history middle_school_mathematics
+middle_school_physics middle_school_politics modern_chinese_history operating_system physician plant_protection
+probability_and_statistics professional_tour_guide sports_science tax_accountant teacher_qualification urban_and_rural_planner
+veterinary_medicine""".split()  # 52
+
+_ABCD = "\nA. {A}\nB. {B}\nC. {C}\nD. {D}"
+_ARC = "Question:{question}\nAnswer:"
+PAPER = (  # files, question texts and splits of the released data
+    Conversion(
+        "mmlu", tuple(f"mmlu_{name}" for name in MMLU), "choice", "{question}\nA. {choices[0]}\nB. {choices[1]}\nC. {choices[2]}\nD. {choices[3]}",
+        "mmlu_train.json", "mmlu_test.json", 0.3, train_rows=2000,
+    ),
+    Conversion("gsm8k", ("gsm8k_train",), "number", "{question}", train="gsm8k-train.json", train_rows=1000, filter="strict-match"),
+    Conversion("gsm8k", ("gsm8k_test",), "number", "{question}", test="gsm8k-test.json", filter="strict-match"),
+    Conversion(
+        "cmmlu", tuple(f"cmmlu_{name}" for name in CMMLU), "choice", "{Question}" + _ABCD + "\n答案：",
+        "cmmlu_train.json", "cmmlu_test.json", 0.3, train_rows=2000,
+    ),
+    Conversion("arc_challenge", ("arc_challenge",), "choice", _ARC, "arc_challenge_train.json", "arc_challenge_test.json", 0.3),
+    Conversion("humaneval", ("humaneval_generate",), "python", "{prompt}", "humaneval_train.json", "humaneval_test.json", 0.3),
+    Conversion("math_prealgebra", ("minerva_math_prealgebra",), "metric", "{problem}", test="MATH_prealgebra.json"),
+    Conversion("mbpp", ("mbpp_generate",), "python", '"""\n{text}\n{test_list[0]}\n"""\n', test="mbpp.json"),
+    Conversion("ceval", tuple(f"ceval-valid_{name}" for name in CEVAL), "choice", "{question}" + _ABCD + "答案：", test="ceval.json"),
+    Conversion("javascript", ("humaneval_js_generate",), "javascript", "{prompt}", test="javascript.json"),
+    Conversion("arc_easy", ("arc_easy",), "choice", _ARC, "arc_easy_train.json", "arc_easy_test.json", 0.3),
+    Conversion("hellaswag", ("hellaswag",), "choice", "{query}", "hellaswag_train.json", "hellaswag_test.json", 0.3),
+)  # fmt: skip
+
+
+def read_spec(path: Path) -> list[Conversion]:
+    """The records of a --spec file. Raises: ValueError naming the file, the record and the field."""
+    try:
+        records = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"--spec {path}: cannot be read as JSON ({error})") from None
+    if not isinstance(records, list) or not records or not all(isinstance(record, dict) for record in records):
+        raise ValueError(f"--spec {path}: expected a list of objects, one for each task")
+    known, table = {field.name for field in fields(Conversion)}, []
+    for number_, record in enumerate(records):
+        where = f"--spec {path}, record {number_}"
+        if unknown := record.keys() - known:
+            raise ValueError(f"{where}: unknown field {', '.join(sorted(unknown))}; the fields are {', '.join(sorted(known))}")
+        if lacking := {"task", "leaves", "rule", "question"} - record.keys():
+            raise ValueError(f"{where}: lacks {', '.join(sorted(lacking))}")
+        if isinstance(record["leaves"], str):
+            raise ValueError(f"{where}: 'leaves' must be a list of names, found {record['leaves']!r}")
+        given = {name: value for name, value in record.items() if value is not None} | {"leaves": tuple(record["leaves"])}
+        try:
+            table.append(Conversion(**given))
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{where}: {error}") from None
+    names = [name for record in table for name in record.files]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"--spec {path}: two records write {', '.join(twice)}")
+    return table
+
+
+def question_of(sample: Sample, template: str) -> str:
+    """The query's text. Raises: LogError if the document lacks a field of the template, or the text is empty."""
+    try:
+        text = Formatter().vformat(template, (), sample.doc)
+    except (KeyError, IndexError, AttributeError, TypeError, ValueError) as error:
+        what = f"does not fit the document ({type(error).__name__}: {error}), whose fields are {', '.join(sample.doc)}"
+        raise LogError(f"{sample.where}: the question text {template!r} {what}") from None
+    if not text.strip():
+        raise LogError(f"{sample.where}: the question's text is empty")
+    return text
+
+
+@dataclass
+class Entry:
+    """One document of a leaf as one LLM answered it. tests: for the rule "verdicts", SHA-256 of the file with the tests that judged it."""
+
+    doc_hash: str
+    question: str
+    outcome: Outcome
+    tests: str = ""
+
+
+def score(log: Log, record: Conversion, args: argparse.Namespace, warnings: list[str]) -> dict[int, Entry]:
+    """Read one log and score it, {doc_id: entry}. Adds to `warnings` if (nearly) all documents have M equal answers.
+
+    Raises: LogError for a log that cannot be trusted, or documents with different numbers of answers.
+    """
+    rule = {"choice": choice, "number": partial(number, numeric=args.numeric_answers), "metric": partial(metric, name=record.metric)}.get(record.rule)
+    found: dict[int, tuple[str, str]] = {}
+    outcomes: dict[int, Outcome] = {}
+    wanted: dict[int, list] = {}
+    answers, equal, settings = 0, 0, {}
+    for sample in samples(log, record.filter, args.allow_limit):
+        if answers and len(sample.responses[0]) != answers:
+            raise LogError(f"{sample.where}: {len(sample.responses[0])} answers, and {answers} to the document before; score this task again")
+        answers, settings = len(sample.responses[0]), settings or sampling(sample)
+        equal += record.rule != "choice" and len(set(texts(sample))) == 1
+        found[sample.doc_id] = (sample.doc_hash, question_of(sample, record.question))
+        if rule:
+            outcomes[sample.doc_id] = rule(sample)
+        else:
+            wanted[sample.doc_id] = programs(sample, record.rule)
+    if wanted:
+        how = Judging(args.run_code, args.workers, args.time_limit, args.memory_limit)
+        every = [program for some in wanted.values() for program in some]
+        passed = verdicts(every, log.path.with_suffix(".verdicts.jsonl"), how, f"{record.task} of {short(log.llm)}")
+        for doc_id, some in wanted.items():
+            keys = [key_of(program) for program in some]
+            outcomes[doc_id] = share([key[:12] for key in keys], [passed[key] for key in keys])
+    if answers > 1 and equal >= 0.95 * len(found):
+        warnings.append(f"{log}: all {answers} answers are equal for {equal} of {len(found)} documents: {_cause(settings)}. Its scores rest on one answer")
+    return {doc_id: Entry(*found[doc_id], outcomes[doc_id]) for doc_id in sorted(found)}
+
+
+def _cause(settings: dict[str, Any]) -> str:
+    """Why M sampled answers may be equal, from the generation settings in the log."""
+    temperature = settings.get("temperature")
+    if settings.get("do_sample") is False or temperature == 0:
+        return f"greedy decoding (do_sample {settings.get('do_sample')}, temperature {temperature}); give both do_sample=true and a temperature above 0"
+    return (
+        f"a fixed seed, or greedy decoding in spite of temperature {temperature}. Give no seed (local-completions sends one by itself unless told "
+        "--gen_kwargs seed=None), and both do_sample=true and temperature"
+    )
+
+
+def score_verdicts(log: Log, record: Conversion) -> dict[int, Entry]:
+    """The scores that utils/scoring/bigcode.py wrote, {number of the problem: entry}, with questions from `record.documents`.
+
+    Raises: LogError if a file is missing or broken, if the documents are not as many, or if the verdicts are on other generations or by other
+    references than those beside them.
+    """
+    try:
+        log.sha256, found = hashlib.sha256(log.path.read_bytes()).hexdigest(), json.loads(log.path.read_bytes())
+        docs = [json.loads(line) for line in Path(record.documents).read_text(encoding="utf-8").splitlines() if line.strip()]
+        passed, made = found["passed"], {what: found[f"{what}_sha256"] for what in ("generations", "references")}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise LogError(f"{log}: the verdicts, or the documents {record.documents}, cannot be read ({type(error).__name__}: {error})") from None
+    if len(docs) != len(passed):
+        what = f"verdicts on {len(passed)} problems, and {record.documents} has {len(docs)} documents"
+        raise LogError(f"{log}: {what}; give the data set that was used, whole and in its order")
+    for what, words in {"generations": "on other programs than those", "references": "by other tests than those"}.items():
+        file = log.path.with_name(f"{what}_{log.leaf}.json")
+        if file.is_file() and hashlib.sha256(file.read_bytes()).hexdigest() != made[what]:
+            raise LogError(f"{log}: verdicts {words} of {file.name}; run eval_scripts/bigcode.sh with RUN_CODE=1 again")
+    lines = [Sample(f"{record.documents}, document {n}", n, doc_hash(doc), doc, "", [], [[]], {}) for n, doc in enumerate(docs)]
+    return {
+        line.doc_id: Entry(line.doc_hash, question_of(line, record.question), share(some, some), made["references"]) for line, some in zip(lines, passed)
+    }
+
+
+def join(leaf: str, sheets: dict[str, dict[int, Entry]]) -> None:
+    """Check that all LLMs answered the same documents of a leaf: the same doc ids, each with the same hash and tests, as often.
+
+    Raises: LogError naming the LLMs, the leaf and the doc id.
+    """
+    (first, expected), *others = sheets.items()
+    for llm, found in others:
+        if found.keys() != expected.keys():
+            raise LogError(
+                f"{leaf}: {first} has {len(expected)} documents and {llm} {len(found)}; doc_id {min(found.keys() ^ expected.keys())} is in one log only. "
+                "Score both on the same data, without --limit"
+            )
+        for doc_id, entry in found.items():
+            if entry.doc_hash != expected[doc_id].doc_hash:
+                raise LogError(
+                    f"{leaf}, doc_id {doc_id}: {first} and {llm} answered different documents (doc_hash {expected[doc_id].doc_hash[:12]} and "
+                    f"{entry.doc_hash[:12]}): another version or order of the data set, or of the task. Score both with the same"
+                )
+            if entry.tests != expected[doc_id].tests:
+                raise LogError(
+                    f"{leaf}: the programs of {first} and {llm} were judged by different tests (references_sha256 {expected[doc_id].tests[:12]} and "
+                    f"{entry.tests[:12]}): another version or order of the data set. Generate and judge both with the same"
+                )
+            have, has = len(expected[doc_id].outcome.answers), len(entry.outcome.answers)
+            if have != has:
+                raise LogError(f"{leaf}, doc_id {doc_id}: {first} gave {have} answers and {llm} {has}; score both with the same `repeats`")
+
+
+def split(questions: Sequence[str], fraction: float, seed: int) -> tuple[list[int], list[int]]:
+    """Rows for training and for testing, both in drawn order; round(fraction * N) rows are for testing. Equal questions stay together.
+
+    The draw depends on the number of distinct questions and the seed alone.
+    Raises: ValueError if one side would be empty.
+    """
+    members: dict[str, list[int]] = {}
+    for row, question in enumerate(questions):
+        members.setdefault(question, []).append(row)
+    groups, wanted = list(members.values()), round(fraction * len(questions))
+    train: list[int] = []
+    test: list[int] = []
+    for place in np.random.default_rng(seed).permutation(len(groups)):
+        (test if len(test) + len(groups[place]) <= wanted else train).extend(groups[place])
+    if not train or not test:
+        raise ValueError(f"{len(questions)} documents cannot be split with test_fraction {fraction}")
+    return train, test
+
+
+@dataclass
+class Job:
+    """A record with the logs it is made of, {leaf: {llm: log}}."""
+
+    record: Conversion
+    logs: dict[str, dict[str, Log]]
+
+
+def plan(args: argparse.Namespace) -> tuple[list[str], list[Job]]:
+    """The LLMs, and what is to be converted. Raises: ValueError for a name that is unknown, a leaf that an LLM lacks."""
+    own = read_spec(args.spec) if args.spec else []
+    taken = {name for record in own for name in record.files}
+    table = [*own, *(record for record in PAPER if taken.isdisjoint(record.files))]
+    names = list(dict.fromkeys(record.task for record in table))
+    if unknown := [name for name in args.tasks or () if name not in names]:
+        raise ValueError(f"--tasks: no conversion for {', '.join(unknown)}; known: {', '.join(names)}; --spec adds others")
+    folders = find_llms(args.logs)
+    if unknown := [llm for llm in args.llms or () if llm not in folders]:
+        raise ValueError(f"--llms: {args.logs} has no logs of {', '.join(unknown)}; it has {', '.join(folders)}")
+    llms = list(dict.fromkeys(args.llms or sorted(folders, key=lambda llm: (LLMS.index(llm) if llm in LLMS else len(LLMS), llm))))
+    jobs = []
+    for record in table:
+        if args.tasks and record.task not in args.tasks:
+            continue
+        find = find_verdicts if record.rule == "verdicts" else find_logs
+        found = {llm: find(llm, folders[llm] / (record.group or ""), record.leaves) for llm in llms}
+        named = [leaf for leaf in record.leaves if not any(mark in leaf for mark in "*?[")]
+        leaves = list(dict.fromkeys([*named, *sorted({leaf for logs in found.values() for leaf in logs})]))
+        if not any(found.values()):
+            continue
+        for llm, logs in found.items():
+            if missing := [leaf for leaf in leaves if leaf not in logs]:
+                raise LogError(
+                    f"{record.task}: {llm} has no log of {len(missing)} of its {len(leaves)} leaf tasks: {_some(missing)} (below {folders[llm]}). "
+                    "Run eval_scripts/score.sh for it, or leave out the LLM (--llms) or the task (--tasks)"
+                )
+        jobs.append(Job(record, {leaf: {llm: found[llm][leaf] for llm in llms} for leaf in leaves}))
+    for name in args.tasks or ():
+        if name not in [job.record.task for job in jobs]:
+            leaves = [leaf for record in table if record.task == name for leaf in record.leaves]
+            raise LogError(f"--tasks {name}: no logs of {_some(leaves)} below {args.logs}")
+    if not jobs:
+        raise LogError(f"{args.logs}: no logs of any task in the table ({', '.join(names)}); --spec adds your own")
+    return llms, jobs
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+
+
+def convert_job(job: Job, args: argparse.Namespace, warnings: list[str]) -> tuple[dict[str, list[dict]], dict[str, list[dict]], dict[str, Any]]:
+    """Read, check, join and split one record. Returns: rows of each file, answers of each file, and where they came from."""
+    record, rows, answers, sources = job.record, [], [], {}
+    with bar(sum(map(len, job.logs.values())), f"read {record.files[0]}", "log") as progress:
+        for leaf, logs in job.logs.items():
+            sheets, shots = {}, {}
+            for llm, log in logs.items():
+                sheets[llm] = score_verdicts(log, record) if record.rule == "verdicts" else score(log, record, args, warnings)
+                results, _ = run_of(log, args.allow_limit)
+                version = results.get("lm_eval_version") or results.get("git_hash") or "unknown"
+                shots[llm] = results.get("n-shot", {}).get(leaf)
+                some = next(iter(sheets[llm].values()))
+                place = {"path": log.path.relative_to(args.logs).as_posix(), "sha256": log.sha256, "lm_eval": version}
+                sources.setdefault(llm, {})[leaf] = place | {"documents": len(sheets[llm]), "answers": len(some.outcome.answers)}
+                progress.update()
+            join(leaf, sheets)
+            if len({number_ for number_ in shots.values() if number_ is not None}) > 1:
+                shown = ", ".join(f"{llm} {number_}" for llm, number_ in shots.items())
+                warnings.append(f"{leaf}: the LLMs were shown different numbers of worked examples: {shown}")
+            for doc_id, entry in next(iter(sheets.values())).items():
+                outcomes = {llm: sheet[doc_id].outcome for llm, sheet in sheets.items()}
+                rows.append({"question": entry.question, "scores": {llm: outcome.score for llm, outcome in outcomes.items()}})
+                given, right = ({llm: getattr(outcome, name) for llm, outcome in outcomes.items()} for name in ("answers", "right"))
+                answers.append({"leaf": leaf, "doc_id": doc_id, "gold": entry.outcome.gold, "answers": given, "right": right})
+    if record.train and record.test:
+        try:
+            train, test = split([row["question"] for row in rows], record.test_fraction, args.seed)
+        except ValueError as error:
+            raise LogError(f"{record.task}: {error}") from None
+        index = {record.train: train, record.test: test}
+    else:
+        index = {record.files[0]: list(range(len(rows)))}
+    if record.train and record.train_rows:
+        index[record.train] = index[record.train][: record.train_rows]
+    pick = lambda values: {name: [values[row] for row in chosen] for name, chosen in index.items()}  # noqa: E731
+    return pick(rows), pick(answers), {"conversion": asdict(record) | {"leaves": list(job.logs)}, "logs": sources}
+
+
+def check_folder(flag: str, folder: Path, note: str) -> None:
+    """The folder is replaced as a whole: refuse one that holds files of others, which `note` does not list. Raises: ValueError naming them."""
+    writable_folder(folder.parent, flag)
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise ValueError(f"{flag} {folder}: a file is there; give a folder")
+    try:
+        ours = {note, *json.loads((folder / note).read_text(encoding="utf-8"))["files"]}
+    except (OSError, ValueError, KeyError, TypeError):
+        ours = set()
+    if others := sorted({path.name for path in folder.iterdir()} - ours):
+        raise ValueError(f"{flag} {folder}: the folder is replaced as a whole, and no conversion wrote {_some(others)}; give another folder")
+
+
+@dataclass
+class Converted:
+    """The files of a conversion as they are read again, {name: data}, and which of them are for training."""
+
+    folder: Path
+    data: dict[str, RoutingData]
+    train: list[str]
+
+
+def convert(args: argparse.Namespace) -> Converted:
+    """Convert all logs, write the folder at once and read it again; prints warnings to stderr.
+
+    Raises: ValueError (LogError, DataError) for bad input; nothing is written then.
+    """
+    for name, least in {"workers": 1, "time_limit": 0.1, "memory_limit": 16, "seed": 0}.items():
+        if getattr(args, name) < least:
+            raise ValueError(f"--{name} is {getattr(args, name)}; it must be at least {least}")
+    check_folder("--output", args.output, "convert.json")
+    if args.answers:
+        here, there = args.answers.resolve(), args.output.resolve()
+        if here.is_relative_to(there) or there.is_relative_to(here):
+            raise ValueError(f"--answers {args.answers}: give a folder outside --output, and not one that has it in it; both are replaced as a whole")
+        check_folder("--answers", args.answers, "answers.json")
+    llms, jobs = plan(args)
+    warnings: list[str] = []
+    files: dict[str, dict[str, Any]] = {}
+    data: dict[str, RoutingData] = {}
+    conversions, sides = [], {}
+    with atomic_folder(args.output) as folder:
+        for job in sorted(jobs, key=lambda job: job.record.rule in CODE):  # what takes long comes when the other logs are known to be good
+            rows, answers, sources = convert_job(job, args, warnings)
+            conversions.append(sources)
+            sides |= answers
+            for name, some in rows.items():
+                write_json(folder / name, some)
+                loaded = load(folder / name, job.record.kind)
+                data[name] = replace(loaded, path=str(args.output / name))
+                files[name] = {"kind": job.record.kind, "rows": len(some), "sha256": loaded.sha256}
+        options = {name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()}
+        write_json(folder / "convert.json", {"llms": llms, "options": options, "warnings": warnings, "files": files, "conversions": conversions})
+    if args.answers:
+        with atomic_folder(args.answers) as folder:
+            for name, some in sides.items():
+                write_json(folder / name, some)
+            write_json(folder / "answers.json", {"llms": llms, "output": str(args.output), "files": {name: files[name]["sha256"] for name in sides}})
+    for warning in warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    return Converted(args.output, data, [job.record.train for job in jobs if job.record.train])
+
+
+def summary(data: dict[str, RoutingData]) -> str:
+    """Accuracy in % of each LLM on each file, the per-query oracle's, and the number of queries, as a Markdown table."""
+    columns = [{row: values[file.task] for row, values in references([file]).items()} for file in data.values()]
+    llms = next(iter(data.values())).llms
+    rows = [[short(row), *[f"{column[row]:.2f}" for column in columns]] for row in [*llms, "per-query oracle"]]
+    return markdown(["", *(Path(name).stem for name in data)], [*rows, ["queries", *[str(len(file)) for file in data.values()]]])
+
+
+def next_commands(made: Converted) -> str:
+    """The commands that cluster, train and evaluate with these files."""
+    data, output, train = made.data, made.folder, made.train
+    test = [name for name in data if name not in train]
+    clustered = output.with_name(f"{output.name}_cluster")
+    paths = lambda folder, names: shlex.join(str(folder / name) for name in names)  # noqa: E731
+    kinds = lambda names: " ".join(data[name].kind for name in names)  # noqa: E731
+    lines = []
+    if train:
+        lines += [f"python -m utils.clustering --data_paths {paths(output, train)} --output {shlex.quote(str(clustered))}"]
+        lines += [f"python train_router_mdeberta.py --encoder minilm --save_path runs/{shlex.quote(output.name)} \\"]
+        lines += [f"  --data_paths {paths(clustered, train)} --data_type {kinds(train)} \\"]
+        llms = len(data[train[0]].llms)
+        lines += [f"  --top_k {llms} --last_k {llms} \\"] if llms < 3 else []  # the paper's 3 are for 3 LLMs or more
+        tests = f"--test_data_paths {paths(output, test)} --test_data_type {kinds(test)} --final_eval_data_paths" if test else "--no-final_eval"
+        lines += [f"  {tests}"]
+    if test:
+        ckpt = f"runs/{shlex.quote(output.name)}" if train else "FOLDER"
+        lines += [f"python evaluation_router.py --ckpt {ckpt} --test_data_paths {paths(output, test)} --test_data_type {kinds(test)}"]
+    return "\n".join(lines)
+
+
+def parser() -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser(prog="python -m utils.convert", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--logs", type=Path, default=Path("eval_outputs"), help="folder with one folder of logs for each LLM")
+    p.add_argument("--output", type=Path, required=True, help="folder to write, as a whole")
+    p.add_argument("--llms", nargs="+", metavar="ORG/NAME", help="these LLMs, in this order; default: all that have logs")
+    p.add_argument("--tasks", nargs="+", help="these tasks; default: all that have logs")
+    p.add_argument("--spec", type=Path, help="JSON file with conversions of your own tasks")
+    p.add_argument("--numeric_answers", action="store_true", help="rule number: compare values (1,000 and 1000.0 are equal), not text as the paper does")
+    p.add_argument("--seed", type=int, default=1, help="of the splits")
+    p.add_argument("--allow_limit", action="store_true", help="take runs with --limit, for trials")
+    p.add_argument("--answers", type=Path, help="folder for what each LLM answered, row by row (for voting); written as a whole")
+    code = p.add_argument_group("code tasks")
+    code.add_argument("--run_code", action="store_true", help="allow running the programs that LLMs wrote; best in a container")
+    code.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="programs at a time")
+    code.add_argument("--time_limit", type=float, default=10.0, help="seconds for each program")
+    code.add_argument("--memory_limit", type=int, default=4096, help="MB for each program")
+    return p
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Command line; returns the exit status: 0, or 2 for bad input."""
+    args = parser().parse_args(argv)
+    try:
+        made = convert(args)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped; nothing was written but verdicts of programs, and the same command goes on", file=sys.stderr)
+        return 130
+    print(f"{summary(made.data)}\n\n{len(made.data)} files in {args.output}. Next:\n{next_commands(made)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -38,7 +39,7 @@ class Server(ThreadingHTTPServer):
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
-        self.requests, self.ranges, self.cut, self.corrupt, self.failures, self.stall = [], True, 0, False, 0, None
+        self.requests, self.ranges, self.cut, self.corrupt, self.failures, self.delay, self.stall = [], True, 0, False, 0, 0, None
         self.url = f"http://127.0.0.1:{self.server_port}"
 
 
@@ -46,6 +47,7 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self):
         server, wanted = self.server, self.headers.get("Range")
         server.requests.append((self.path, wanted))
+        time.sleep(server.delay)
         if server.failures:
             server.failures -= 1
             return self.send_error(503)
@@ -232,7 +234,7 @@ def test_503_twice_then_the_file(server, manifest, root, capsys):
 
 def test_503_for_ever_and_404(server, manifest, root, capsys):
     server.failures = 100
-    assert main(["--root", str(root)]) == 1
+    assert main(["--root", str(root)]) == 3
     assert len(server.requests) == 4  # the second file is not tried
     assert "HTTP 503" in capsys.readouterr().err
     server.failures = 0
@@ -257,13 +259,69 @@ def test_an_existing_wrong_file_is_reported_and_only_replaced_by_the_right_one(s
 
 def test_no_network_names_the_address_the_cause_and_the_remedies(manifest, root, monkeypatch, capsys):
     monkeypatch.setenv("ROUTERDC_URL", "http://127.0.0.1:9/data/")  # the discard port: nothing listens
-    assert main(["--root", str(root)]) == 1
+    assert main(["--root", str(root)]) == 3
     message = capsys.readouterr().err
     for word in ("http://127.0.0.1:9/data/one/a.json", "refused", "--mirror DIR", "ROUTERDC_MIRROR", "https_proxy"):
         assert word in message
     monkeypatch.setenv("ROUTERDC_URL", "nowhere")
     assert main(["--root", str(root)]) == 1
     assert "nowhere/one/a.json is not an address" in capsys.readouterr().err
+
+
+@pytest.fixture
+def dropping():
+    """An address at which connections are not refused but never made, as where packets are dropped: its queue is full and nobody accepts."""
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as full:
+        waiting = [socket.socket() for _ in range(8)]
+        for client in waiting:
+            client.setblocking(False)
+            client.connect_ex(full.getsockname())
+        try:
+            socket.create_connection(full.getsockname(), 0.3).close()
+            pytest.skip("this system takes connections that nobody accepts")
+        except TimeoutError:
+            yield f"http://127.0.0.1:{full.getsockname()[1]}/data"
+        finally:
+            for client in waiting:
+                client.close()
+
+
+def test_a_network_that_drops_packets_is_given_up_soon(manifest, root, dropping, monkeypatch, capsys):
+    monkeypatch.setattr(download, "CONNECT", 0.5)
+    monkeypatch.setenv("ROUTERDC_URL", dropping)
+    start = time.monotonic()
+    assert main(["--root", str(root)]) == 3
+    assert 1 <= time.monotonic() - start < 5  # two tries
+    errors = capsys.readouterr().err
+    assert "timed out (2 tries)" in errors and errors.count("trying again") == 1
+    part = put(root / "one/a.json.part", CONTENT["one/a.json"][:9])  # a transfer that had begun: more patience
+    monkeypatch.setattr(download, "CONNECT", 0.1)
+    assert main(["--root", str(root)]) == 3 and part.stat().st_size == 9
+    assert "(4 tries)" in capsys.readouterr().err
+
+
+def test_the_time_to_connect_is_no_limit_on_the_answer(server, manifest, root, monkeypatch, capsys):
+    monkeypatch.setattr(download, "CONNECT", 0.3)
+    server.delay = 0.8
+    assert main(["--root", str(root), "one/b.json"]) == 0
+    assert len(server.requests) == 1 and "trying again" not in capsys.readouterr().err
+
+
+def test_no_network_is_told_from_wrong_data(server, manifest, root, mirror, monkeypatch, capsys):
+    server.failures = 100  # a server that cannot serve now says nothing about the data either
+    assert main(["--root", str(root)]) == 3
+    put(root / "one/b.json", b"[1]\n")
+    assert main(["--root", str(root)]) == 1  # a wrong file is there, which must not pass for none
+    server.failures, server.cut = 0, 10
+    assert main(["--root", str(root), "one/a.json"]) == 1  # an answer, though a bad one
+    (root / "one/a.json.part").unlink()
+    monkeypatch.setenv("ROUTERDC_URL", "http://127.0.0.1:9/data/")
+    assert main(["--root", str(root)]) == 1
+    (root / "one/b.json").write_bytes(CONTENT["one/b.json"])
+    assert main(["--root", str(root)]) == 3  # the other one is missing, and that is all
+    assert main(["--root", str(root), "--mirror", str(mirror / "typo")]) == 1
+    (mirror / "one/a.json").unlink()
+    assert main(["--root", str(root), "--mirror", str(mirror)]) == 1
 
 
 def test_the_address_is_the_pinned_commit(manifest, monkeypatch):
@@ -274,7 +332,8 @@ def test_the_address_is_the_pinned_commit(manifest, monkeypatch):
 def test_ctrl_c_leaves_a_part_that_the_next_run_resumes(server, manifest, root):
     server.stall = threading.Event()
     name, size = "one/a.json", len(CONTENT["one/a.json"])
-    code = ("import sys, pathlib; from utils import download; "
+    code = ("import sys, pathlib, signal; from utils import download; "
+            "signal.signal(signal.SIGINT, signal.default_int_handler); "  # a background job's children are born ignoring it
             f"download.MANIFEST = pathlib.Path({str(download.MANIFEST)!r}); "
             f"sys.exit(download.main(['--root', {str(root)!r}, {name!r}]))")
     run = subprocess.Popen([sys.executable, "-c", code], cwd=REPO, stderr=subprocess.PIPE, text=True)

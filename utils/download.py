@@ -15,12 +15,13 @@ import hashlib
 import json
 import os
 import shutil
+import socket
 import sys
 import time
-from http.client import HTTPException
+from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from pathlib import Path
 from urllib.error import HTTPError
-from urllib.request import Request, urlopen
+from urllib.request import HTTPHandler, HTTPSHandler, Request, build_opener
 
 from tqdm import tqdm
 
@@ -28,6 +29,7 @@ ROOT = Path(__file__).resolve().parent.parent / "datasets"
 MANIFEST = ROOT / "manifest.json"
 SETS = ("routerdc", "extra", "routerbench")  # the paper's experiment; what it leaves aside; the CSV files
 WAITS = (1, 2, 4, 8)  # seconds before each retry of a network failure
+CONNECT = 5  # seconds to connect, shared by the addresses of a host (each has 2 at least)
 TIMEOUT = 30  # seconds without a byte
 CHUNK = 1 << 16  # bytes
 
@@ -36,8 +38,48 @@ class DownloadError(RuntimeError):
     """A file could not be brought in place; the message says which, why and what to do."""
 
 
+class Unreachable(DownloadError):
+    """The network gave no answer, or the server cannot serve now: nothing is known to be wrong with any data."""
+
+
 class _Transient(Exception):
     """A network failure that another try may cure."""
+
+
+class _Busy(_Transient):
+    """The server answers that it cannot serve now."""
+
+
+class _NoAnswer(_Transient):
+    """There was no address, no route, or nobody who answered."""
+
+
+class _Prompt:
+    """A connection that is made soon or not at all: where packets are dropped, each address of a host would take TIMEOUT."""
+
+    def connect(self):
+        addresses = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)
+        self.timeout = max(CONNECT / len(addresses), 0.4 * CONNECT)
+        super().connect()
+        self.sock.settimeout(TIMEOUT)
+
+
+class _HTTP(_Prompt, HTTPConnection):
+    pass
+
+
+class _HTTPS(_Prompt, HTTPSConnection):
+    pass
+
+
+class _HTTPHandler(HTTPHandler):
+    def http_open(self, request):
+        return self.do_open(_HTTP, request)
+
+
+class _HTTPSHandler(HTTPSHandler):
+    def https_open(self, request):
+        return self.do_open(_HTTPS, request)
 
 
 def load_manifest() -> dict:
@@ -86,7 +128,8 @@ def fetch(name: str, entry: dict, source: str | Path, root: Path = ROOT) -> bool
 
     Args: `source` is a base URL (str) or a mirror folder (Path); `name` is appended to it.
     Raises: DownloadError if the source cannot give the right file, OSError if it cannot be written; `root/name` is then
-    as it was before. An unfinished transfer stays in `root/name.part`, and the next call resumes it.
+    as it was before. An unfinished transfer stays in `root/name.part`, and the next call resumes it. Where nothing has come and nobody
+    answers, there is one more try; a transfer that has begun, and a server that is busy, have as many as WAITS says.
     """
     target = root / name
     wrong = verify(target, entry)
@@ -107,8 +150,8 @@ def fetch(name: str, entry: dict, source: str | Path, root: Path = ROOT) -> bool
                                 "(--mirror DIR, or --mirror '' for the network)")
         return True
 
-    url = f"{source}/{name}"
-    for wait in (*WAITS, None):
+    url, silent = f"{source}/{name}", 0
+    for tries, wait in enumerate((*WAITS, None), 1):
         try:  # an earlier run may have been stopped just before the rename: then nothing is left to pull
             resumed = verify(part, entry) is not None and _pull(url, part)
             wrong = _install(part, target, entry)
@@ -119,30 +162,34 @@ def fetch(name: str, entry: dict, source: str | Path, root: Path = ROOT) -> bool
             raise _Transient(f"resumed from {part.name}, and {wrong}; dropped {part.name}")
         except _Transient as error:
             cause = error
+            silent += isinstance(error, _NoAnswer)
+        if silent == 2 and not part.exists():
+            break
         if wait is not None:
             tqdm.write(f"{name}: {cause}; trying again in {wait} s", file=sys.stderr)
             time.sleep(wait)
-    raise DownloadError(f"cannot fetch {url}: {cause} ({len(WAITS) + 1} tries). Either copy from a folder that has the "
-                        "files (--mirror DIR or ROUTERDC_MIRROR=DIR), or mend the connection (behind a proxy: set "
-                        "https_proxy) and run the same command, which resumes")
+    kind = Unreachable if isinstance(cause, (_NoAnswer, _Busy)) else DownloadError
+    raise kind(f"cannot fetch {url}: {cause} ({tries} tries). Either copy from a folder that has the files "
+               "(--mirror DIR or ROUTERDC_MIRROR=DIR), or mend the connection (behind a proxy: set https_proxy) and "
+               "run the same command, which resumes")
 
 
 def _open(url: str, part: Path):
     """The response to a request for what `part` lacks; a server may answer with the whole file (status 200)."""
     have = part.stat().st_size if part.exists() else 0
     try:
-        return urlopen(Request(url, headers={"Range": f"bytes={have}-"} if have else {}), timeout=TIMEOUT)
+        return build_opener(_HTTPHandler, _HTTPSHandler).open(Request(url, headers={"Range": f"bytes={have}-"} if have else {}))
     except HTTPError as error:
         cause = f"HTTP {error.code} {error.reason}"
         if error.code == 416 and have:  # nothing past what we have, and what we have is not the file
             part.unlink()
             raise _Transient(f"{cause}; dropped {part.name}") from error
         if error.code in (408, 429) or error.code >= 500:
-            raise _Transient(cause) from error
+            raise _Busy(cause) from error
         raise DownloadError(f"{url}: {cause}. Check ROUTERDC_URL if it is set, or copy the file from a folder that "
                             "has it (--mirror DIR)") from error
     except (OSError, HTTPException) as error:  # no address, no route, no answer, a bad certificate
-        raise _Transient(getattr(error, "reason", error)) from error
+        raise _NoAnswer(getattr(error, "reason", error)) from error
     except ValueError as error:
         raise DownloadError(f"{url} is not an address: {error}. Check ROUTERDC_URL") from error
 
@@ -184,7 +231,7 @@ def _install(part: Path, target: Path, entry: dict) -> str | None:
 def _fetch_all(files: dict, source: str | Path, root: Path) -> None:
     print(f"fetching {len(files)} files from {source} into {root}", flush=True)
     root.mkdir(parents=True, exist_ok=True)
-    failed = 0
+    failed, unreachable = 0, False
     with (root / ".download.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # of two runs at once, one waits and then finds the files in place
         for name, entry in tqdm(files.items(), desc="files", unit="file", leave=False, disable=None):
@@ -194,14 +241,20 @@ def _fetch_all(files: dict, source: str | Path, root: Path) -> None:
                 left = f". {root / name} stays as it was: NOT the released file" if (root / name).exists() else ""
                 tqdm.write(f"{error}{left}", file=sys.stderr)
                 failed += 1
+                unreachable = isinstance(error, Unreachable)
                 if not isinstance(source, Path):
                     break  # the next file would wait for the same network
     if failed:
-        raise DownloadError(f"the data in {root} is incomplete: see above; --check lists what is missing or wrong")
+        nothing_wrong = unreachable and not any((root / name).exists() for name in files)  # none was there, and none came
+        raise (Unreachable if nothing_wrong else DownloadError)(f"the data in {root} is incomplete: see above; --check lists what is missing or wrong")
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The command line; returns the exit code: 0, 1 after an error, 130 when interrupted."""
+    """The command line; returns the exit code: 0, 1 after an error, 130 when interrupted.
+
+    It is 3 if the only trouble is that files are missing and the network gives no answer, or the server is busy: quickstart.sh goes on
+    without them then.
+    """
     parser = argparse.ArgumentParser(prog="python -m utils.download", description=__doc__.splitlines()[0])
     parser.add_argument("files", nargs="*", help="names relative to datasets/ (default: a whole set)")
     parser.add_argument("--datasets", choices=(*SETS, "all"), default="routerdc", help="the set (default: %(default)s)")
@@ -230,7 +283,7 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     except (DownloadError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 1
+        return 3 if isinstance(error, Unreachable) else 1
     except KeyboardInterrupt:
         print("interrupted: what had come stays in *.part files, and the same command resumes", file=sys.stderr)
         return 130

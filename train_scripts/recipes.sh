@@ -20,5 +20,6 @@ case "$RECIPE" in
   frozen) flags=(--freeze_encoder --learning_rate 1e-3) ;;
   tuned) flags=("${averaged[@]}" --freeze_encoder --learning_rate 3e-4) ;;
   tuned-layers) flags=("${averaged[@]}" --train_layers 2 --learning_rate 1e-4 --training_steps 200 --dropout 0) ;;
-  *) echo "error: RECIPE is '$RECIPE'; it must be tuned, tuned-layers, frozen, layers or paper" >&2; exit 2 ;;
+  tuned-all) flags=("${averaged[@]}" --training_steps 200 --dropout 0) ;;
+  *) echo "error: RECIPE is '$RECIPE'; it must be tuned, tuned-layers, tuned-all, frozen, layers or paper" >&2; exit 2 ;;
 esac

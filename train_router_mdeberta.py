@@ -52,9 +52,17 @@ def fidelity_rows(text: str) -> frozenset[int]:
     return rows
 
 
+class Help(argparse.RawDescriptionHelpFormatter):
+    """Shows the defaults that are numbers or words."""
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        default = f"(default: {action.default})" if isinstance(action.default, (int, float, str)) and action.nargs != 0 and not isinstance(action.default, bool) else ""
+        return " ".join(filter(None, (action.help, default if action.dest != "help" else "")))
+
+
 def parser() -> argparse.ArgumentParser:
     """The arguments; names and defaults are the paper's, and the released code's where users know them."""
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=Help)
     data = p.add_argument_group("data")
     data.add_argument("--dataset", choices=DATASETS, default="paper", help="routerbench: its files, K+ = K- = 4, prompts of 1400 characters, rows with empty cells left out")
     data.add_argument("--data_paths", nargs="+", default=[BY_NAME[name].train for name in TRAIN_ORDER], help="training files, one per task")
@@ -74,7 +82,7 @@ def parser() -> argparse.ArgumentParser:
     model.add_argument("--encoder", default=MDEBERTA, help="hub name, local folder, minilm (a PyPI package), or given (data files of embeddings)")
     model.add_argument("--pooling", choices=POOLINGS, help="default: first token; mean for minilm")
     model.add_argument("--max_length", type=int, default=512, help="tokens kept of a query, the last ones")
-    model.add_argument("--similarity_function", choices=sorted(SIMILARITIES), default="cos")
+    model.add_argument("--similarity_function", choices=sorted(SIMILARITIES), default="cos", help="cosine, or inner product")
     model.add_argument("--dropout", type=float, help="default: the encoder's own")
     trained = model.add_mutually_exclusive_group()
     trained.add_argument("--freeze_encoder", action="store_true", help="embed each query once; train a linear head and the LLM embeddings")
@@ -96,15 +104,15 @@ def parser() -> argparse.ArgumentParser:
     loss.add_argument("--fidelity", default="paper", help="paper, upstream, or rows of the README's table to take as released, such as 1,3")
 
     train = p.add_argument_group("training")
-    train.add_argument("--batch_size", type=int, default=64)
+    train.add_argument("--batch_size", type=int, default=64, help="queries per batch")
     train.add_argument("--training_steps", type=int, default=1000, help="optimizer steps")
-    train.add_argument("--eval_steps", type=int, default=50)
-    train.add_argument("--learning_rate", type=float, default=5e-5)
+    train.add_argument("--eval_steps", type=int, default=50, help="validate this often")
+    train.add_argument("--learning_rate", type=float, default=5e-5, help="of all that is not an LLM embedding")
     train.add_argument("--llm_learning_rate", type=float, help="of the LLM embeddings; default: --learning_rate")
-    train.add_argument("--weight_decay", type=float, default=0.01)
+    train.add_argument("--weight_decay", type=float, default=0.01, help="of AdamW")
     train.add_argument("--gradient_accumulation", type=int, default=1, help="batches per optimizer step")
     train.add_argument("--selection", choices=("best", "last"), default="best", help="best on validation, or the last step")
-    train.add_argument("--seed", type=int, default=1)
+    train.add_argument("--seed", type=int, default=1, help="of split, batches, pairs and initial values")
 
     run = p.add_argument_group("run")
     run.add_argument("--save_path", default="runs/routerdc", help="folder of the run; an unfinished one there is resumed")
@@ -381,7 +389,8 @@ def load_tests(args: argparse.Namespace, llms: tuple[str, ...]) -> list[RoutingD
             raise DataError(f"{data.path}: a second test file for the task {data.task!r}; give each task's file once")
         unknown = [name for name in data.llms if name not in llms]
         if unknown:
-            raise DataError(f"{data.path}: no training file has scores for {', '.join(unknown)}; they have {', '.join(llms)}")
+            raise DataError(f"{data.path}: no training file has scores for {', '.join(unknown)}; they have {', '.join(llms)}. "
+                            "Name your own test files: --test_data_paths, and --final_eval_data_paths with nothing behind it for no others")
         if set(data.llms) != set(tests[0].llms):
             raise DataError(f"{data.path}: its LLMs are {', '.join(data.llms)}, those of {tests[0].path} {', '.join(tests[0].llms)}; all test files of a run must have the same")
     return [data.for_llms([name for name in llms if name in data.llms]) for data in tests]
@@ -455,7 +464,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as stop:
-        print(f"interrupted: {str(stop) or 'the same command goes on from the state that was saved last'}", file=sys.stderr)
+        print(f"interrupted: {str(stop) or 'the same command goes on from the last state that training saved, or begins again if there is none'}", file=sys.stderr)
         return 130
     return 0
 

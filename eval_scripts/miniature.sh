@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # The whole pipeline in miniature, real at every step: train five tiny LLMs, let them answer in lm-evaluation-harness, run their
 # programs in the sandbox, convert and cluster with both notebooks, train RouterDC, test it in and out of distribution.
-#   bash eval_scripts/miniature.sh                 about 12 minutes on 2 cores, no GPU, no model hub
-#   SIZE=small bash eval_scripts/miniature.sh      about 3 minutes: four LLMs, shorter training, fewer questions
+#   bash eval_scripts/miniature.sh                 about 9 minutes on 2 cores, no GPU, no model hub
+#   SIZE=small bash eval_scripts/miniature.sh      about 4 minutes: four LLMs, shorter training, fewer questions
 # Everything lands in $RUNS. What is finished is skipped, so a stopped run goes on with the same command. The table at the end is also
 # in $RUNS/router/table.md. Settings: SIZE, SEED (texts, LLMs, clusters), SEEDS (routers), LLMS, JOBS (LLMs at a time), ENCODER, RUNS; STEPS
 # runs some of the steps only. Further flags go to train_router_mdeberta.py. `utils/miniature` says what the LLMs are taught.

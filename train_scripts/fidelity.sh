@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # What the departures of the released code (the README's rows 1 to 6) and lambda are worth: paired differences on the same seeds.
-#   bash train_scripts/fidelity.sh             about 10 minutes on 2 cores, and 6 for each of SEEDS_LAYERS
+#   bash train_scripts/fidelity.sh             about 30 minutes on 2 cores, 6 of them for each of SEEDS_LAYERS
 # All six rows, rows 1 and 3 alone, and lambda = 0, with the frozen encoder; row 2 (dropout) needs layers that train.
 # results/tables.md has the differences.
 set -euo pipefail

@@ -280,7 +280,7 @@ def text(result: dict[str, Any], command: str) -> str:
                   "*contradicts*: below 0, *open*: it holds 0."]
         for recipe in dict.fromkeys(pair["recipe"] for pair in result["order"]):
             pairs = [pair for pair in result["order"] if pair["recipe"] == recipe]
-            counts = ", ".join(f"{sum(pair['verdict'] == verdict for pair in pairs)} {verdict}" for verdict in ("agrees", "open", "contradicts"))
+            counts = ", ".join(f"{sum(pair['verdict'] == verdict for pair in pairs)} {word}" for verdict, word in (("agrees", "agree"), ("open", "open"), ("contradicts", "contradict")))
             rows = [[f"{p['above']} > {p['below']}", cells[p["side"]], f"{p['paper']:+.2f}", f"{p['ours']:+.2f}", bracket(p["interval"], "+"), p["verdict"]] for p in pairs]
             parts += [f"Recipe `{recipe}`: {counts}", markdown(["pair", "average", "paper", "ours", "95 %", "verdict"], rows)]
     parts.append("## Routing share of each LLM (%), mean over the seeds")

@@ -141,7 +141,7 @@ def load(
         if need_clusters and (isinstance(row.get("cluster_id"), bool) or not isinstance(row.get("cluster_id"), int)):
             raise DataError(
                 f"{where}: 'cluster_id' must be an integer, found {row.get('cluster_id')!r}. The sample-sample loss needs it: "
-                "use the files of split2_model7_cluster, or --cluster_loss_weight 0 (and --target_groups task)"
+                "make ids with `python -m utils.clustering`, or contrast by task: --cluster_loss_weight 0 --sample_loss_weight 1 (with --target_groups task)"
             )
     clusters = None
     if all(isinstance(row.get("cluster_id"), int) for row in rows):

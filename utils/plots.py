@@ -223,7 +223,7 @@ def settings_curves(panels: Mapping[str, Mapping[str, Mapping[str, tuple[float, 
     axes[0, 0].set_ylabel("accuracy (%)")
     axes[1, 0].set_ylabel("accuracy (%)")
     figure.legend(drawn.values(), drawn.keys(), loc="outside lower center", ncols=3, frameon=False)
-    figure.suptitle(f"{title}. Mean and standard deviation over the seeds; dotted: the recipe's own value", fontsize=11)
+    figure.suptitle(f"{title}\nMean and standard deviation over the seeds; dotted: the recipe's own value", fontsize=11)
     return figure
 
 

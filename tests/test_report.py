@@ -3,12 +3,16 @@
 import hashlib
 import json
 import statistics
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from conftest import REPO
 
 from utils import report
+from utils.experiment import locked
 from utils.tasks import LLMS, TASKS
 
 
@@ -57,6 +61,28 @@ def test_tables_have_mean_and_deviation_and_paired_differences(folder, tmp_path,
     assert f"{statistics.mean(gaps):+.2f} ± {statistics.stdev(gaps):.2f}" in row
     row = next(line for line in text.splitlines() if "lambda = 0" in line)
     assert "+1.00 ± 0.00" in row and row.rstrip("| ").endswith("3")
+
+
+def test_tables_say_what_a_recipe_sets(folder, tmp_path, capsys):
+    run = results(1, 50.0) | {"command": "python t.py --encoder x --recipe frozen --top_k 3 --seed 1 --save_path a --refit --llms b c --top_k 4"}
+    assert report.main([folder(run, results(2, 50.0, "other")), "--results", str(tmp_path / "results")]) == 0
+    text = (tmp_path / "results" / "tables.md").read_text()
+    assert "\n- frozen (RouterDC): `--top_k 4 --refit --llms b c`\n- other (RouterDC): the defaults\n" in text
+
+
+def test_two_reports_at_once_lose_no_line(folder, tmp_path):
+    """The second waits while the folder is held, and then adds to what has been written meanwhile."""
+    target, runs = tmp_path / "results", folder(results(1, 50.0))
+    assert report.main([runs, "--results", str(target)]) == 0
+    line = json.loads((target / "runs.jsonl").read_text())
+    (tmp_path / "runs" / "0" / "results.json").write_text(json.dumps(results(3, 51.0)))
+    with locked(target):
+        other = subprocess.Popen([sys.executable, "-m", "utils.report", runs, "--results", str(target)], cwd=REPO, stdout=subprocess.DEVNULL)
+        with pytest.raises(subprocess.TimeoutExpired):
+            other.wait(timeout=5)
+        (target / "runs.jsonl").write_text("".join(json.dumps(line | {"seed": seed}) + "\n" for seed in (1, 2)))
+    assert other.wait(timeout=60) == 0
+    assert [json.loads(text)["seed"] for text in (target / "runs.jsonl").read_text().splitlines()] == [1, 2, 3]
 
 
 def test_the_search_is_ordered_by_validation_and_reads_no_test(folder, tmp_path, capsys):

@@ -19,11 +19,12 @@ import numpy as np
 
 from utils import comparison
 from utils.evaluate import markdown
-from utils.experiment import write_json, write_text
+from utils.experiment import locked, write_json, write_text
 from utils.statistics import RESAMPLES, spread
 from utils.tasks import BY_NAME, LLMS, PAPER, PAPER_AVERAGE, TASKS, short, title_of
 
 KEY = ("router", "encoder", "recipe", "fidelity", "seed")  # one line of runs.jsonl for each
+NAMED = ("encoder", "recipe", "fidelity", "routers", "loss", "seed", "seeds", "device", "precision", "save_path", "no-final_eval")  # no part of a recipe
 LAMBDA_0 = "-lambda0"  # ending of a recipe that differs from the one before it in lambda = 0 alone
 
 
@@ -116,6 +117,19 @@ def differences(runs: Sequence[dict[str, Any]]) -> str:
     return markdown(["recipe", "change", "ID avg", "OOD avg", "seeds"], rows)
 
 
+def recipes(runs: Iterable[dict[str, Any]]) -> str:
+    """What each recipe sets, read off the commands of its runs: all arguments but seeds, folders and what the tables name anyway."""
+    routers: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for run in runs:
+        flags: dict[str, str] = {}
+        for part in run["command"].split(" --")[1:]:
+            name, _, value = part.partition(" ")
+            flags[name] = value  # of a flag given twice the last one counts
+        settings = " ".join(f"--{name} {value}".strip() for name, value in flags.items() if name not in NAMED)
+        routers[run["recipe"], settings] += [] if run["router"] in routers[run["recipe"], settings] else [run["router"]]
+    return "\n".join(f"- {recipe} ({', '.join(names)}): {f'`{settings}`' if settings else 'the defaults'}" for (recipe, settings), names in sorted(routers.items()))
+
+
 def tables(runs: Sequence[dict[str, Any]], controls: dict[str, dict[str, float]]) -> str:
     """results/tables.md."""
     costs = [
@@ -129,6 +143,7 @@ def tables(runs: Sequence[dict[str, Any]], controls: dict[str, dict[str, float]]
         "## Table 1: in-distribution", accuracy_table(runs, controls, True),
         "## Table 2: out-of-distribution", accuracy_table(runs, controls, False),
         "## Paired differences on the same seeds (points)", differences(runs),
+        "## What the recipes set", recipes(runs),
         "## Time and device", markdown(["", "seconds per run", "selection", "device"], costs),
     ]) + "\n"
 
@@ -142,7 +157,7 @@ def search_table(results: Sequence[dict[str, Any]]) -> str:
     return (
         "# Choosing the MiniLM recipe on validation rows\n\nMade by `bash train_scripts/search_minilm.sh`: each candidate is trained on a random 80 % of the "
         "training rows and scored on the rest (mean accuracy over the five tasks, %), once per seed. No test file is read.\n\n"
-        + markdown(["candidate", "validation", "seeds"], rows) + "\n"
+        + markdown(["candidate", "validation", "seeds"], rows) + "\n\n## What the candidates set\n\n" + recipes(results) + "\n"
     )
 
 
@@ -160,7 +175,7 @@ def main(argv: list[str] | None = None) -> int:
         args.results.mkdir(parents=True, exist_ok=True)
         if args.search:
             text = search_table(finished([args.search]))
-            (args.results / "search.md").write_text(text)
+            write_text(args.results / "search.md", text)
             print(text)
             return 0
         if args.compare:
@@ -179,18 +194,19 @@ def main(argv: list[str] | None = None) -> int:
         if len(new) < len(found):
             print(f"left out: {len(found) - len(new)} runs that were not tested on all eight tasks of the paper with its seven LLMs", file=sys.stderr)
         path, controls = args.results / "runs.jsonl", args.results / "controls.json"
-        runs = add(read_runs(path), [line_of(result) for result in new])
-        if not runs and found:
-            print(f"{path}: no run of these belongs there, nothing was written")
-            return 0
-        if not runs:
-            raise ValueError(f"{path}: no runs yet; name the folders of finished runs")
-        references = new[-1]["test"]["references"] if new else json.loads(controls.read_text())
-        references = {name: values for name, values in references.items() if name not in PAPER}
-        text = tables(runs, references)
-        write_text(path, "".join(json.dumps(run) + "\n" for run in runs))
-        write_json(controls, references)
-        (args.results / "tables.md").write_text(text)
+        with locked(args.results):
+            runs = add(read_runs(path), [line_of(result) for result in new])
+            if not runs and found:
+                print(f"{path}: no run of these belongs there, nothing was written")
+                return 0
+            if not runs:
+                raise ValueError(f"{path}: no runs yet; name the folders of finished runs")
+            references = new[-1]["test"]["references"] if new else json.loads(controls.read_text())
+            references = {name: values for name, values in references.items() if name not in PAPER}
+            text = tables(runs, references)
+            write_text(path, "".join(json.dumps(run) + "\n" for run in runs))
+            write_json(controls, references)
+            write_text(args.results / "tables.md", text)
     except (ValueError, OSError, KeyError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

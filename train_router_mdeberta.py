@@ -312,7 +312,7 @@ def train(args: argparse.Namespace) -> Path:
     values = sum(value.numel() for value in trained(model).values())
     print(
         f"{ROUTERS[args.loss]}: {args.encoder} ({encoder.pooling} pooling, {values / 1e6:.1f} M trained values), {len(problem.llms)} LLMs, "
-        f"{len(problem.pool)} training rows, {sum(len(r) for _, r in problem.validation)} validation rows, {where.describe()}"
+        f"{len(np.unique(problem.pool))} training rows (an epoch is {len(problem.pool)}), {sum(len(r) for _, r in problem.validation)} validation rows, {where.describe()}"
     )
 
     speed, running, summed = Speed(), torch.zeros((), device=where.device), 0

@@ -8,6 +8,7 @@ then scores the test sets once and prints their tables beside the paper's.
 
 import argparse
 import json
+import math
 import shlex
 import shutil
 import signal
@@ -24,7 +25,7 @@ from utils import checkpoint
 from utils.data import MISSING, DataError, RoutingData, embedding_size, load_all, reading, shrink, split_validation, targets, training_rows
 from utils.encoders import GIVEN, MDEBERTA, POOLINGS, EncoderError, Given, Queries, load_encoder
 from utils.evaluate import evaluate, route, tables
-from utils.experiment import Setup, atomic_folder, batch_rows, recover, setup, stream_seed, writable_folder, write_json, write_text
+from utils.experiment import Setup, atomic_folder, batch_rows, locked, recover, setup, stream_seed, writable_folder, write_json, write_text
 from utils.losses import SIMILARITIES, cosine_classifier_loss, sample_llm_loss, sample_sample_loss, zooter_loss
 from utils.meters import MetricsLog, Speed, bar
 from utils.metrics import utility
@@ -33,14 +34,17 @@ from utils.plots import training_curve
 from utils.tasks import BY_NAME, DATASETS, KINDS, TASKS, TRAIN_ORDER, fill_kinds, task_of
 
 UPSTREAM_ROWS = frozenset(range(1, 7))  # rows of the README's table that `--fidelity upstream` takes as released
-STREAM_INIT, STREAM_DROPOUT, STREAM_PAIRS = 0, 1, 2  # purposes of random numbers
+STREAM_INIT, STREAM_DROPOUT, STREAM_PAIRS, STREAM_TIES = 0, 1, 2, 3  # purposes of random numbers
 LOG_STEPS = 10
 ROUTERS = {"routerdc": "RouterDC", "cosine_classifier": "CosineClassifier", "zooter": "ZOOTER"}  # --loss, and what results call it
 NOT_SETTINGS = ("save_path", "overwrite", "cache_dir", "resume_minutes", "recipe", "command")  # arguments that change no result
 
 
 def fidelity_rows(text: str) -> frozenset[int]:
-    """"paper" -> none, "upstream" -> rows 1 to 6, "1,3" -> these rows as released and the others as in the paper."""
+    """"paper" -> none, "upstream" -> rows 1 to 6, "1,3" -> these rows as released and the others as in the paper.
+
+    Raises: ValueError for any other text.
+    """
     if text in ("paper", "upstream"):
         return frozenset() if text == "paper" else UPSTREAM_ROWS
     try:
@@ -96,6 +100,7 @@ def parser() -> argparse.ArgumentParser:
     loss.add_argument("--cluster_loss_weight", type=float, default=1.0, help="lambda: sample-sample loss by cluster_id")
     loss.add_argument("--sample_loss_weight", type=float, default=0.0, help="the same by task")
     loss.add_argument("--H", type=int, default=3, help="out-of-group queries per query")
+    loss.add_argument("--ties", choices=("columns", "random"), default="columns", help="which of several LLMs with one score are the top_k or last_k: the first or last columns, or drawn at every visit")
     loss.add_argument("--negative_below", type=float, default=0.5, help="only scores below this make a negative")
     loss.add_argument("--targets", choices=("score", "gain"), default="score", help="gain: right or wrong for multiple choice, what the metric counts")
     loss.add_argument("--cost_rate", type=float, default=0.0, help="targets are score - cost_rate * cost in US dollars; the checkpoint is chosen by that, too")
@@ -165,7 +170,10 @@ def check_numbers(args: argparse.Namespace) -> None:
 
 
 class Problem:
-    """The training data as tensors: all rows of all files end to end, which of them train, and which validate."""
+    """The training data as tensors: all rows of all files end to end, which of them train, and which validate.
+
+    Raises: DataError for bad files; ValueError, naming the flag, for a setting that these files do not allow.
+    """
 
     def __init__(self, args: argparse.Namespace, rows: frozenset[int], device: torch.device):
         by_cluster = args.cluster_loss_weight > 0 or (args.target_shrinkage > 0 and args.target_groups != "task")
@@ -174,7 +182,7 @@ class Problem:
         if args.llms:
             self.files = [data.for_llms(args.llms) for data in self.files]
         self.llms = self.files[0].llms
-        for name in ("top_k", "last_k"):
+        for name in ("top_k", "last_k") if args.loss == "routerdc" else ():
             if not 1 <= getattr(args, name) <= len(self.llms):
                 raise ValueError(f"--{name} is {getattr(args, name)}; with {len(self.llms)} LLMs it must be from 1 to {len(self.llms)}")
         pool, self.validation, goals, offset = [], [], [], 0
@@ -270,16 +278,28 @@ class Interrupt:
 
 
 def train(args: argparse.Namespace) -> Path:
-    """Run the whole of training, selection and the final test; returns the folder of the run."""
+    """Run the whole of training, selection and the final test; returns the folder of the run.
+
+    Raises: ValueError (DataError) or EncoderError for bad input; KeyboardInterrupt when asked to stop, with the state saved.
+    """
     check_numbers(args)
-    rows = fidelity_rows(args.fidelity)
-    where = setup(args.device, args.precision)
     run = Path(args.save_path)
     writable_folder(run, "--save_path")
+    with locked(run, f"--save_path {run}: another process is training there; wait for it, or choose another folder"):
+        return train_alone(args, run)
+
+
+def train_alone(args: argparse.Namespace, run: Path) -> Path:
+    """`train` in a folder that no other process writes to."""
+    rows = fidelity_rows(args.fidelity)
+    where = setup(args.device, args.precision)
     writable_folder(Path(args.cache_dir), "--cache_dir")
     problem = Problem(args, rows, where.device)
     tests = load_tests(args, problem.llms) if args.final_eval else []
     embedding_size([*problem.files, *tests])  # what cannot be tested is not trained
+    overlap = {data.path: count for data in tests if (count := len(set(data.questions) & set(problem.questions)))}
+    for path, count in overlap.items():
+        print(f"note: {path}: {count} of its questions stand in the training files, too", file=sys.stderr)
     settings = {name: value for name, value in vars(args).items() if name not in NOT_SETTINGS}
     settings["data"] = {data.path: data.sha256 for data in [*problem.files, *tests]}
     if not start_or_resume(run, settings, args.overwrite):
@@ -300,7 +320,7 @@ def train(args: argparse.Namespace) -> Path:
         {"params": [llm_weight], "lr": args.llm_learning_rate or args.learning_rate},
     ]
     optimizer = torch.optim.AdamW(groups, weight_decay=args.weight_decay, fused=where.device.type != "mps")
-    pairs = torch.Generator(where.device)
+    pairs, ties = torch.Generator(where.device), torch.Generator(where.device)
 
     state = State(run / "state", settings)
     best, done = {}, {"step": 0, "seconds": 0.0, "evaluations": 0, "best_step": 0, "best_validation": None}
@@ -325,11 +345,12 @@ def train(args: argparse.Namespace) -> Path:
                 batch = batch_rows(problem.pool, args.batch_size, step * args.gradient_accumulation + micro, args.seed, stream)
                 index = torch.from_numpy(batch).to(where.device)
                 pairs.manual_seed(stream_seed(args.seed, STREAM_PAIRS, step, micro, stream))
+                ties.manual_seed(stream_seed(args.seed, STREAM_TIES, step, micro, stream))
                 x, similarity = model(queries.embed(batch))  # (B, p), (B, T)
                 goal = problem.targets[index]  # (B, T)
                 if args.loss == "routerdc":
                     loss = sample_llm_loss(  # L1
-                        similarity, goal, args.top_k, args.last_k, args.temperature, args.negative_below, upstream_mask=1 in rows
+                        similarity, goal, args.top_k, args.last_k, args.temperature, args.negative_below, 1 in rows, ties if args.ties == "random" else None
                     ).mean()
                 else:  # the baselines that differ in the loss alone
                     loss = {"cosine_classifier": cosine_classifier_loss, "zooter": zooter_loss}[args.loss](similarity, goal, args.temperature).mean()
@@ -346,13 +367,16 @@ def train(args: argparse.Namespace) -> Path:
             optimizer.zero_grad(set_to_none=True)
             done["step"], summed = step + 1, summed + 1
             progress.update()
-            if done["step"] % LOG_STEPS == 0:  # the loss is read from the device no more often than this
-                mean, summed = float(running) / summed, 0
+            last = done["step"] == args.training_steps
+            if (done["step"] % LOG_STEPS == 0 or last) and not math.isfinite(mean := float(running) / summed):  # read from the device no more often than this
+                raise ValueError(f"the loss is {mean} at step {done['step']}: training has diverged. Lower --learning_rate ({args.learning_rate}) or --llm_learning_rate; --overwrite begins again")
+            if done["step"] % LOG_STEPS == 0:
+                summed = 0
                 running.zero_()
                 best_so_far = {"best": f"{done['best_validation']:.2f}"} if done["best_validation"] is not None else {}
                 progress.set_postfix(refresh=False, loss=f"{mean:.3f}", queries_per_s=f"{speed.rate():.0f}", **best_so_far)
                 log.write(done["step"], {"loss": mean, "queries_per_second": speed.rate()})
-            if done["step"] % args.eval_steps == 0 or done["step"] == args.training_steps:
+            if done["step"] % args.eval_steps == 0 or last:
                 speed.pause()
                 scores = validate(model, queries, problem)
                 done["evaluations"] += 1
@@ -362,7 +386,6 @@ def train(args: argparse.Namespace) -> Path:
                     best = {name: value.detach().clone() for name, value in trained(model).items()}
                     done |= {"best_step": done["step"], "best_validation": scores.get("validation")}
                 speed.resume()
-            last = done["step"] == args.training_steps
             if interrupt.asked or last or time.monotonic() - state.saved > 60 * args.resume_minutes:
                 done["seconds"] = time.monotonic() - begun
                 state.save(model, optimizer, best, done)
@@ -373,12 +396,15 @@ def train(args: argparse.Namespace) -> Path:
     with torch.no_grad():
         for name, parameter in trained(model).items():
             parameter.copy_(best[name])
-    finish(args, settings, run, model, where, tests, done, begun)
+    finish(args, settings, run, model, where, tests, overlap, done, begun)
     return run
 
 
 def load_tests(args: argparse.Namespace, llms: tuple[str, ...]) -> list[RoutingData]:
-    """The test files, checked before hours are spent on training; their scores are used once, at the end."""
+    """The test files, checked before hours are spent on training; their scores are used once, at the end.
+
+    Raises: DataError for bad files, a task that occurs twice, or LLMs that training or another test file has not.
+    """
     tests = load_all(args.test_data_paths, args.test_data_type, ("--test_data_paths", "--test_data_type"), **reading(vars(args)))
     if args.final_eval_data_paths:
         tests += load_all(args.final_eval_data_paths, args.final_eval_data_type, ("--final_eval_data_paths", "--final_eval_data_type"), **reading(vars(args)))
@@ -405,7 +431,7 @@ def start_or_resume(run: Path, settings: dict, overwrite: bool) -> bool:
     defaults = vars(parser().parse_args([]))  # what an argument was that a run made before it was there
     recover(run / "state")
     if overwrite:
-        for path in (finished, run / "metrics.jsonl"):
+        for path in (finished, *(run / name for name in ("metrics.jsonl", "picks.json", "tables.md", "training_curve.png"))):
             path.unlink(missing_ok=True)
         for folder in (run / "state", run / "checkpoint", run / "tensorboard"):
             shutil.rmtree(folder, ignore_errors=True)
@@ -422,7 +448,7 @@ def start_or_resume(run: Path, settings: dict, overwrite: bool) -> bool:
     return True
 
 
-def finish(args: argparse.Namespace, settings: dict, run: Path, model: RouterDC, where: Setup, tests: list, done: dict, begun: float) -> None:
+def finish(args: argparse.Namespace, settings: dict, run: Path, model: RouterDC, where: Setup, tests: list, overlap: dict[str, int], done: dict, begun: float) -> None:
     """Test once, save the checkpoint and the results, draw the curve, print the tables."""
     model.eval()
     result = evaluate(model, tests, where, trained_part(settings), Path(args.cache_dir), [task_of(path) for path in args.data_paths], args.cost_rate) if tests else {}
@@ -434,6 +460,7 @@ def finish(args: argparse.Namespace, settings: dict, run: Path, model: RouterDC,
         "settings": settings,
         "selection": {"rule": args.selection, "step": done["best_step"], "validation": done["best_validation"]},
         "tests": [{"path": data.path, "kind": data.kind} for data in tests],
+        "questions_in_training_files": overlap,
         "test": {name: value for name, value in result.items() if name != "picks"},
         "seconds": round(seconds, 1),
         "device": where.describe(),

@@ -10,6 +10,7 @@
 # Further flags go to its main.py, such as --batch_size 20.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+source eval_scripts/common.sh
 
 MODELS="${MODELS:-mistralai/Mistral-7B-v0.1 meta-math/MetaMath-Mistral-7B itpossible/Chinese-Mistral-7B-v0.1 HuggingFaceH4/zephyr-7b-beta \
 cognitivecomputations/dolphin-2.6-mistral-7b meta-llama/Meta-Llama-3-8B cognitivecomputations/dolphin-2.9-llama3-8b}"
@@ -22,16 +23,6 @@ PRECISION="${PRECISION:-bf16}"
 LIMIT="${LIMIT:-}"
 RUN_CODE="${RUN_CODE:-0}"
 DRY_RUN="${DRY_RUN:-0}"
-
-fail() { echo "error: $*" >&2; exit 2; }
-
-shown() {  # a command as one would type it
-  local word words=()
-  for word in "$@"; do
-    if [[ "$word" =~ ^[A-Za-z0-9_./:=,+@%-]+$ ]]; then words+=("$word"); else words+=("$(printf '%q' "$word")"); fi
-  done
-  echo "${words[*]}"
-}
 
 [[ -n "$BIGCODE" ]] || fail "BIGCODE is not set; it is the folder of a checkout of bigcode-evaluation-harness"
 if [[ "$DRY_RUN" != 1 ]]; then

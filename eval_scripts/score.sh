@@ -25,6 +25,7 @@
 # MATH needs lm_eval[math]. C-Eval, CMMLU and HumanEvalPack may need datasets < 4. Nothing is executed here: programs are only written.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+source eval_scripts/common.sh
 
 MODELS_OF_THE_PAPER=(
   mistralai/Mistral-7B-v0.1
@@ -66,16 +67,6 @@ LIMIT="${LIMIT:-}"
 INCLUDE="${INCLUDE:-}"
 DRY_RUN="${DRY_RUN:-0}"
 REDO="${REDO:-0}"
-
-fail() { echo "error: $*" >&2; exit 2; }
-
-shown() {  # a command as one would type it
-  local word words=()
-  for word in "$@"; do
-    if [[ "$word" =~ ^[A-Za-z0-9_./:=,+@%-]+$ ]]; then words+=("$word"); else words+=("$(printf '%q' "$word")"); fi
-  done
-  echo "${words[*]}"
-}
 
 case "$BACKEND" in
   vllm) BATCH_SIZE="${BATCH_SIZE:-auto}" ;;

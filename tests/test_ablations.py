@@ -223,7 +223,7 @@ def bash(tiny_bert, mirror, folder, *flags, **settings) -> subprocess.CompletedP
 
 # What each axis may change in the trainer's arguments.
 CHANGED = {
-    "base": set(), "lambda": {"cluster_loss_weight"}, "K+": {"top_k"}, "K-": {"last_k"}, "H": {"H"}, "N": {"data_paths"}, "learning_rate": {"learning_rate"},
+    "base": set(), "lambda": {"cluster_loss_weight"}, "K+": {"top_k"}, "K-": {"last_k"}, "ties": {"ties"}, "H": {"H"}, "N": {"data_paths"}, "learning_rate": {"learning_rate"},
     "similarity": {"similarity_function"}, "encoder": {"encoder", "pooling"}, "LLMs": {"llms", "top_k", "last_k"}, "fidelity": {"fidelity"},
     "sample_sample": {"cluster_loss_weight", "sample_loss_weight"}, "rows": {"training_samples_per_dataset"}, "targets": {"targets", "target_shrinkage", "target_groups"},
 }  # fmt: skip

@@ -268,6 +268,14 @@ def test_controls_pick_what_they_say(rows, queries):
     assert np.mean([accuracy(row, data_of(Rows(queries.x, queries.y[:, :3], queries.tasks))) for row in picks]) == pytest.approx(100 * queries.y[:, :3].mean(), abs=1)
 
 
+def test_oracle_charges_the_cost_and_takes_the_cheapest_of_equals():
+    scores = np.array([[1, 1, 0.5], [0, 0, 0], [1, 0.9, 0.2]], dtype=np.float32)
+    data = RoutingData("a", "multi_attempt", ["q"] * 3, scores, tuple("xyz"), costs=np.array([[2e-3, 1e-3, 1e-4]] * 3))
+    for rate in (0, 50, 300, 1000):
+        worth = [[(float(score) - rate * cost, -cost) for score, cost in zip(*row)] for row in zip(scores, data.costs)]
+        assert Oracle(cost_rate=rate).pick(data, range(3)).tolist() == [row.index(max(row)) for row in worth], rate
+
+
 def test_best_single_weighs_tasks_and_not_rows():
     y = np.array([[1, 0]] * 9 + [[0, 1.0], [0, 1.0]] + [[0, 1.0]])
     rows = Rows(np.ones((12, 2)), y, np.array(["a"] * 9 + ["b"] * 2 + ["c"]))
@@ -496,6 +504,22 @@ def test_llms_that_are_absent_are_not_picked(run, fake, tmp_path):
         assert set(result["test"]["shares"]["mmlu"]) == {LLMS[1], LLMS[3]}
     run("some", "--routers", "ridge", "--llms", LLMS[2], LLMS[0])
     assert results(tmp_path / "some")["Ridge", 1]["test"]["llms"] == [LLMS[2], LLMS[0]]
+
+
+def test_test_files_are_those_of_training(fake, line, tmp_path):
+    """With --llms, test files may differ in the LLMs that are not among them; without, none may be unknown. As train_router_mdeberta.py has it."""
+    rows = make_rows(10, "probability", 3, LLMS[:3])
+    for row in rows:
+        row["scores"]["lab/other"] = 1
+    (tmp_path / "mmlu_test.json").write_text(json.dumps(rows), encoding="utf-8")
+    flags = ["--test_data_paths", str(fake.test["gsm8k"]), "--final_eval_data_paths", str(tmp_path / "mmlu_test.json")]
+    some = command.parse([*line("x"), *flags, "--llms", LLMS[2], LLMS[0]])
+    for found, expected in zip(command.Problem(some).tests, program.load_tests(some, (LLMS[2], LLMS[0])), strict=True):
+        assert (found.path, found.llms) == (expected.path, expected.llms) and (found.scores == expected.scores).all()
+    with pytest.raises(DataError, match="no training file has scores for lab/other"):
+        command.Problem(command.parse([*line("x"), *flags]))
+    with pytest.raises(DataError, match="no scores for lab/delta"):
+        command.Problem(command.parse([*line("x"), *flags, "--llms", LLMS[3]]))
 
 
 def test_refit_uses_the_validation_rows_too(run, tmp_path):

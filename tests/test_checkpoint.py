@@ -16,6 +16,8 @@ from utils.checkpoint import CheckpointError
 from utils.encoders import Queries, load_encoder
 from utils.model import RouterDC
 
+SETTINGS = {"data_paths": ["gsm8k-train.json"], "freeze_encoder": False, "train_layers": None, "seed": 1}
+ABOUT = {"router": "RouterDC", "precision": "fp32", "tests": [{"path": "mbpp.json", "kind": "multi_attempt"}], "settings": SETTINGS}  # what a run adds
 TEXT = [*QUESTIONS, "ｗｈｉｃｈ　ｒｉｖｅｒ？", "诗人"]  # full-width: what a tokenizer's normalisation is for; a query beyond max_length is among QUESTIONS
 
 
@@ -36,8 +38,16 @@ def similarities(model: RouterDC) -> torch.Tensor:
 @pytest.fixture
 def saved(tiny_bert, tmp_path):
     model = router(tiny_bert)
-    checkpoint.save(model, tmp_path / "run" / "checkpoint", {"settings": {"seed": 1}, "note": "ünï"})
+    checkpoint.save(model, tmp_path / "run" / "checkpoint", ABOUT | {"note": "ünï"})
     return model, tmp_path / "run" / "checkpoint"
+
+
+WRONG = [  # keys of the config, and what may not stand there
+    ("encoder", None), ("pooling", ["mean"]), ("max_length", "40"), ("max_length", True), ("similarity_function", ["cos"]), ("head", None), ("llms", None),
+    ("llms", []), ("llms", "org/alpha-7b"), ("llms", [*LLMS[:3], 4]), ("llms", [*LLMS[:3], LLMS[0]]), ("router", None), ("precision", "fp8"), ("tests", None),
+    ("tests", ["mbpp.json"]), ("tests", [{"path": "mbpp.json"}]), ("settings", []), ("settings", None), ("settings.data_paths", None), ("settings.freeze_encoder", 1),
+    ("settings.train_layers", "2"), ("settings.max_characters", "1400"), ("settings.missing_cells", None), ("settings.cost_rate", None), ("settings.dataset", []),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("encoder", ["tiny_bert", "tiny_deberta"])
@@ -55,7 +65,7 @@ def test_round_trip(encoder, similarity, head, pooling, request, tmp_path, monke
 
     for module, name in ((torch, "save"), (torch, "load"), (pickle, "load"), (pickle, "loads"), (pickle, "dump"), (pickle, "dumps"), (pickle, "Unpickler"), (pickle, "Pickler")):
         monkeypatch.setattr(module, name, forbidden)
-    checkpoint.save(model, tmp_path / "checkpoint", {"settings": {}})
+    checkpoint.save(model, tmp_path / "checkpoint", ABOUT)
     found, config = checkpoint.load(tmp_path / "checkpoint")
     assert not found.training and found.llms == LLMS
     assert (config["encoder"], config["pooling"], config["max_length"], config["llms"]) == (str(source), pooling, 40, list(LLMS))
@@ -71,7 +81,7 @@ def test_the_folder_holds_safetensors_json_and_a_tokenizer(saved):
     assert files == ["config.json", "encoder/config.json", "encoder/tokenizer.json", "encoder/tokenizer_config.json", "model.safetensors"]
     assert load_file(folder / "model.safetensors").keys() == model.state_dict().keys()
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    assert config["settings"] == {"seed": 1} and config["note"] == "ünï" and config["format"] == checkpoint.FORMAT
+    assert config["settings"] == SETTINGS and config["note"] == "ünï" and config["format"] == checkpoint.FORMAT
 
 
 def test_a_runs_folder_stands_for_its_checkpoint(saved):
@@ -110,8 +120,17 @@ def test_damage_is_named(saved):
     (folder / "model.safetensors").write_bytes(weights)
     (folder / "config.json").write_text(config[: len(config) // 2])
     assert "not valid JSON" in message()
-    (folder / "config.json").write_text(config.replace('"pooling"', '"polling"'))
-    assert "pooling" in message()
+    for key in ("encoder", "pooling", "max_length", "similarity_function", "head", "llms", "router", "precision", "tests", "settings"):
+        (folder / "config.json").write_text(json.dumps({name: value for name, value in json.loads(config).items() if name != key}))
+        assert message() == f"{folder / 'config.json'}: {key} is missing; the checkpoint is damaged, train or copy it again"
+    for key in ("data_paths", "freeze_encoder", "train_layers"):
+        (folder / "config.json").write_text(json.dumps(json.loads(config) | {"settings": {name: value for name, value in SETTINGS.items() if name != key}}))
+        assert message().startswith(f"{folder / 'config.json'}: settings.{key} is missing; ")
+    for key, value in WRONG:
+        found = json.loads(config)
+        (found["settings"] if key.startswith("settings.") else found)[key.removeprefix("settings.")] = value
+        (folder / "config.json").write_text(json.dumps(found))
+        assert message().startswith(f"{folder / 'config.json'}: {key} is {json.dumps(value)}, it must be "), (key, value)
     (folder / "config.json").write_text(config.replace(f'"{LLMS[0]}",', ""))  # one LLM less than the weights have
     assert "llm_embeddings" in message()
     (folder / "config.json").write_text(config)
@@ -121,6 +140,12 @@ def test_damage_is_named(saved):
     assert "llm_embeddings.weight" in message()
     (folder / "model.safetensors").write_bytes(weights)
     checkpoint.load(folder)  # undamaged again
+    for name, text in (("tokenizer.json", '{"version": 1}'), ("tokenizer_config.json", "[]"), ("config.json", '{"model_type": "bert", "hidden_size": null}')):
+        before = (folder / "encoder" / name).read_text()
+        (folder / "encoder" / name).write_text(text)
+        message()
+        (folder / "encoder" / name).write_text(before)
+    checkpoint.load(folder)
     (folder / "encoder" / "config.json").unlink()
     message()
 
@@ -140,7 +165,7 @@ def test_an_interrupted_save_leaves_the_old_checkpoint(saved, stage, monkeypatch
         with pytest.raises(KeyboardInterrupt):
             checkpoint.save(model, folder, {})
     assert {path: path.read_bytes() for path in folder.parent.rglob("*") if path.is_file()} == before
-    checkpoint.save(model, folder, {})
+    checkpoint.save(model, folder, ABOUT)
     assert torch.equal(similarities(checkpoint.load(folder)[0]), similarities(model))
     assert sorted(path.name for path in folder.parent.iterdir()) == ["checkpoint"]  # no remains
 

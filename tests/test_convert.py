@@ -385,7 +385,8 @@ def test_the_bigcode_route(place, capsys):
     from utils.scoring.bigcode import main as bigcode
 
     docs = [HUMANEVAL | {"prompt": PROMPT.replace("Add.", f"Add, {n}.")} for n in range(4)]
-    (place / "humaneval.jsonl").write_text("".join(json.dumps(doc) + "\n" for doc in docs))
+    docs[2]["prompt"] = docs[2]["prompt"].replace("Add, 2.", "Add\u2028\u0085 them.")  # line ends to str.splitlines, not to JSON lines
+    (place / "humaneval.jsonl").write_text("".join(json.dumps(doc, ensure_ascii=False) + "\n" for doc in docs), encoding="utf-8")
     right = {A: [10, 3, 0, 7], B: [1, 0, 10, 5]}
     for llm, counts in right.items():
         folder = place / "logs" / llm.replace("/", "__") / "humaneval"
@@ -647,11 +648,13 @@ def test_a_folder_with_files_of_others_is_left_alone(place, capsys):
     assert run(place) == 2 and "thesis.txt" in capsys.readouterr().err
     assert [path.name for path in (place / "mine").iterdir()] == ["thesis.txt"]
     (place / "mine" / "thesis.txt").unlink()
-    assert run(place) == 0 and run(place, "--tasks", "sums") == 0  # one's own folder is replaced
-    assert sorted(path.name for path in (place / "mine").iterdir()) == ["convert.json", "sums_test.json"]
+    assert run(place, "--tasks", "sums") == 0 and run(place) == 0  # one's own folder is replaced, by as many files or more
+    files = {path.name: path.read_bytes() for path in (place / "mine").iterdir()}
+    assert sorted(files) == ["convert.json", "quiz_test.json", "quiz_train.json", "sums_test.json"] and capsys.readouterr()
+    assert run(place, "--tasks", "sums") == 2 and "quiz_test.json, quiz_train.json there would be lost" in capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in (place / "mine").iterdir()} == files
     edit(next((place / "logs").rglob("*beta__x/samples_mini_sums*")), lambda text: text[:-9])
-    before = (place / "mine" / "sums_test.json").read_bytes()
-    assert run(place, "--tasks", "sums") == 2 and (place / "mine" / "sums_test.json").read_bytes() == before
+    assert run(place) == 2 and (place / "mine" / "sums_test.json").read_bytes() == files["sums_test.json"]
 
 
 # Questions, splits, files
@@ -764,10 +767,12 @@ def test_answers_do_not_replace_files_of_others(place, capsys):
     assert run(place, "--answers", place / "data") == 2 and not (place / "mine").exists()
     assert "--answers" in (error := capsys.readouterr().err) and "no conversion wrote convert.json, quiz_test.json" in error
     assert (place / "data" / "sums_test.json").read_bytes() == before
-    assert run(place, "--answers", place / "sides") == 0 and run(place, "--answers", place / "sides", "--tasks", "sums") == 0  # one's own is replaced
-    assert sorted(path.name for path in (place / "sides").iterdir()) == ["answers.json", "sums_test.json"]
+    assert run(place, "--answers", place / "sides", "--tasks", "sums") == 0
     about = json.loads((place / "sides" / "answers.json").read_text())
     assert about["files"] == {"sums_test.json": hashlib.sha256((place / "mine" / "sums_test.json").read_bytes()).hexdigest()}
+    assert run(place, "--answers", place / "sides") == 0  # one's own is replaced
+    assert run(place, "--answers", place / "sides", "--tasks", "sums", output="sums") == 2 and "--answers" in (error := capsys.readouterr().err)
+    assert "quiz_test.json, quiz_train.json there would be lost" in error and len(list((place / "sides").iterdir())) == 4
 
 
 def test_a_task_of_which_only_one_split_was_scored(place, capsys):

@@ -12,7 +12,7 @@ from conftest import make_rows
 from safetensors.torch import load_file
 
 from utils import encoders
-from utils.encoders import MINILM_MODULE, EncoderError, Queries, Ragged, chunks, embed, load_encoder
+from utils.encoders import MINILM_MODULE, Encoder, EncoderError, Queries, Ragged, chunks, embed, load_encoder
 from utils.experiment import Setup
 
 CPU = torch.device("cpu")
@@ -276,6 +276,19 @@ def test_settings_that_an_encoder_cannot_take(tiny_bert):
             load_encoder(str(tiny_bert), max_length=max_length)
     with pytest.raises(ValueError, match="--pooling is 'max'; it must be one of first, mean"):
         load_encoder(str(tiny_bert), "max", 64)
+
+
+def test_positions_that_begin_behind_paddings(tiny_bert):
+    """RoBERTa numbers its positions from padding_idx + 1: of 20, with padding 1, a query may have 18."""
+    from transformers import RobertaConfig, RobertaModel
+
+    backbone = RobertaModel(RobertaConfig(vocab_size=50, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, max_position_embeddings=20, pad_token_id=1))
+    tokenizer = load_encoder(str(tiny_bert), max_length=64).tokenizer
+    with pytest.raises(ValueError, match="--max_length is 19; for it it must be from 1 to 18"):
+        Encoder("it", backbone, tokenizer, "first", 19)
+    assert Encoder("it", backbone, tokenizer, "first", 18)(torch.full((2, 18), 7), torch.ones(2, 18, dtype=torch.long)).shape == (2, 16)
+    with pytest.raises((IndexError, RuntimeError)):  # what the limit is there for
+        backbone(input_ids=torch.full((2, 19), 7))
 
 
 # MiniLM from its package

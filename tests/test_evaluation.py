@@ -186,6 +186,11 @@ def test_mistakes(trained, fake, fails, tmp_path):
     shutil.copytree(trained.folder / "checkpoint", tmp_path / "cut")
     (tmp_path / "cut" / "model.safetensors").write_bytes((tmp_path / "cut" / "model.safetensors").read_bytes()[:1000])
     assert str(tmp_path / "cut") in fails(tmp_path / "cut") and "damaged" in fails(tmp_path / "cut")
+    config = json.loads((trained.folder / "checkpoint" / "config.json").read_text())
+    shutil.copytree(trained.folder / "checkpoint", tmp_path / "older")
+    for key in ("precision", "settings", "tests", "router"):
+        (tmp_path / "older" / "config.json").write_text(json.dumps({name: value for name, value in config.items() if name != key}))
+        assert fails(tmp_path / "older").startswith(f"{tmp_path / 'older' / 'config.json'}: {key} is missing; ")
     assert "--device cuda:99: PyTorch sees" in fails(trained.folder, "--device", "cuda:99")
 
 
@@ -197,8 +202,8 @@ def test_a_run_without_test_files(fake, tiny_bert, tmp_path, fails, evaluate, ca
     assert "MBPP" in evaluate(tmp_path / "run", "--test_data_paths", fake.test["mbpp"])
 
 
-def test_an_output_that_cannot_be_written(trained, fake, tmp_path, capsys):
+def test_an_output_that_cannot_be_written(trained, fake, fails, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
-    command = ["--ckpt", trained.folder, "--test_data_paths", fake.test["mbpp"], "--device", "cpu", "--output", tmp_path / "file" / "out.json"]
-    assert evaluation_router.main(list(map(str, command))) == 2
-    assert "error: " in capsys.readouterr().err
+    monkeypatch.setattr(evaluation_router, "evaluate", None)  # it is said before any work
+    text = fails(trained.folder, "--test_data_paths", fake.test["mbpp"], "--output", tmp_path / "file" / "out.json")
+    assert text == f"--output {tmp_path / 'file'}: cannot write there (File exists); choose another folder"

@@ -145,6 +145,20 @@ def test_ties_keep_the_order_of_the_columns():
     torch.testing.assert_close(loss, torch.full((64,), math.log(1 + math.exp(39.0)), dtype=torch.float64))
 
 
+def test_random_ties_are_drawn_evenly_and_forget_the_columns():
+    """Scores 0.9, 0.9, 0.9, 0.2, 0.2 with K+ = 2 and K- = 1: the mean over draws is that over all pairs of positives and both negatives."""
+    similarity, scores = torch.tensor([[0.0, 1.0, -1.0, 2.0, 0.5]], dtype=torch.float64), torch.tensor([[0.9, 0.9, 0.9, 0.2, 0.2]])
+    exact = 2 * np.mean([math.log(1 + math.exp(similarity[0, n] - similarity[0, p])) for p in (0, 1, 2) for n in (3, 4)])
+    for columns in (list(range(5)), [4, 2, 0, 3, 1]):
+        many = [values[:, columns].expand(20_000, 5) for values in (similarity, scores)]
+        losses = sample_llm_loss(*many, 2, 1, ties=torch.Generator().manual_seed(1))
+        assert losses.mean().item() == pytest.approx(exact, rel=0.01) and len(losses.unique()) > 2
+    batch, keys, values = random_batch(3)
+    distinct = values + torch.rand(values.shape, generator=torch.Generator().manual_seed(2)) / 1e4  # nothing to draw where no scores are equal
+    expected = sample_llm_loss(cosine(batch, keys), distinct)
+    torch.testing.assert_close(sample_llm_loss(cosine(batch, keys), distinct, ties=torch.Generator().manual_seed(9)), expected)
+
+
 @pytest.mark.parametrize("scale", [1e3, 1e30])
 def test_huge_inner_products_give_no_nan(scale):
     similarity = (torch.tensor([[1.0, -1.0, 0.5, -0.25], [-1.0, 1.0, 0.0, 0.75]]) * scale).requires_grad_()

@@ -35,6 +35,26 @@ def test_a_resume_drops_what_was_written_after_it(tmp_path):
     assert scalars(tmp_path, "loss") == pytest.approx(expected)
 
 
+def test_a_resume_without_the_file_begins_it_again(tmp_path, capsys):
+    write(tmp_path, 20, {30: 3.0})
+    assert read_metrics(tmp_path / "metrics.jsonl") == [{"step": 30, "loss": 3.0}]
+    assert f"{tmp_path / 'metrics.jsonl'}: not there any more; it begins again after step 20" in capsys.readouterr().err
+
+
+def test_a_resume_that_is_stopped_leaves_the_lines(tmp_path, monkeypatch):
+    write(tmp_path, 0, {10: 1.0, 20: 2.0})
+    before = (tmp_path / "metrics.jsonl").read_text()
+
+    def half(path, text):
+        path.open("w").write(text[:5])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(meters.Path, "write_text", half)
+    with pytest.raises(KeyboardInterrupt):
+        MetricsLog(tmp_path, 20)
+    assert (tmp_path / "metrics.jsonl").read_text() == before
+
+
 def test_a_fresh_start_drops_everything(tmp_path):
     write(tmp_path, 0, {10: 1.0, 20: 2.0})
     write(tmp_path, 0, {5: 7.0})

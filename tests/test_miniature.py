@@ -5,6 +5,7 @@ import math
 import os
 import random
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -16,7 +17,8 @@ import pytest
 from conftest import REPO
 from utils.convert import read_spec
 from utils.data import load
-from utils.miniature.report import INSIDE, KINDS
+from utils.miniature.llms import encode
+from utils.miniature.report import INSIDE, KINDS, publish
 from utils.miniature.texts import SIZES, choices, generate
 from utils.miniature.world import Relation, pairs
 
@@ -117,6 +119,31 @@ def test_every_leaf_has_a_task_a_conversion_and_a_place_in_the_script(made):
     assert {re.search(r"^task: (\w+)$", path.read_text(), re.MULTILINE)[1] for path in TASKS.glob("*.yaml")} == leaves
     assert set(re.findall(r"mini_\w+", (REPO / "eval_scripts" / "miniature.sh").read_text())) == leaves
     assert {record.task: record.kind for record in table} == KINDS
+
+
+def test_json_lines_end_at_line_feeds_alone(tmp_path, monkeypatch):
+    row = {"prompt": "Say\u2028 it\u0085", "text": " now\u2029", "question": "one\u2028two"}
+    (tmp_path / "questions").mkdir()
+    path = tmp_path / "questions" / "leaf.jsonl"
+    path.write_text(2 * (json.dumps(row, ensure_ascii=False) + "\n"), encoding="utf-8")
+    monkeypatch.setenv("MINIATURE_TEXTS", str(tmp_path))
+    assert runpy.run_path(str(TASKS / "documents.py"))["load"]("leaf")["test"].to_list() == [row, row]
+
+    def tokenizer(texts: list[str]) -> dict:
+        return {"input_ids": [[ord(letter) for letter in text] for text in texts]}
+
+    tokenizer.eos_token_id = 0
+    assert encode(tokenizer, path) == 2 * [([ord(letter) for letter in row["prompt"]], [*map(ord, row["text"]), 0])]
+
+
+def test_publishing_leaves_folders_of_others_alone(tmp_path):
+    for path in SHIPPED.iterdir():
+        shutil.copyfile(path, tmp_path / path.name)
+    with pytest.raises(ValueError, match="no finished run there"):  # the folder may be replaced, but there is nothing to publish
+        publish(tmp_path / "none", tmp_path)
+    (tmp_path / "manifest.json").write_text("{}")
+    with pytest.raises(ValueError, match=f"--output {tmp_path}: the folder is replaced as a whole, and no earlier publish wrote manifest.json; give another"):
+        publish(tmp_path / "none", tmp_path)
 
 
 # the pipeline

@@ -23,7 +23,7 @@ def results(seed, value, recipe="frozen", fidelity="paper"):
         "router": "RouterDC", "recipe": recipe, "seconds": 10.0, "device": "cpu", "command": "python x",
         "settings": {"encoder": "minilm", "fidelity": fidelity, "seed": seed},
         "selection": {"rule": "best", "step": 5, "validation": value},
-        "test": {"tasks": tasks, "id_avg": value, "ood_avg": value + 1, "llms": list(LLMS), "references": {"per-query oracle": {**tasks}}},
+        "test": {"tasks": tasks, "id_avg": value, "ood_avg": (value or 0) + 1, "llms": list(LLMS), "references": {"per-query oracle": {**tasks}}},
     }  # fmt: skip
 
 
@@ -70,6 +70,15 @@ def test_tables_say_what_a_recipe_sets(folder, tmp_path, capsys):
     assert "\n- frozen (RouterDC): `--top_k 4 --refit --llms b c`\n- other (RouterDC): the defaults\n" in text
 
 
+def test_a_line_made_with_other_arguments_is_not_replaced_in_silence(folder, tmp_path, capsys):
+    first = results(1, 50.0) | {"command": "python t.py --recipe frozen --save_path a --top_k 3"}
+    for command, said in (("python t.py --recipe frozen --save_path b --top_k 3", False), ("python t.py --recipe frozen --save_path a --top_k 1", True)):
+        for run in (first, first | {"command": command}):
+            assert report.main([folder(run), "--results", str(tmp_path / "results")]) == 0
+            err = capsys.readouterr().err
+        assert ("RouterDC, minilm, frozen, paper, seed 1, replaces a run made with other arguments (`--top_k 3`)" in err) == said
+
+
 def test_two_reports_at_once_lose_no_line(folder, tmp_path):
     """The second waits while the folder is held, and then adds to what has been written meanwhile."""
     target, runs = tmp_path / "results", folder(results(1, 50.0))
@@ -92,6 +101,11 @@ def test_the_search_is_ordered_by_validation_and_reads_no_test(folder, tmp_path,
     assert report.main(["--search", folder(*runs), "--results", str(tmp_path)]) == 0
     rows = [line for line in (tmp_path / "search.md").read_text().splitlines() if line.startswith("| ") and "validation" not in line]
     assert [row.split("|")[1].strip() for row in rows] == ["b", "a"] and "42.00 ± 2.83" in rows[1]
+
+
+def test_a_search_needs_validation_rows(folder, tmp_path, capsys):
+    assert report.main(["--search", folder(results(4, None)), "--results", str(tmp_path)]) == 2
+    assert "--search: seed 4 of frozen had no validation rows; train it with --validation_fraction above 0" in capsys.readouterr().err
 
 
 def test_runs_on_other_tasks_are_named_and_left_out(folder, tmp_path, capsys):

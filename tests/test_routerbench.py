@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ from scipy.spatial import ConvexHull
 import train_router_mdeberta as program
 from utils import routerbench
 from utils.baselines import __main__ as baselines
+from utils.baselines.knn import KNN
 from utils.data import DataError, load, split_validation
 from utils.metrics import accuracy, aiq, hull, mean_cost, utility
 
@@ -285,6 +287,69 @@ def test_all_baselines_with_a_cost_rate(data, tiny_bert, tmp_path, capsys):
             spent[name, rate] = np.mean(list(result["test"]["costs"]["router"].values()))
     for name in ("kNN", "Ridge", "KMeans", "TaskClassifier"):
         assert spent[name, "300"] < 0.7 * spent[name, "0"], name
+
+
+@pytest.fixture
+def made_up_runs(tmp_path, monkeypatch):
+    """Writes results.json of runs that picked the first LLM, (data folder, flags) -> runs/; the comparison embeds nothing and fits kNN alone."""
+    monkeypatch.setattr(routerbench, "BASELINES", (KNN,))
+    monkeypatch.setattr(routerbench, "embeddings", lambda train, tests, *_: {d.path: np.eye(len(d), 4, dtype=np.float32) for d in [*train, *tests]})
+
+    def write(folder, *more):
+        files = [load(path, "multi_attempt", missing="drop") for side in ("train", "test") for path in paths(folder, side)]
+        for rate, seed in ((0.0, 1), (300.0, 1)):
+            settings = vars(program.parse(flags(folder, "unused", tmp_path, "--validation_fraction", "0.2", *more)))
+            settings |= {"data": {data.path: data.sha256 for data in files}, "cost_rate": rate, "seed": seed}
+            picks = {data.task: np.zeros(len(data), dtype=int) for data in files[2:]}
+            found = routerbench.point(picks, files[2:], rate)
+            test = {"tasks": found["accuracy"], "costs": {"router": found["cost"]}, "utilities": {"router": found["utility"]}, "cost_rate": rate}
+            result = {"router": "RouterDC", "settings": settings, "test": test, "tests": [{"path": d.path, "kind": d.kind} for d in files[2:]], "seconds": 1, "command": "x"}
+            target = tmp_path / "runs" / f"{rate:g}" / "results.json"
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_text(json.dumps(result))
+        assert routerbench.main([str(tmp_path / "runs"), "--output", str(tmp_path / "results"), "--device", "cpu"]) == 0
+        return json.loads((tmp_path / "results" / "routerbench.json").read_text()), (tmp_path / "results" / "routerbench.md").read_text()
+
+    return write
+
+
+def test_a_comparison_is_among_the_llms_of_the_runs(data, made_up_runs):
+    """Two cheap LLMs of four: nobody picks the others, and what the best picks earn is a loop over the two."""
+    found, _ = made_up_runs(data, "--llms", *LLMS[:2])
+    assert list(found["llms"]) == list(LLMS[:2])
+    for task, path in zip(TASKS, paths(data, "test")):
+        table = pd.read_csv(path).dropna(subset=list(LLMS))
+        best = 100 * np.mean([max(row[llm] for llm in LLMS[:2]) for _, row in table.iterrows()])
+        assert found["routers"][routerbench.ORACLE][0]["accuracy"][task] == pytest.approx(best)
+        dearest = max(table[f"{llm}|total_cost"].mean() for llm in LLMS[:2])
+        assert all(p["cost"][task] <= dearest + 1e-12 for points in found["routers"].values() for p in points)
+        assert all(p["accuracy"][task] <= best + 1e-9 for points in found["routers"].values() for p in points)
+
+
+def test_a_task_whose_llms_cost_the_same_has_no_aiq(data, tmp_path, made_up_runs):
+    """Local LLMs at cost 0 on one task, and one of them on all: the cell has "-", the average is that of the points' means."""
+    for side in ("train", "test"):
+        for task, path in zip(TASKS, paths(data, side)):
+            table = pd.read_csv(path, index_col=0)
+            free = LLMS if task == "poems" else LLMS[:1]
+            target = tmp_path / "free" / Path(path).relative_to(data)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            table.assign(**{f"{llm}|total_cost": 0.0 for llm in free}).to_csv(target)
+    found, text = made_up_runs(tmp_path / "free")
+    for name, areas in found["aiq"].items():
+        assert areas["poems"] == [None] and 0 < areas["sums"][0] <= 100 and 0 < areas["average"][0] <= 100
+        assert re.search(rf"^\| {re.escape(name)} +\| +- \| +\d", text, re.MULTILINE), name
+    single = [(np.mean(list(v["cost"].values())), np.mean(list(v["accuracy"].values()))) for v in found["llms"].values()]
+    assert found["aiq"][routerbench.ZERO]["average"] == [pytest.approx(aiq(*zip(*single), 0, max(single)[0]))]
+    assert '"-": all LLMs cost the same (poems)' in text and (tmp_path / "results" / "routerbench.png").is_file()
+
+
+def test_runs_of_two_routers_do_not_belong_together():
+    settings, test = {"seed": 1, "cost_rate": 0.0}, {"tasks": {"a": 1}, "costs": {"router": {"a": 1}}}
+    two = [{"router": name, "settings": settings | {"seed": seed}, "test": test, "command": "x"} for seed, name in enumerate(("kNN", "Ridge"))]
+    with pytest.raises(ValueError, match="its runs differ in router; only"):
+        routerbench.check(two, "folder")
+    assert routerbench.check(two[:1], "folder") == ([0.0], [0])
 
 
 def test_runs_without_costs_do_not_belong_here(trained, tmp_path, capsys):

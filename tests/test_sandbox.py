@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import tempfile
@@ -184,26 +185,44 @@ def test_a_file_that_grows_without_end(how):
 REMOUNT = "import ctypes\nassert ctypes.CDLL(None).mount(b'none', b'/', None, 4096 | 32, None) == 0"  # bind, remount: writable again
 
 
-@needs_namespaces
-def test_writes_outside_its_folder(how, tmp_path):
+@pytest.fixture
+def shared():
+    """A folder with a file `precious` that any user may reach, and change; pytest's own folders are closed to the users that programs run as."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "precious").write_text("precious")
+        (folder / "precious").chmod(0o666)
+        folder.chmod(0o777)
+        if not all(above.stat().st_mode & stat.S_IXOTH for above in folder.resolve().parents):
+            pytest.skip(f"{folder.parent} cannot be reached by every user")
+        yield folder
+
+
+def test_writes_outside_its_folder(how, shared):
     if not how.namespaces:
-        assert not sandbox.tried(PLAIN)["writes in its own folder only"] or os.getuid() != 0  # it is said to be open
-        return
-    tmp_path.chmod(0o777)
-    (tmp_path / "precious").write_text("precious")
-    (tmp_path / "precious").chmod(0o666)
+        pytest.skip("without namespaces they are not stopped: see the next test")
     for source in (
-        f"open({str(tmp_path / 'new')!r}, 'w')",
-        f"open({str(tmp_path / 'precious')!r}, 'w')",
-        f"import os\nos.remove({str(tmp_path / 'precious')!r})",
-        f"import os\nos.chmod({str(tmp_path)!r}, 0)",
+        f"open({str(shared / 'new')!r}, 'w')",
+        f"open({str(shared / 'precious')!r}, 'w')",
+        f"import os\nos.remove({str(shared / 'precious')!r})",
+        f"import os\nos.chmod({str(shared)!r}, 0)",
         "open('/dev/shm/left', 'w')",
         REMOUNT,
         "import ctypes\nassert ctypes.CDLL(None).unshare(0x10000000 | 0x20000) == 0\n" + REMOUNT,  # in a user namespace of its own
     ):
         verdict = python(source, how)
         assert not verdict.passed, source
-    assert [file.name for file in tmp_path.iterdir()] == ["precious"] and (tmp_path / "precious").read_text() == "precious"
+    assert [file.name for file in shared.iterdir()] == ["precious"] and (shared / "precious").read_text() == "precious"
+
+
+def test_without_namespaces_writes_are_open_and_are_said_to_be(shared):
+    """Which also shows that the test above asks for what would work."""
+    assert python(f"open({str(shared / 'new')!r}, 'w')\nopen({str(shared / 'precious')!r}, 'w')", PLAIN).passed
+    assert (shared / "new").is_file() and (shared / "precious").read_text() == ""
+    assert not sandbox.tried(PLAIN)["writes in its own folder only"]
+    (shared / "precious").chmod(0o600)
+    again = python(f"open({str(shared / 'precious')!r}, 'w')", PLAIN)
+    assert again.detail.startswith("PermissionError") if PLAIN.drop else again.passed  # root's own files stay root's
 
 
 @needs_namespaces
@@ -336,6 +355,40 @@ def test_a_warning_before_programs_run_without_namespaces(monkeypatch, tmp_path,
     sandbox.warn.cache_clear()
     warned = [text.count("warning: no namespaces can be made here, so programs that LLMs wrote can use the network") for text in asked]
     assert warned == [1, 0, 1, 0, 0, 0] and "every file that you may;" in asked[0] and "every file that any user may;" in asked[2]
+
+
+NO_LIMIT = """
+set_limit = resource.setrlimit
+def refuse(kind, values):
+    if kind == resource.RLIMIT_AS:
+        raise ValueError("current limit exceeds maximum limit")  # as on macOS
+    set_limit(kind, values)
+resource.setrlimit = refuse
+"""
+
+
+@pytest.mark.parametrize("linux", [True, False])
+def test_a_system_that_cannot_limit_the_address_space(linux, monkeypatch, tmp_path):
+    """Where that is so by nature, programs run and what is enforced is found out; on Linux it is an error."""
+    text, line = (REPO / "utils" / "scoring" / "cell.py").read_text(), 'LINUX = sys.platform == "linux"\n'
+    assert line in text
+    (tmp_path / "cell.py").write_text(text.replace(line, f"LINUX = {linux}\n{NO_LIMIT}"))
+    monkeypatch.setattr(sandbox, "__file__", str(tmp_path / "sandbox.py"))
+    plain = Mode(False, False, False)
+    if linux:
+        with pytest.raises(SandboxError, match="could not be started: ValueError: current limit"):
+            python(GOOD, plain)
+    else:
+        assert python(GOOD, plain).passed and not python(GOOD + "\nassert False", plain).passed
+        assert python("x = bytearray(1 << 30)", plain, megabytes=256).passed  # what the report of this module tries, so that it says NO
+
+
+def test_only_linux_lets_root_become_nobody(monkeypatch):
+    """cell.py changes the user on Linux only; no mode may promise it elsewhere."""
+    monkeypatch.setattr(os, "getuid", lambda: 0)
+    assert any(how.drop for how in sandbox._modes()) == (sys.platform == "linux")
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert list(sandbox._modes()) == [Mode(False, False, False)]
 
 
 def test_the_command_says_what_is_enforced():

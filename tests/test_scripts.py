@@ -3,11 +3,17 @@
 import json
 import os
 import re
+import shlex
 import subprocess
+import sys
+from collections import Counter
 
 import pytest
 
+import train_router_mdeberta as trainer
 from tests.conftest import REPO, arguments
+from utils.baselines import __main__ as baselines
+from utils.tasks import DATASETS, LLMS, TASKS
 
 
 @pytest.fixture
@@ -41,19 +47,18 @@ def test_quickstart_prints_the_tables_and_the_checkpoint_gives_them_again(bash, 
     rows = rows_of(run.stdout)
     assert len(rows) == 4 and rows[:2] == rows[2:]
     assert json.loads((tmp_path / "quick" / "seed_7" / "results.json").read_text())["settings"]["seed"] == 7
-    again = bash("quickstart.sh", flags, SAVE_PATH=str(tmp_path / "quick"), SEED="7")
-    assert again.returncode == 0 and "already done" in again.stdout and rows_of(again.stdout) == rows
+    again = bash("router_train_minilm.sh", flags, RUNS=str(tmp_path / "quick"), SEEDS="7", COLLECT="0")  # what quickstart.sh does again: see the last test
+    assert again.returncode == 0 and "already done" in again.stdout and rows_of(again.stdout) == rows[:2]
 
 
-@pytest.mark.parametrize("recipe", ["frozen", "layers", "paper", "tuned-layers"])
-def test_every_minilm_recipe_runs(bash, flags, tmp_path, recipe):
-    run = bash("router_train_minilm.sh", flags, RECIPE=recipe, SEEDS="1 2", RUNS=str(tmp_path / "runs"), COLLECT="0")
+@pytest.mark.parametrize(("recipe", "seeds"), [("frozen", [1, 2]), ("tuned-layers", [3])])
+def test_a_minilm_recipe_runs(bash, flags, tmp_path, recipe, seeds):
+    run = bash("router_train_minilm.sh", flags, RECIPE=recipe, SEEDS=" ".join(map(str, seeds)), RUNS=str(tmp_path / "runs"), COLLECT="0")
     assert run.returncode == 0, run.stderr
-    results = [json.loads((tmp_path / "runs" / f"seed_{seed}" / "results.json").read_text()) for seed in (1, 2)]
-    assert [result["settings"]["seed"] for result in results] == [1, 2]
+    results = [json.loads((tmp_path / "runs" / f"seed_{seed}" / "results.json").read_text()) for seed in seeds]
+    assert [result["settings"]["seed"] for result in results] == seeds
     assert all(result["recipe"] == recipe for result in results)
-    trained = (results[0]["settings"]["freeze_encoder"], results[0]["settings"]["train_layers"])
-    assert trained == {"frozen": (True, None), "layers": (False, 2), "paper": (False, None), "tuned-layers": (False, 2)}[recipe]
+    assert (results[0]["settings"]["freeze_encoder"], results[0]["settings"]["train_layers"]) == {"frozen": (True, None), "tuned-layers": (False, 2)}[recipe]
 
 
 def test_an_unknown_recipe_is_refused(bash):
@@ -61,11 +66,181 @@ def test_an_unknown_recipe_is_refused(bash):
     assert run.returncode == 2 and "RECIPE is 'best'" in run.stderr and "tuned" in run.stderr
 
 
-def test_the_main_script_has_the_settings_of_the_paper():
-    text = (REPO / "train_scripts" / "router_train.sh").read_text()
-    defaults = dict(re.findall(r'^([A-Z_]+)="\$\{\1:-(.*)\}"$', text, re.MULTILINE))
+# What the scripts would run, without running it
+
+STUB = """#!/usr/bin/env bash
+if [[ "$1" == -c ]]; then exec {python} "$@"; fi
+printf '%q ' "$@" >> {record}
+echo >> {record}
+"""
+SCRIPTS = sorted(path.name for path in (REPO / "train_scripts").glob("*.sh"))
+for other in ("env.sh", "recipes.sh", "figures.sh", "ablations.sh"):  # the first two are sourced, the third trains nothing, test_ablations.py has the last
+    SCRIPTS.remove(other)
+LABELS = {"save_path", "recipe", "seed"}  # what differs between any two runs
+AVERAGED = {"targets", "target_shrinkage", "top_k", "last_k", "negative_below", "temperature", "llm_learning_rate", "training_samples_per_dataset"}
+AVERAGED |= {"validation_fraction", "selection"}
+CHANGED = {  # what the recipes set otherwise than the paper, as router_train_minilm.sh says
+    "paper": {"dropout"},
+    "layers": {"train_layers", "learning_rate", "llm_learning_rate", "training_steps"},
+    "frozen": {"freeze_encoder", "learning_rate"},
+    "tuned": AVERAGED | {"freeze_encoder", "learning_rate"},
+    "tuned-layers": AVERAGED | {"train_layers", "learning_rate", "training_steps", "dropout"},
+    "tuned-all": AVERAGED | {"training_steps", "dropout"},
+}
+
+
+@pytest.fixture
+def commands(tmp_path):
+    """Runs a script with a `python` that only notes what it is asked for: commands("fidelity.sh", SEEDS="1") -> the arguments of each call."""
+
+    def commands(name, *flags, **settings) -> list[list[str]]:
+        record = tmp_path / "record"
+        record.write_text("")
+        (tmp_path / "bin").mkdir(exist_ok=True)
+        (tmp_path / "bin" / "python").write_text(STUB.format(python=shlex.quote(sys.executable), record=shlex.quote(str(record))))
+        (tmp_path / "bin" / "python").chmod(0o755)
+        environment = {"PATH": f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}", "ROUTERDC_NO_VENV": "1"} | settings
+        run = subprocess.run(["bash", str(REPO / "train_scripts" / name), *flags], capture_output=True, text=True, cwd=tmp_path, timeout=60, env=environment)
+        assert run.returncode == 0, run.stderr
+        return [shlex.split(line) for line in record.read_text().splitlines()]
+
+    return commands
+
+
+@pytest.fixture
+def planned(commands):
+    """The training runs of a script, as the trainer reads its arguments; one that it refuses ends the test."""
+
+    def planned(name, *flags, **settings):
+        runs = [trainer.parse(command[1:]) for command in commands(name, *flags, **settings) if command[0] == "train_router_mdeberta.py"]
+        for run in runs:
+            trainer.check_numbers(run)
+            trainer.fidelity_rows(run.fidelity)
+        assert runs
+        return runs
+
+    return planned
+
+
+def changed(run, other) -> set[str]:
+    """The settings in which two runs differ."""
+    return {name for name, value in vars(run).items() if value != getattr(other, name)} - LABELS
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_every_script_trains_with_what_the_trainer_accepts(planned, name):
+    known = {f"datasets/{path}" for path in json.loads((REPO / "datasets" / "manifest.json").read_text())["files"]}
+    runs = planned(name, FINETUNED="1")
+    assert len({run.save_path for run in runs}) == len(runs)  # none is taken for another
+    for run in runs:
+        assert run.selection == "last" or run.validation_fraction > 0  # or there is nothing to choose by
+        assert {*run.data_paths, *run.test_data_paths, *run.final_eval_data_paths} <= known
+        assert max(run.top_k, run.last_k) <= len(LLMS) and not run.overwrite
+
+
+def test_the_main_script_has_the_settings_of_the_paper(planned):
+    runs = planned("router_train.sh")
     expected = {
-        "ENCODER": "microsoft/mdeberta-v3-base", "SEEDS": "1 2 3 4 5", "BATCH_SIZE": "64", "TRAINING_STEPS": "1000", "EVAL_STEPS": "50",
-        "LEARNING_RATE": "5e-5", "WEIGHT_DECAY": "0.01", "TOP_K": "3", "LAST_K": "3", "H": "3", "TEMPERATURE": "1", "CLUSTER_LOSS_WEIGHT": "1",
+        "encoder": "microsoft/mdeberta-v3-base", "freeze_encoder": False, "train_layers": None, "loss": "routerdc", "batch_size": 64, "training_steps": 1000,
+        "eval_steps": 50, "learning_rate": 5e-5, "llm_learning_rate": None, "weight_decay": 0.01, "top_k": 3, "last_k": 3, "H": 3, "temperature": 1.0,
+        "cluster_loss_weight": 1.0, "sample_loss_weight": 0.0, "similarity_function": "cos", "targets": "score", "target_shrinkage": 0.0, "fidelity": "paper",
     }  # fmt: skip
-    assert {name: defaults[name] for name in expected} == expected
+    for run in runs:
+        assert {name: getattr(run, name) for name in expected} == expected
+        assert run.recipe == "paper" and changed(run, trainer.parse([])) == {"device"}
+    assert [run.seed for run in runs] == [1, 2, 3, 4, 5]
+
+
+def test_the_recipes_differ_from_the_paper_where_they_say(planned):
+    named = re.findall(r"^  ([\w-]+)\) flags=", (REPO / "train_scripts" / "recipes.sh").read_text(), re.MULTILINE)
+    assert {*named} == {*CHANGED}
+    runs = {}
+    for recipe in named:
+        runs[recipe], second = planned("router_train_minilm.sh", RECIPE=recipe, SEEDS="4 7")
+        assert (runs[recipe].seed, second.seed, runs[recipe].recipe) == (4, 7, recipe) and not changed(runs[recipe], second)
+        assert runs[recipe].encoder == "minilm" and changed(runs[recipe], trainer.parse(["--encoder", "minilm"])) == CHANGED[recipe]
+    trained = {recipe: (run.freeze_encoder, run.train_layers, run.training_steps, run.dropout) for recipe, run in runs.items()}
+    assert trained == {
+        "paper": (False, None, 1000, 0.0), "layers": (False, 2, 100, None), "frozen": (True, None, 1000, None),
+        "tuned": (True, None, 1000, None), "tuned-layers": (False, 2, 200, 0.0), "tuned-all": (False, None, 200, 0.0),
+    }  # fmt: skip
+    for recipe in ("tuned-layers", "tuned-all"):  # the same targets
+        assert {name: getattr(runs[recipe], name) for name in AVERAGED} == {name: getattr(runs["tuned"], name) for name in AVERAGED}
+    assert (runs["tuned"].targets, runs["tuned"].target_shrinkage, runs["tuned"].target_groups, runs["tuned"].validation_fraction) == ("gain", 1.0, "task", 0.0)
+
+
+def test_further_flags_and_settings_reach_the_trainer(planned):
+    for name in ("router_train.sh", "router_train_minilm.sh"):
+        runs = planned(name, "--H", "5", SEEDS="2", LABEL="mine", ENCODER="some/encoder", DEVICE="cpu", PRECISION="fp32", FIDELITY="1,3", RUNS="elsewhere")
+        assert [(run.seed, run.H, run.encoder, run.device, run.precision, run.fidelity) for run in runs] == [(2, 5, "some/encoder", "cpu", "fp32", "1,3")]
+        assert runs[0].save_path == "elsewhere/seed_2"
+
+
+def test_the_search_reads_validation_rows_alone_and_has_its_winners_in_the_recipes(commands, planned):
+    tests = {task.test for task in TASKS}
+    for command in commands("search_minilm.sh", SEEDS="1", SEEDS_LAYERS="1"):
+        assert not [word for word in command if word in tests or "test_data" in word or "final_eval_data" in word]
+    runs = planned("search_minilm.sh", SEEDS="1 2 3", SEEDS_LAYERS="2")
+    for run in runs:
+        assert not run.final_eval and run.validation_fraction == 0.2 and run.selection == "last" and not tests & {*run.data_paths}
+    seeds = {name: [run.seed for run in runs if run.recipe == name] for name in {run.recipe for run in runs}}
+    assert seeds.pop("task_mean_1_layers_2") == [2] and all(found == [1, 2, 3] for found in seeds.values())
+    candidates = {run.recipe: run for run in runs if run.seed == 2}
+    assert all(changed(one, two) for one in candidates.values() for two in candidates.values() if one is not two)
+    for recipe, winner in (("tuned", "task_mean_1_head_3e-4"), ("tuned-layers", "task_mean_1_layers_2")):
+        chosen = planned("router_train_minilm.sh", RECIPE=recipe, SEEDS="2")[0]
+        assert changed(chosen, candidates[winner]) == {"final_eval", "validation_fraction", "eval_steps"}
+
+
+def test_the_fidelity_runs_differ_in_one_thing_on_the_same_seeds(commands, planned):
+    runs = planned("fidelity.sh", SEEDS="1 2", SEEDS_LAYERS="3", RUNS="unused", LABEL="unused")
+    by = {(run.recipe, run.fidelity, run.seed): run for run in runs}
+    assert len(by) == len(runs)
+    expected = {"frozen": ["paper", "upstream", "1", "3"], "frozen-lambda0": ["paper"], "tuned-lambda0": ["paper"]}
+    wanted = [(recipe, fidelity, seed) for recipe, rows in expected.items() for fidelity in rows for seed in (1, 2)]
+    assert {*by} == {*wanted, ("layers", "paper", 3), ("layers", "2", 3)}
+    for recipe, fidelity, seed in by:
+        if fidelity != "paper":
+            assert changed(by[recipe, fidelity, seed], by[recipe, "paper", seed]) == {"fidelity"}
+    for recipe in ("frozen", "tuned"):
+        plain = planned("router_train_minilm.sh", RECIPE=recipe, SEEDS="1 2")
+        for run in plain:
+            other = by[f"{recipe}-lambda0", "paper", run.seed]
+            assert changed(other, run) == {"cluster_loss_weight"} and other.cluster_loss_weight == 0
+            assert recipe == "tuned" or run.save_path == by[recipe, "paper", run.seed].save_path  # trained once
+    report = commands("fidelity.sh")[-1]
+    assert report[:2] == ["-m", "utils.report"] and all(any(run.save_path.startswith(f"{folder}/") for folder in report[2:]) for run in runs)
+
+
+def test_the_baselines_and_routerdc_learn_from_the_same_targets(commands, planned):
+    settings = {"SEEDS": "1 2", "SEEDS_LAYERS": "1", "FINETUNED": "1"}
+    runs = planned("baselines.sh", **settings)
+    losses = Counter((run.recipe, run.loss) for run in runs)
+    assert losses == {(recipe, loss): 1 + (recipe in ("frozen", "tuned")) for recipe in ("frozen", "tuned", "layers", "tuned-layers") for loss in trainer.ROUTERS}
+    for run in runs:
+        ours = next(other for other in runs if (other.recipe, other.seed, other.loss) == (run.recipe, run.seed, "routerdc"))
+        assert changed(run, ours) == ({"loss", "cluster_loss_weight"} if run is not ours else set())
+    others = [baselines.parse(command[2:]) for command in commands("baselines.sh", **settings) if command[:2] == ["-m", "utils.baselines"]]
+    assert [other.recipe for other in others] == ["frozen", "tuned", others[2].recipe] and {*others[2].routers} == {"random", "best_single", "best_per_task", "oracle"}
+    for other in others[:2]:
+        ours = next(run for run in runs if run.recipe == other.recipe)
+        for name in ("targets", "target_shrinkage", "training_samples_per_dataset", "data_paths", "test_data_paths", "final_eval_data_paths", "encoder"):
+            assert getattr(other, name) == getattr(ours, name), name
+        assert other.seeds == [1, 2]
+
+
+def test_routerbench_trains_every_cost_rate_with_every_seed(planned):
+    runs = planned("router_train_routerbench.sh", COST_RATES="0 30", SEEDS="1 2")
+    assert [(run.cost_rate, run.seed) for run in runs] == [(0, 1), (0, 2), (30, 1), (30, 2)]
+    for run in runs:
+        assert (run.top_k, run.last_k, run.max_characters, run.freeze_encoder, run.final_eval_data_paths) == (4, 4, 1400, True, [])
+        assert {*run.data_paths} <= {*DATASETS["routerbench"]["data_paths"]} and {*run.test_data_paths} <= {*DATASETS["routerbench"]["test_data_paths"]}
+    assert not changed(runs[0], runs[1]) and changed(runs[0], runs[2]) == {"cost_rate"}
+
+
+def test_quickstart_trains_the_tuned_recipe_once(commands, planned):
+    (run,) = planned("quickstart.sh", SEED="7", SAVE_PATH="mine")
+    (plain,) = planned("router_train_minilm.sh", SEEDS="7")
+    assert (run.recipe, run.seed, run.save_path) == ("tuned", 7, "mine/seed_7") and not changed(run, plain)
+    calls = commands("quickstart.sh", SEED="7", SAVE_PATH="mine")
+    assert [call[:3] for call in calls if call[0] == "evaluation_router.py"] == [["evaluation_router.py", "--ckpt", "mine/seed_7"]] * 2

@@ -95,12 +95,19 @@ def test_p_values_are_uniform_where_there_is_no_difference():
 
 
 def test_seeds_are_drawn_with_replacement():
-    weights = seed_weights(5, 20_000)
+    weights = seed_weights([1, 2, 3, 4, 5], 20_000)
     assert weights.shape == (20_000, 5) and weights.sum(axis=1) == pytest.approx(np.ones(20_000))
     assert weights.mean(axis=0) == pytest.approx(np.full(5, 0.2), abs=0.005)
     runs = np.array([1.0, 4.0, 2.0, 8.0, 5.0])
     assert (weights @ runs).std() == pytest.approx(runs.std() / np.sqrt(5), rel=0.03)
-    assert (seed_weights(1, 10) == 1).all()
+    assert (seed_weights([1], 10) == 1).all()
+
+
+def test_only_routers_with_the_same_seeds_share_their_draws():
+    weights, again, others = seed_weights([1, 2, 3], 20_000), seed_weights([1, 2, 3], 20_000), seed_weights([4, 5, 6], 20_000)
+    np.testing.assert_array_equal(weights, again)
+    runs = np.array([1.0, 4.0, 2.0])
+    assert abs(np.corrcoef(weights @ runs, others @ runs)[0, 1]) < 0.05
 
 
 def test_right_when_possible_counts_only_queries_that_someone_gets_right():

@@ -406,6 +406,34 @@ def test_a_finished_run_is_not_trained_again(train, fake, tiny_bert, tmp_path, c
     overwritten = train(overwrite=True, seed=3)
     assert overwritten.results["settings"]["seed"] == 3 and not any(value == 0 for value in metrics(overwritten, "loss").values())
     assert list(metrics(overwritten, "validation")) == [6, 12]
+    train(overwrite=True, **{"no-final_eval": True})
+    assert not (run.folder / "picks.json").exists()  # no results of another run stay behind
+
+
+def test_two_processes_do_not_train_in_one_folder(fails, tmp_path):
+    (tmp_path / "run").mkdir()
+    code = "import sys, utils.experiment as e, pathlib\nwith e.locked(pathlib.Path(sys.argv[1])):\n    print('held', flush=True)\n    sys.stdin.read()"
+    with subprocess.Popen([sys.executable, "-c", code, tmp_path / "run"], cwd=REPO, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "held\n"
+        assert f"--save_path {tmp_path / 'run'}: another process is training there" in fails()
+        other.communicate()
+
+
+def test_a_run_that_diverges_is_an_error_and_leaves_no_results(fake, tiny_bert, tmp_path, capsys):
+    flags = {"learning_rate": 1e30, "similarity_function": "inner", "selection": "last", "training_steps": 12}
+    assert program.main(arguments(fake, tiny_bert, tmp_path / "run", **flags)) == 2
+    assert "at step 10: training has diverged. Lower --learning_rate (1e+30)" in capsys.readouterr().err
+    assert not (tmp_path / "run" / "results.json").exists() and not (tmp_path / "run" / "checkpoint").exists()
+
+
+def test_test_questions_that_were_trained_on_are_counted(fake, tiny_bert, tmp_path, capsys):
+    rows = json.loads(fake.test["gsm8k"].read_text())
+    known = [{**row, "question": json.loads(fake.train["gsm8k"].read_text())[n]["question"]} for n, row in enumerate(rows[:3])]
+    path = tmp_path / "gsm8k-test.json"
+    path.write_text(json.dumps([*known, *rows[3:]]))
+    assert program.main(arguments(fake, tiny_bert, tmp_path / "run", test_data_paths=path, final_eval_data_paths=[], training_steps=1)) == 0
+    assert f"note: {path}: 3 of its questions stand in the training files, too" in capsys.readouterr().err
+    assert json.loads((tmp_path / "run" / "results.json").read_text())["questions_in_training_files"] == {str(path): 3}
 
 
 def test_other_settings_in_the_same_folder_are_refused(train, fails, fake, tmp_path, monkeypatch):
@@ -463,7 +491,7 @@ def test_the_defaults_are_the_papers():
 STEPS = {"training_steps": 3, "eval_steps": 3, "selection": "last", "no-final_eval": True}
 EFFECTS = [
     {"top_k": 1}, {"last_k": 1}, {"temperature": 0.5}, {"tempreture": 0.5}, {"cluster_loss_weight": 0.5}, {"sample_loss_weight": 0.5}, {"H": 1},
-    {"negative_below": 0.2}, {"targets": "gain"}, {"target_shrinkage": 0.9}, {"target_shrinkage": 0.9, "target_groups": "cluster"},
+    {"negative_below": 0.2}, {"ties": "random"}, {"targets": "gain"}, {"target_shrinkage": 0.9}, {"target_shrinkage": 0.9, "target_groups": "cluster"},
     {"similarity_function": "inner"}, {"pooling": "mean"}, {"dropout": 0.5}, {"max_length": 8}, {"batch_size": 8}, {"gradient_accumulation": 2},
     {"learning_rate": 1e-3}, {"llm_learning_rate": 1e-1}, {"weight_decay": 1.0}, {"validation_fraction": 0.5}, {"training_samples_per_dataset": 0},
     {"training_steps": 4}, {"seed": 2}, {"freeze_encoder": True}, {"train_layers": 2}, {"data_type": ["probability"] * 3, "targets": "gain"},
@@ -480,6 +508,12 @@ def test_no_flag_is_dead(train):
     for place, name in enumerate(names):
         for other in names[:place]:
             assert not torch.equal(runs[name], runs[other]), (name, other)
+
+
+def test_k_is_no_matter_of_losses_without_it(train, fails):
+    two = {"llms": list(LLMS[:2]), "training_steps": 1, "no-final_eval": True}
+    assert "--top_k is 3; with 2 LLMs" in fails(**two)
+    assert train(loss="zooter", cluster_loss_weight=0, **two).results["router"] == "ZOOTER"
 
 
 def test_both_spellings_of_temperature_do_the_same(train):

@@ -3,7 +3,7 @@
 #   bash train_scripts/ablations.sh                 about 40 minutes on 2 cores for the frozen MiniLM, estimated
 #   DRY_RUN=1 bash train_scripts/ablations.sh       prints the commands that are left to do
 #   AXES="lambda H" SEEDS="1 2 3" bash train_scripts/ablations.sh      some of the settings, on some seeds
-# Axes: lambda K+ K- H N learning_rate similarity encoder LLMs sample_sample rows fidelity targets lost_LLM (an LLM lost at test time).
+# Axes: lambda K+ K- ties H N learning_rate similarity encoder LLMs sample_sample rows fidelity targets lost_LLM (an LLM lost at test time).
 # All variants of one seed come before the next seed. Finished runs are skipped, stopped ones go on. JOBS run at a time.
 # Further flags go to train_router_mdeberta.py; with other data or flags, give RUNS and RESULTS folders of their own.
 set -euo pipefail
@@ -12,7 +12,7 @@ cd "$(dirname "$0")/.."
 RECIPE="${RECIPE:-frozen}"
 ENCODER="${ENCODER:-minilm}"
 SEEDS="${SEEDS:-1 2 3 4 5}"
-AXES="${AXES:-lambda K+ K- H N learning_rate similarity encoder LLMs sample_sample rows fidelity targets lost_LLM}"
+AXES="${AXES:-lambda K+ K- ties H N learning_rate similarity encoder LLMs sample_sample rows fidelity targets lost_LLM}"
 JOBS="${JOBS:-2}"
 DEVICE="${DEVICE:-auto}"
 PRECISION="${PRECISION:-auto}"
@@ -81,6 +81,7 @@ for seed in $SEEDS; do
   each lambda --cluster_loss_weight 1 $LAMBDAS
   each K+ --top_k 3 $TOP_KS
   each K- --last_k 3 $LAST_KS
+  each ties --ties columns columns random
   each H --H 3 $HS
   for n in $CLUSTERS; do vary N "$n" --data_paths $(clustered "$n"); done
   each learning_rate --learning_rate 5e-5 $LEARNING_RATES

@@ -41,8 +41,11 @@ try() { # try NAME FLAGS...: with a frozen encoder
 averaged=(--targets gain --top_k 1 --last_k 6 --negative_below 2 --temperature 0.2)
 try paper
 try paper_temperature_0.2 --temperature 0.2
+try paper_ties_random --ties random
 try gain --targets gain
+try gain_ties_random --targets gain --ties random
 try gain_top_1 "${averaged[@]}"
+try gain_top_1_ties_random "${averaged[@]}" --ties random
 try task_mean_0.5 "${averaged[@]}" --target_shrinkage 0.5
 try task_mean_0.9 "${averaged[@]}" --target_shrinkage 0.9
 try task_mean_1 "${averaged[@]}" --target_shrinkage 1

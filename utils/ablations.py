@@ -52,6 +52,7 @@ AXES = {
     "lambda": Axis("lambda: weight of the sample-sample loss", "cluster_loss_weight"),
     "K+": Axis("K+: positive LLMs per query", "top_k"),
     "K-": Axis("K-: candidates for negative LLMs per query", "last_k"),
+    "ties": Axis("which of several LLMs with one score are among the K+ or K-: by column, or drawn"),
     "H": Axis("H: out-of-group queries per query", "H"),
     "N": Axis("N: clusters of queries, made with this encoder (given: the ids in the data files)"),
     "learning_rate": Axis("learning rate", "learning_rate"),
@@ -122,6 +123,7 @@ def lose_llms(run: Path, cache: Path, device: str) -> list[dict[str, Any]]:
 
     Every query is encoded once. Returns lines of ablations.jsonl with a further entry "limits": {one of LIMITS: {"id_avg", "ood_avg"}},
     what the LLMs left could do at best, each picked on the test files.
+    Raises: ValueError for a router with fewer than two LLMs; CheckpointError or DataError for files that are damaged or gone.
     """
     results = json.loads((run / "results.json").read_text())
     model, config = checkpoint.load(run)

@@ -1,20 +1,61 @@
 """Checkpoints are folders that describe themselves: safetensors weights, a JSON config, the tokenizer. Nothing is unpickled."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import AutoConfig, AutoModel
 
+from utils.data import MISSING
 from utils.encoders import GIVEN, Encoder, Given, load_tokenizer
 from utils.experiment import atomic_folder, write_json
 from utils.model import RouterDC
+from utils.tasks import DATASETS
 
 FORMAT = "routerdc-checkpoint-1"
 WEIGHTS, CONFIG, ENCODER = "model.safetensors", "config.json", "encoder"
+AGAIN = "the checkpoint is damaged, train or copy it again"
+
+
+def _text(value: Any) -> bool:
+    return isinstance(value, str) and value != ""
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+def _texts(value: Any) -> bool:
+    return isinstance(value, list) and value != [] and all(map(_text, value))
+
+
+def _tests(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(test, dict) and _text(test.get("path")) and _text(test.get("kind")) for test in value)
+
+
+NEEDED: dict[str, tuple[Callable[[Any], bool], str]] = {  # what the config must hold: for the router itself, then for those who evaluate it
+    "encoder": (_text, "a name"),
+    "pooling": (_text, "a name"),
+    "max_length": (lambda value: value == 0 or _number(value), "a number of tokens"),  # 0: `Given` reads no text
+    "similarity_function": (_text, "a name"),
+    "head": (lambda value: isinstance(value, bool), "true or false"),
+    "llms": (lambda value: _texts(value) and len(set(value)) == len(value), "a list of different names"),
+    "router": (_text, "a name"),
+    "precision": (lambda value: value in ("bf16", "fp32"), "bf16 or fp32"),
+    "tests": (_tests, "a list of objects with path and kind"),
+    "settings": (lambda value: isinstance(value, dict), "an object"),
+    "settings.data_paths": (_texts, "a list of paths"),
+    "settings.freeze_encoder": (lambda value: isinstance(value, bool), "true or false"),
+    "settings.train_layers": (lambda value: value is None or _number(value), "null or a number of layers"),
+    "settings.max_characters": (lambda value: value is None or _number(value), "null or a number of characters"),
+    "settings.missing_cells": (lambda value: value in MISSING, " or ".join(MISSING)),
+    "settings.cost_rate": (lambda value: isinstance(value, (int, float)) and value >= 0, "a number that is at least 0"),
+    "settings.dataset": (lambda value: value in [*DATASETS], " or ".join(DATASETS)),
+}
+LATER = ("settings.max_characters", "settings.missing_cells", "settings.cost_rate", "settings.dataset")  # older checkpoints have none of these
 
 
 class CheckpointError(RuntimeError):
@@ -22,7 +63,7 @@ class CheckpointError(RuntimeError):
 
 
 def save(model: RouterDC, folder: Path, about: dict[str, Any]) -> None:
-    """Write a checkpoint atomically. `about` (arguments, data hashes, metrics, ...) is kept in its config."""
+    """Write a checkpoint atomically. `about` (arguments, data hashes, metrics, ...) is kept in its config; NEEDED says what `load` asks of it."""
     encoder = model.encoder
     config = {
         "format": FORMAT,
@@ -53,19 +94,33 @@ def find(folder: str | Path) -> Path:
     raise CheckpointError(f"--ckpt {folder}: no checkpoint there ({CONFIG} and {WEIGHTS} are missing). Give the --save_path of a finished training run")
 
 
+def check(config: dict[str, Any], path: Path) -> None:
+    """Raises: CheckpointError naming the file `path` and the key, unless everything NEEDED is in its content `config`."""
+    for key, (fits, words) in NEEDED.items():
+        *above, name = key.split(".")
+        inside = config[above[0]] if above else config
+        if name not in inside:
+            if key in LATER:
+                continue
+            raise CheckpointError(f"{path}: {key} is missing; {AGAIN}")
+        if not fits(inside[name]):
+            raise CheckpointError(f"{path}: {key} is {json.dumps(inside[name])[:100]}, it must be {words}; {AGAIN}")
+
+
 def load(folder: str | Path) -> tuple[RouterDC, dict[str, Any]]:
     """Rebuild a router and return it with its config, without a network, a hub or a pickle.
 
-    Raises: CheckpointError for another format, or missing or damaged files.
+    Raises: CheckpointError for another format, missing or damaged files, or a config without something NEEDED.
     """
     folder = find(folder)
     try:
         config = json.loads((folder / CONFIG).read_text())
     except ValueError as error:
-        raise CheckpointError(f"{folder / CONFIG}: not valid JSON ({error}); the checkpoint is damaged, train or copy it again") from None
+        raise CheckpointError(f"{folder / CONFIG}: not valid JSON ({error}); {AGAIN}") from None
     found = config.get("format") if isinstance(config, dict) else None
     if found != FORMAT:
         raise CheckpointError(f"{folder / CONFIG}: format is {found!r}, this code reads {FORMAT!r}. Weights of the released code (.pth) cannot be read: they are bare pickles")
+    check(config, folder / CONFIG)
     try:
         weights = load_file(folder / WEIGHTS)
         if config["encoder"] == GIVEN:
@@ -76,6 +131,6 @@ def load(folder: str | Path) -> tuple[RouterDC, dict[str, Any]]:
             encoder = Encoder(config["encoder"], backbone, tokenizer, config["pooling"], config["max_length"])
         model = RouterDC(encoder, config["llms"], config["similarity_function"], config["head"])
         model.load_state_dict(weights)
-    except (OSError, KeyError, ValueError, RuntimeError, SafetensorError) as error:
-        raise CheckpointError(f"{folder}: the checkpoint is damaged ({type(error).__name__}: {error}); train or copy it again") from None
+    except Exception as error:  # the libraries raise anything for a damaged file, tokenizers a bare Exception
+        raise CheckpointError(f"{folder}: {type(error).__name__}: {error}; {AGAIN}") from error
     return model.eval(), config

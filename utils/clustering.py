@@ -279,7 +279,10 @@ def parser() -> argparse.ArgumentParser:
 
 
 def cluster(args: argparse.Namespace, arguments: Sequence[str]) -> dict[str, Any]:
-    """Do what the command line asks for; returns what the JSON report holds."""
+    """Do what the command line asks for; returns what the JSON report holds.
+
+    Raises: ValueError (DataError) or EncoderError for bad input; the files are then as they were.
+    """
     begun = time.monotonic()
     where = setup(args.device, args.precision)
     files = load_files(args.data_paths)

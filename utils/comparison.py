@@ -100,6 +100,7 @@ def collect(folders: Iterable[str]) -> tuple[list[Group], list[RoutingData], lis
         members[results["router"], encoder, results["recipe"], settings["fidelity"]].append((run, results))
     groups = []
     for key, part in members.items():
+        part.sort(key=lambda entry: entry[1]["settings"]["seed"])
         seeds = [results["settings"]["seed"] for _, results in part]
         if len(set(seeds)) < len(seeds):
             raise ValueError(f"two runs of {', '.join(key)} with the same seed: {', '.join(str(run) for run, _ in part)}; name the folders of one of them")
@@ -166,7 +167,7 @@ def compare(groups: Sequence[Group], tests: Sequence[RoutingData], inside: Seque
         places = [place_of[task] for task in part]
         average[side] = means[:, places].mean(axis=1)  # (B, groups)
         of_runs = draws[:, places].mean(axis=1)  # (B, runs)
-        with_seeds[side] = np.stack([(of_runs[:, where] * seed_weights(len(group.seeds), resamples)).sum(axis=1) for group, where in zip(groups, columns)], axis=1)
+        with_seeds[side] = np.stack([(of_runs[:, where] * seed_weights(group.seeds, resamples)).sum(axis=1) for group, where in zip(groups, columns)], axis=1)
         p_values[side] = sign_flip([by_query[place] - by_query[place][:, base] for place in places], resamples)
     best = {data.task: gains(data.scores, data.kind).max(axis=1) for data in tests}
     of_paper = set(place_of) == {task.name for task in TASKS} and set(tests[0].llms) == set(LLMS)
@@ -282,7 +283,9 @@ def text(result: dict[str, Any], command: str) -> str:
             pairs = [pair for pair in result["order"] if pair["recipe"] == recipe]
             counts = ", ".join(f"{sum(pair['verdict'] == verdict for pair in pairs)} {word}" for verdict, word in (("agrees", "agree"), ("open", "open"), ("contradicts", "contradict")))
             rows = [[f"{p['above']} > {p['below']}", cells[p["side"]], f"{p['paper']:+.2f}", f"{p['ours']:+.2f}", bracket(p["interval"], "+"), p["verdict"]] for p in pairs]
-            parts += [f"Recipe `{recipe}`: {counts}", markdown(["pair", "average", "paper", "ours", "95 %", "verdict"], rows)]
+            few = [e["router"] for e in groups if e["recipe"] == recipe and len(e["seeds"]) == 1]
+            note = f" (one seed of {', '.join(few)}: there the interval is over queries alone)" if few else ""
+            parts += [f"Recipe `{recipe}`: {counts}{note}", markdown(["pair", "average", "paper", "ours", "95 %", "verdict"], rows)]
     parts.append("## Routing share of each LLM (%), mean over the seeds")
     for task in tasks:
         rows = [[label_of(e), *[f"{e['shares'][task][llm]:.1f}" for llm in result["llms"]]] for e in groups if e["shares"]]

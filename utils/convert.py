@@ -21,7 +21,7 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
@@ -32,7 +32,7 @@ import numpy as np
 
 from utils.data import RoutingData, load
 from utils.evaluate import markdown
-from utils.experiment import atomic_folder, writable_folder, write_json
+from utils.experiment import atomic_folder, replaceable_folder, write_json
 from utils.meters import bar
 from utils.metrics import references
 from utils.scoring.harness import Log, LogError, Sample, doc_hash, find_llms, find_logs, find_verdicts, run_of, samples, sampling
@@ -254,7 +254,7 @@ def score_verdicts(log: Log, record: Conversion) -> dict[int, Entry]:
     """
     try:
         log.sha256, found = hashlib.sha256(log.path.read_bytes()).hexdigest(), json.loads(log.path.read_bytes())
-        docs = [json.loads(line) for line in Path(record.documents).read_text(encoding="utf-8").splitlines() if line.strip()]
+        docs = [json.loads(line) for line in Path(record.documents).read_text(encoding="utf-8").split("\n") if line.strip()]
         passed, made = found["passed"], {what: found[f"{what}_sha256"] for what in ("generations", "references")}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise LogError(f"{log}: the verdicts, or the documents {record.documents}, cannot be read ({type(error).__name__}: {error})") from None
@@ -369,7 +369,10 @@ def _some(names: Sequence[str]) -> str:
 
 
 def convert_job(job: Job, args: argparse.Namespace, warnings: list[str]) -> tuple[dict[str, list[dict]], dict[str, list[dict]], dict[str, Any]]:
-    """Read, check, join and split one record. Returns: rows of each file, answers of each file, and where they came from."""
+    """Read, check, join and split one record. Returns: rows of each file, answers of each file, and where they came from.
+
+    Raises: LogError for logs that cannot be trusted, do not fit each other, or have too few documents to split.
+    """
     record, rows, answers, sources = job.record, [], [], {}
     with bar(sum(map(len, job.logs.values())), f"read {record.files[0]}", "log") as progress:
         for leaf, logs in job.logs.items():
@@ -406,19 +409,21 @@ def convert_job(job: Job, args: argparse.Namespace, warnings: list[str]) -> tupl
     return pick(rows), pick(answers), {"conversion": asdict(record) | {"leaves": list(job.logs)}, "logs": sources}
 
 
-def check_folder(flag: str, folder: Path, note: str) -> None:
-    """The folder is replaced as a whole: refuse one that holds files of others, which `note` does not list. Raises: ValueError naming them."""
-    writable_folder(folder.parent, flag)
-    if not folder.exists():
-        return
-    if not folder.is_dir():
-        raise ValueError(f"{flag} {folder}: a file is there; give a folder")
+def check_folder(flag: str, folder: Path, note: str, files: Collection[str]) -> None:
+    """The folder is replaced as a whole: refuse one that holds files of others, which `note` does not list, or more of ours than `files`, which are to come.
+
+    Raises: ValueError naming them.
+    """
     try:
         ours = {note, *json.loads((folder / note).read_text(encoding="utf-8"))["files"]}
     except (OSError, ValueError, KeyError, TypeError):
         ours = set()
-    if others := sorted({path.name for path in folder.iterdir()} - ours):
-        raise ValueError(f"{flag} {folder}: the folder is replaced as a whole, and no conversion wrote {_some(others)}; give another folder")
+    replaceable_folder(folder, flag, ours, "no conversion")
+    if lost := sorted(name for name in ours.difference(files, [note]) if (folder / name).exists()):
+        raise ValueError(
+            f"{flag} {folder}: the folder is replaced as a whole, and {_some(lost)} there would be lost, which this conversion does not write; "
+            "convert those tasks too (--tasks, --spec), give another folder, or remove this one"
+        )
 
 
 @dataclass
@@ -438,13 +443,14 @@ def convert(args: argparse.Namespace) -> Converted:
     for name, least in {"workers": 1, "time_limit": 0.1, "memory_limit": 16, "seed": 0}.items():
         if getattr(args, name) < least:
             raise ValueError(f"--{name} is {getattr(args, name)}; it must be at least {least}")
-    check_folder("--output", args.output, "convert.json")
+    llms, jobs = plan(args)
+    names = [name for job in jobs for name in job.record.files]
+    check_folder("--output", args.output, "convert.json", names)
     if args.answers:
         here, there = args.answers.resolve(), args.output.resolve()
         if here.is_relative_to(there) or there.is_relative_to(here):
             raise ValueError(f"--answers {args.answers}: give a folder outside --output, and not one that has it in it; both are replaced as a whole")
-        check_folder("--answers", args.answers, "answers.json")
-    llms, jobs = plan(args)
+        check_folder("--answers", args.answers, "answers.json", names)
     warnings: list[str] = []
     files: dict[str, dict[str, Any]] = {}
     data: dict[str, RoutingData] = {}

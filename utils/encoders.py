@@ -110,6 +110,7 @@ class Encoder(nn.Module):
         tokenizer: its tokenizer; truncation is on the left.
         pooling: "first" (last hidden state of the first token, the paper) or "mean" (over the tokens).
         max_length: tokens kept of a query.
+    Raises: ValueError for an unknown pooling, or a max_length that the backbone cannot take.
     """
 
     def __init__(self, name: str, backbone: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pooling: str, max_length: int):
@@ -117,6 +118,8 @@ class Encoder(nn.Module):
         if pooling not in POOLINGS:
             raise ValueError(f"--pooling is {pooling!r}; it must be one of {', '.join(POOLINGS)}")
         longest = getattr(backbone.config, "max_position_embeddings", max_length)
+        padding = getattr(getattr(backbone.embeddings, "position_embeddings", None), "padding_idx", None)
+        longest -= 0 if padding is None else padding + 1  # RoBERTa's positions begin behind the one of padding
         if not 1 <= max_length <= longest:
             raise ValueError(f"--max_length is {max_length}; for {name} it must be from 1 to {longest}")
         tokenizer.truncation_side = "left"
@@ -258,6 +261,7 @@ class Queries:
         questions: texts, or their embeddings (N, p), which go with the encoder `Given`.
         cache: folder of the cache, or None.
         trained: which layers of the encoder train: "all", "last" (after `Encoder.train_last`) or "none".
+    Raises: ValueError for text with `Given`, or embeddings with anything else, of another size, or that should train.
     """
 
     def __init__(self, encoder: Encoder | Given, questions: Sequence[str] | np.ndarray, setup: Setup, trained: Trained, cache: Path | None = None, title: str = "queries"):

@@ -7,7 +7,7 @@ import os
 import platform
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,9 +26,11 @@ class Setup:
     multiple: int
 
     def autocast(self) -> contextlib.AbstractContextManager:
+        """A block in which the device computes in bf16, or in fp32 without `bf16`."""
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bf16)
 
     def describe(self) -> str:
+        """Device and precision in words, as results name them."""
         name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else f"{self.device.type} ({platform.machine()}, {torch.get_num_threads()} threads)"
         return f"{name}, {'bf16' if self.bf16 else 'fp32'}"
 
@@ -90,6 +92,21 @@ def writable_folder(path: Path, flag: str) -> None:
         raise ValueError(f"{flag} {path}: cannot write there ({error.strerror}); choose another folder") from None
 
 
+def replaceable_folder(path: Path, flag: str, ours: Collection[str], maker: str) -> None:
+    """Prove that `atomic_folder` may put a new folder in the place of this one: a file can be written beside it, and it holds none but `ours`.
+
+    Raises: ValueError naming the flag, the path and what is there of which `maker` ("no conversion") wrote nothing.
+    """
+    writable_folder(path.parent, flag)
+    if not path.exists():
+        return
+    if not path.is_dir():
+        raise ValueError(f"{flag} {path}: a file is there; give a folder")
+    if others := sorted({entry.name for entry in path.iterdir()}.difference(ours)):
+        names = ", ".join(others[:5]) + (", ..." if len(others) > 5 else "")
+        raise ValueError(f"{flag} {path}: the folder is replaced as a whole, and {maker} wrote {names}; give another folder")
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a file so that it is the old one or the whole new one, never a part."""
     part = path.with_name(path.name + ".part")
@@ -103,11 +120,17 @@ def write_json(path: Path, value: Any) -> None:
 
 
 @contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold a folder against other processes that ask for it here; they wait. Nothing is left in it."""
+def locked(folder: Path, taken: str | None = None) -> Iterator[None]:
+    """Hold a folder against other processes that ask for it here; nothing is left in it.
+
+    They wait, or, with `taken`, Raises: ValueError with that text.
+    """
     handle = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | (fcntl.LOCK_NB if taken else 0))
+        except BlockingIOError:
+            raise ValueError(taken) from None
         yield
     finally:
         os.close(handle)

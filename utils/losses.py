@@ -50,12 +50,13 @@ def sample_llm_loss(
     temperature: float = 1.0,
     negative_below: float = 0.5,
     upstream_mask: bool = False,
+    ties: torch.Generator | None = None,
 ) -> Tensor:
     """Sample-LLM contrastive loss, L1 of the paper, per query.
 
     Each of the top_k LLMs by score is a positive, unless its score is 0 (the mask of fidelity row 1); the negatives are
-    those of the last_k LLMs whose score is below `negative_below`. Ties keep the order of the columns. A query without a
-    positive, or without a negative, has loss 0.
+    those of the last_k LLMs whose score is below `negative_below`. A query without a positive, or without a negative, has
+    loss 0. The paper leaves open which of several LLMs with the same score are among the K+ or K-.
 
     Args:
         similarity: (B, T) similarity of each query to each LLM.
@@ -64,6 +65,7 @@ def sample_llm_loss(
         temperature: divides the similarities.
         negative_below: 0.5 in the paper.
         upstream_mask: fidelity row 1 as released: the positives' mask is averaged over the batch, not applied per row.
+        ties: source of randomness, on the device of `scores`, for the order of equal scores; without one they keep the order of the columns.
     Returns: (B,) losses, sums over the positives.
     Raises: ValueError if top_k or last_k is not in 1..T, or the shapes differ.
     """
@@ -73,6 +75,9 @@ def sample_llm_loss(
         if not 1 <= k <= count:
             raise ValueError(f"{name} is {k}; with {count} LLMs it must be from 1 to {count}")
     similarity = similarity / temperature
+    if ties is not None:
+        shuffled = torch.rand(scores.shape, generator=ties, device=scores.device).argsort(dim=1)
+        similarity, scores = similarity.gather(1, shuffled), scores.gather(1, shuffled)
     ranked, order = scores.sort(dim=1, descending=True, stable=True)
     by_rank = similarity.gather(1, order)  # (B, T), best LLM first
     is_positive = (ranked[:, :top_k] > 0).to(similarity.dtype)  # (B, K+)

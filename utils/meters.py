@@ -1,6 +1,7 @@
 """Training metrics as JSON lines and for TensorBoard, and the speed of a run."""
 
 import json
+import os
 import shutil
 import sys
 import time
@@ -17,26 +18,32 @@ def bar(total: int, title: str, unit: str, done: int = 0) -> tqdm:
 class MetricsLog:
     """Appends one JSON object a line to `<folder>/metrics.jsonl` and the same scalars to TensorBoard files beside it.
 
-    What a stopped run wrote after step `resume` is dropped, since that part is trained again.
+    What a stopped run wrote after step `resume` is dropped, since that part is trained again. A file that is gone is said on stderr.
     """
 
     def __init__(self, folder: Path, resume: int = 0):
         from torch.utils.tensorboard import SummaryWriter  # slow to import: not for those who only evaluate
 
         self.path = folder / "metrics.jsonl"
-        kept = [line for line in read_metrics(self.path) if line["step"] <= resume] if resume else []
-        self.path.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        if resume and not self.path.is_file():
+            print(f"{self.path}: not there any more; it begins again after step {resume}", file=sys.stderr)
+        kept = [line for line in read_metrics(self.path) if line["step"] <= resume] if resume and self.path.is_file() else []
+        part = self.path.with_name(f"{self.path.name}.part")
+        part.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        os.replace(part, self.path)
         if not resume:
             shutil.rmtree(folder / "tensorboard", ignore_errors=True)
         self.writer = SummaryWriter(str(folder / "tensorboard"), purge_step=resume + 1 if resume else None)
 
     def write(self, step: int, values: dict[str, float]) -> None:
+        """Add the values of one step; they are in the file when this returns."""
         with self.path.open("a") as file:
             file.write(json.dumps({"step": step, **values}) + "\n")
         for name, value in values.items():
             self.writer.add_scalar(name, value, step)
 
     def close(self) -> None:
+        """End the TensorBoard file."""
         self.writer.close()
 
 
@@ -46,19 +53,23 @@ def read_metrics(path: Path) -> list[dict[str, float]]:
 
 
 class Speed:
-    """Queries per second since `start`, without the time spent between `pause` and `resume` (evaluations)."""
+    """Queries per second since it was made, without the time spent between `pause` and `resume` (evaluations)."""
 
     def __init__(self):
         self.queries, self.seconds, self.since = 0, 0.0, time.perf_counter()
 
     def add(self, queries: int) -> None:
+        """Count this many queries."""
         self.queries += queries
 
     def pause(self) -> None:
+        """Stop the clock."""
         self.seconds += time.perf_counter() - self.since
 
     def resume(self) -> None:
+        """Let the clock go on."""
         self.since = time.perf_counter()
 
     def rate(self) -> float:
+        """Queries per second so far; only while the clock runs."""
         return self.queries / max(self.seconds + time.perf_counter() - self.since, 1e-9)

@@ -17,6 +17,7 @@ class RouterDC(nn.Module):
         llms: T names; row t of `llm_embeddings.weight` belongs to llms[t].
         similarity: "cos" (the paper) or "inner".
         head: put a linear map p -> p, at first the identity, behind the encoder: what a frozen encoder trains.
+    Raises: ValueError for another similarity.
     """
 
     def __init__(self, encoder: Encoder | Given, llms: Sequence[str], similarity: str = "cos", head: bool = False):

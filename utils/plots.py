@@ -124,7 +124,8 @@ def llm_disagreement(data: Mapping[str, RoutingData], target: Path) -> None:
 def cost_curve(result: Mapping[str, Any], target: Path) -> None:
     """Accuracy against cost of the routers in a routerbench.json, over its cost rates, above the hull of the single LLMs.
 
-    A point is the mean over tasks and seeds at one cost rate. The cost axis is logarithmic, so the hull's straight pieces are bent.
+    A point is the mean over tasks and seeds at one cost rate. The cost axis is logarithmic, so the hull's straight pieces are bent;
+    where an LLM costs nothing it is linear.
     """
 
     def mean(values: Mapping[str, float]) -> float:
@@ -133,7 +134,8 @@ def cost_curve(result: Mapping[str, Any], target: Path) -> None:
     figure, axis = plt.subplots(figsize=(9.6, 5.4), layout="constrained")
     single = sorted((1000 * mean(llm["cost"]), mean(llm["accuracy"]), name) for name, llm in result["llms"].items())
     corners = hull([cost for cost, _, _ in single], [value for _, value, _ in single])
-    costs = np.geomspace(single[0][0], single[-1][0], 400)
+    scale = "log" if single[0][0] > 0 else "linear"
+    costs = (np.geomspace if scale == "log" else np.linspace)(single[0][0], single[-1][0], 400)
     axis.plot(costs, np.interp(costs, *corners), color="black", linestyle="--", linewidth=1.2, label="single LLMs, mixed (hull)")
     axis.scatter([cost for cost, _, _ in single], [value for _, value, _ in single], marker="x", color="black", s=30, label="single LLMs:")
     for number, (cost, value, name) in enumerate(single, 1):
@@ -152,10 +154,11 @@ def cost_curve(result: Mapping[str, Any], target: Path) -> None:
     handles, labels = axis.get_legend_handles_labels()
     order = sorted(range(len(labels)), key=lambda place: labels[place].startswith("single LLMs:") or labels[place][0].isdigit())
     axis.legend([handles[i] for i in order], [labels[i] for i in order], loc="center left", bbox_to_anchor=(1, 0.5), fontsize=8, frameon=False)
-    axis.set(xscale="log", xlabel="mean cost (US dollars per 1000 queries)", ylabel="mean accuracy over tasks (%)")
-    axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axis.xaxis.set_major_formatter("{x:g}")
-    axis.xaxis.set_minor_formatter(NullFormatter())
+    axis.set(xscale=scale, xlabel="mean cost (US dollars per 1000 queries)", ylabel="mean accuracy over tasks (%)")
+    if scale == "log":
+        axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.xaxis.set_major_formatter("{x:g}")
+        axis.xaxis.set_minor_formatter(NullFormatter())
     axis.grid(color="#dddddd", linewidth=0.6)
     save(figure, target)
 

@@ -58,7 +58,15 @@ def read_runs(path: Path) -> list[dict[str, Any]]:
 
 
 def add(runs: list[dict[str, Any]], new: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """`runs` with `new` lines in place of those with the same router, encoder, recipe, fidelity and seed."""
+    """`runs` with `new` lines in place of those with the same router, encoder, recipe, fidelity and seed.
+
+    Says so on stderr where the line that goes was made with other arguments.
+    """
+    before = {tuple(str(run[name]) for name in KEY): settings_of(run) for run in runs}
+    for run in new:
+        key = tuple(str(run[name]) for name in KEY)
+        if before.get(key, settings_of(run)) != settings_of(run):
+            print(f"note: {', '.join(key[:4])}, seed {key[4]}, replaces a run made with other arguments (`{before[key]}`); --recipe gives a row of its own", file=sys.stderr)
     by_key = {tuple(str(run[name]) for name in KEY): run for run in [*runs, *new]}
     return [by_key[key] for key in sorted(by_key)]
 
@@ -117,15 +125,20 @@ def differences(runs: Sequence[dict[str, Any]]) -> str:
     return markdown(["recipe", "change", "ID avg", "OOD avg", "seeds"], rows)
 
 
+def settings_of(run: dict[str, Any]) -> str:
+    """The arguments in the command of a run, but for seeds, folders and what the tables name anyway."""
+    flags: dict[str, str] = {}
+    for part in run["command"].split(" --")[1:]:
+        name, _, value = part.partition(" ")
+        flags[name] = value  # of a flag given twice the last one counts
+    return " ".join(f"--{name} {value}".strip() for name, value in flags.items() if name not in NAMED)
+
+
 def recipes(runs: Iterable[dict[str, Any]]) -> str:
-    """What each recipe sets, read off the commands of its runs: all arguments but seeds, folders and what the tables name anyway."""
+    """What each recipe sets, read off the commands of its runs."""
     routers: dict[tuple[str, str], list[str]] = defaultdict(list)
     for run in runs:
-        flags: dict[str, str] = {}
-        for part in run["command"].split(" --")[1:]:
-            name, _, value = part.partition(" ")
-            flags[name] = value  # of a flag given twice the last one counts
-        settings = " ".join(f"--{name} {value}".strip() for name, value in flags.items() if name not in NAMED)
+        settings = settings_of(run)
         routers[run["recipe"], settings] += [] if run["router"] in routers[run["recipe"], settings] else [run["router"]]
     return "\n".join(f"- {recipe} ({', '.join(names)}): {f'`{settings}`' if settings else 'the defaults'}" for (recipe, settings), names in sorted(routers.items()))
 
@@ -152,6 +165,8 @@ def search_table(results: Sequence[dict[str, Any]]) -> str:
     """results/search.md: candidates by validation accuracy at the last step."""
     groups = defaultdict(list)
     for result in results:
+        if result["selection"]["validation"] is None:
+            raise ValueError(f"--search: seed {result['settings']['seed']} of {result['recipe']} had no validation rows; train it with --validation_fraction above 0")
         groups[result["recipe"]].append(result["selection"]["validation"])
     rows = [[name, spread(values), str(len(values))] for name, values in sorted(groups.items(), key=lambda item: -np.mean(item[1]))]
     return (

@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 
 from utils.baselines.base import Router, Rows, choose, unit
-from utils.baselines.controls import BestPerTask, BestSingle
+from utils.baselines.controls import BestPerTask, BestSingle, Oracle
 from utils.baselines.knn import KNN
 from utils.baselines.mlp import MLP
-from utils.data import RoutingData, gains, load_all, net, reading, split_validation, targets
+from utils.data import RoutingData, load_all, reading, split_validation, targets
 from utils.encoders import GIVEN, EncoderError, Queries, load_encoder
 from utils.evaluate import markdown
 from utils.experiment import Setup, setup, writable_folder, write_json, write_text
@@ -50,22 +50,23 @@ def check(runs: Sequence[Mapping[str, Any]], folder: str) -> tuple[list[float], 
 
     Raises: ValueError if a run has no costs, two are the same, one of the grid is missing, or they differ in anything else.
     """
-    by_key = {}
+    found: set[tuple[float, int]] = set()
+    first = None
     for run in runs:
         settings = run["settings"]
-        key = (run["router"], settings.get("cost_rate", 0.0), settings["seed"])
+        key = (settings.get("cost_rate", 0.0), settings["seed"])
         if not run["test"].get("costs") or set(run["test"]["costs"]["router"]) != set(run["test"]["tasks"]):
             raise ValueError(f"{folder}: the run `{run['command']}` has test files without costs; only runs on data with costs belong here")
-        if key in by_key:
-            raise ValueError(f"{folder}: two runs of {key[0]} with cost rate {key[1]:g} and seed {key[2]}; name a folder that has one")
-        by_key[key] = {name: value for name, value in settings.items() if name not in VARIES}
-        changed = [name for name, value in by_key[key].items() if value != by_key[next(iter(by_key))].get(name)]
-        if changed:
+        same = {"router": run["router"]} | {name: value for name, value in settings.items() if name not in VARIES}
+        first = first or same
+        if changed := [name for name in {**first, **same} if first.get(name) != same.get(name)]:
             raise ValueError(f"{folder}: its runs differ in {', '.join(changed)}; only {' and '.join(VARIES)} may")
-    rates, seeds = (sorted({key[place] for key in by_key}) for place in (1, 2))
-    absent = [f"{name} at {rate:g} with seed {seed}" for name in {key[0] for key in by_key} for rate in rates for seed in seeds if (name, rate, seed) not in by_key]
-    if absent:
-        raise ValueError(f"{folder}: no finished run of {'; '.join(sorted(absent))}. Run the script again, it goes on where it stopped")
+        if key in found:
+            raise ValueError(f"{folder}: two runs with cost rate {key[0]:g} and seed {key[1]}; name a folder that has one")
+        found.add(key)
+    rates, seeds = (sorted({key[place] for key in found}) for place in (0, 1))
+    if absent := [f"{runs[0]['router']} at {rate:g} with seed {seed}" for rate in rates for seed in seeds if (rate, seed) not in found]:
+        raise ValueError(f"{folder}: no finished run of {'; '.join(absent)}. Run the script again, it goes on where it stopped")
     return rates, seeds
 
 
@@ -109,8 +110,8 @@ def fitted(train: Sequence[RoutingData], tests: Sequence[RoutingData], x: Mappin
 
 def oracle(tests: Sequence[RoutingData], rate: float) -> dict[str, dict[str, float]]:
     """The best pick of each query with its test scores known; of equally good ones the cheapest."""
-    picks = {data.task: net(gains(data.scores, data.kind), data, rate or 1e-6).argmax(axis=1) for data in tests}
-    return point(picks, tests, rate)
+    best = Oracle(cost_rate=rate)
+    return point({data.task: best.pick(data, range(len(data.llms))) for data in tests}, tests, rate)
 
 
 def mean_of(found: Mapping[str, Mapping[str, float]], what: str, task: str | None) -> float:
@@ -118,20 +119,25 @@ def mean_of(found: Mapping[str, Mapping[str, float]], what: str, task: str | Non
     return float(np.mean(list(found[what].values()))) if task is None else found[what][task]
 
 
-def improvement(points: Sequence[Mapping], llms: Mapping[str, Mapping], task: str | None) -> float:
-    """AIQ in % of a router with these points over the range of the single LLMs' costs.
+def improvement(points: Sequence[Mapping], llms: Mapping[str, Mapping], task: str | None) -> float | None:
+    """AIQ in % of a router with these points over the range of the single LLMs' costs; None where all LLMs cost the same.
 
     The cheapest single LLM is one of every router's points: it is what an endless cost rate picks.
     """
     single = [(mean_of(values, "cost", task), mean_of(values, "accuracy", task)) for values in llms.values()]
     cheapest, dearest = min(single, key=lambda pair: (pair[0], -pair[1])), max(single)
+    if cheapest[0] == dearest[0]:
+        return None
     own = [(mean_of(found, "cost", task), mean_of(found, "accuracy", task)) for found in points]
     costs, qualities = zip(cheapest, *own)
     return aiq(costs, qualities, cheapest[0], dearest[0])
 
 
 def compare(folder: str, where: Setup, cache: Path) -> dict[str, Any]:
-    """All points and AIQs of the runs in `folder` and of the baselines: the content of routerbench.json."""
+    """All points and AIQs of the runs in `folder` and of the baselines: the content of routerbench.json.
+
+    Raises: ValueError as `check`, and for data files that are not those of the runs.
+    """
     runs = finished([folder])
     rates, seeds = check(runs, folder)
     settings = runs[0]["settings"]
@@ -141,7 +147,8 @@ def compare(folder: str, where: Setup, cache: Path) -> dict[str, Any]:
     for data in [*train, *tests]:
         if settings["data"].get(data.path) != data.sha256:
             raise ValueError(f"{data.path}: not the file that the runs in {folder} read; train again, or bring it back")
-    tests = [data.for_llms(train[0].llms) for data in tests]
+    among = settings.get("llms") or train[0].llms
+    train, tests = ([data.for_llms(among) for data in files] for files in (train, tests))
     x = embeddings(train, tests, settings, where, cache)
 
     points: dict[str, list[dict]] = {}
@@ -186,11 +193,12 @@ def text_of(result: Mapping[str, Any]) -> str:
     part = "frozen" if settings["freeze_encoder"] else f"last {settings['train_layers']} layers trained" if settings["train_layers"] else "all layers trained"
     left = [f"{count} of {Path(path).parent.name}/{Path(path).name}" for path, count in result["left_out"].items() if count]
     zero = result["aiq"][ZERO]["average"]
-    order = sorted(result["aiq"], key=lambda name: -np.mean(result["aiq"][name]["average"]))
-    aiq_rows = [
-        [name, *[spread(result["aiq"][name][task]) for task in (*tasks, "average")], "" if name == ZERO else spread(np.subtract(result["aiq"][name]["average"], zero), "+")]
-        for name in order
-    ]
+    flat = [task for task in (*tasks, "average") if None in result["aiq"][ZERO][task]]  # all LLMs cost the same there
+    order = list(result["aiq"]) if "average" in flat else sorted(result["aiq"], key=lambda name: -np.mean(result["aiq"][name]["average"]))
+    aiq_rows = []
+    for name in order:
+        areas = ["-" if task in flat else spread(result["aiq"][name][task]) for task in (*tasks, "average")]
+        aiq_rows.append([name, *areas, "" if name == ZERO else "-" if "average" in flat else spread(np.subtract(result["aiq"][name]["average"], zero), "+")])
     llm_rows = [
         [short(llm), *[f"{values['accuracy'][task]:.2f}" for task in tasks], f"{mean_of(values, 'accuracy', None):.2f}", f"{THOUSAND * mean_of(values, 'cost', None):.3f}"]
         for llm, values in sorted(result["llms"].items(), key=lambda item: mean_of(item[1], "cost", None))
@@ -208,12 +216,14 @@ def text_of(result: Mapping[str, Any]) -> str:
         + (f"Rows left out for empty cells: {'; '.join(left)}. " if left else "")
         + f"Encoder: {result['encoder']}, {part}; {len(seeds)} seed(s); mean ± standard deviation over them; averages are over tasks. "
         f"Training took {result['training_seconds']:.0f} s in all, this comparison {result['seconds']:.0f} s ({result['device']}).",
-        "Every router learns score - cost_rate * cost (cost in US dollars), kNN and MLP as regressions on the same embeddings; BestSingle and BestPerTask take the best "
-        "LLM of the training rows by that, the second one knowing the task; the oracle knows the test scores.",
+        "Every router learns from score - cost_rate * cost (cost in US dollars): kNN and MLP by regression on the same embeddings, from every row; RouterDC and CosineClassifier "
+        "from the rows in which some LLM has a value above 0, since only such an LLM is a positive (as in the paper): a row in which none is worth its cost tells them nothing "
+        "about LLMs. BestSingle and BestPerTask take the best LLM of the training rows by that value, the second one knowing the task; the oracle knows the test scores.",
         "![accuracy against cost](routerbench.png)",
         "## AIQ (%)",
         "Area under the non-decreasing convex hull of a router's (mean cost, accuracy) points, from the cheapest to the dearest single LLM, divided by that range. The cheapest "
-        f"LLM is a point of every router. The line to beat is RouterBench's zero router, the hull of the single LLMs (\"{ZERO}\").",
+        f"LLM is a point of every router. The line to beat is RouterBench's zero router, the hull of the single LLMs (\"{ZERO}\"). The average is of the points' means over all tasks."
+        + (f" \"-\": all LLMs cost the same ({', '.join(title_of(task) if task in tasks else task for task in flat)}), so there is no range of costs." if flat else ""),
         markdown(["router", *map(title_of, tasks), "average", "against single LLMs"], aiq_rows),
         "## At each cost rate",
         markdown(["cost rate", "router", "accuracy (%)", "$ per 1000 queries", "utility (%)"], rate_rows),

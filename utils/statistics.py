@@ -42,12 +42,12 @@ def bootstrap(values: Sequence[np.ndarray], resamples: int = RESAMPLES, seed: in
     return means
 
 
-def seed_weights(seeds: int, resamples: int = RESAMPLES, seed: int = 0) -> np.ndarray:
-    """Weights of `seeds` runs in bootstrap samples of the runs, (resamples, seeds), each row with sum 1.
+def seed_weights(seeds: Sequence[int], resamples: int = RESAMPLES, seed: int = 0) -> np.ndarray:
+    """Weights of the runs with these seeds in bootstrap samples of the runs, (resamples, seeds), each row with sum 1.
 
-    Few runs show too little of their spread: with S of them the variance is (S - 1) / S of what it should be.
+    Equal seeds get equal weights, so that differences between routers are paired; other seeds are drawn independently. Few runs show too little of their spread: with S of them the variance is (S - 1) / S of what it should be.
     """
-    return np.random.default_rng((seed, seeds)).multinomial(seeds, np.full(seeds, 1 / seeds), size=resamples) / seeds
+    return np.random.default_rng((seed, *seeds)).multinomial(len(seeds), np.full(len(seeds), 1 / len(seeds)), size=resamples) / len(seeds)
 
 
 def interval(draws: np.ndarray, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:

@@ -134,7 +134,10 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 class Problem:
-    """Training and test files, and which rows a seed trains on."""
+    """Training and test files, and which rows a seed trains on.
+
+    Raises: DataError for bad files or test files that do not fit the others; ValueError for an encoder that cannot read them.
+    """
 
     def __init__(self, args: argparse.Namespace):
         options = reading(vars(args))
@@ -146,15 +149,17 @@ class Problem:
         self.tests = load_all(args.test_data_paths, args.test_data_type, ("--test_data_paths", "--test_data_type"), **options)
         if args.final_eval_data_paths:
             self.tests += load_all(args.final_eval_data_paths, args.final_eval_data_type, ("--final_eval_data_paths", "--final_eval_data_type"), **options)
+        if args.llms:
+            self.tests = [data.for_llms([name for name in args.llms if name in data.llms] or args.llms) for data in self.tests]
         for number, data in enumerate(self.tests):
             if data.task in [other.task for other in self.tests[:number]]:
                 raise DataError(f"{data.path}: a second test file for the task {data.task!r}; give each task's file once")
-            unknown = [] if args.llms else [name for name in data.llms if name not in self.llms]
+            unknown = [name for name in data.llms if name not in self.llms]
             if unknown:
                 raise DataError(f"{data.path}: no training file has scores for {', '.join(unknown)}; they have {', '.join(self.llms)}")
             if set(data.llms) != set(self.tests[0].llms):
                 raise DataError(f"{data.path}: its LLMs are {', '.join(data.llms)}, those of {self.tests[0].path} {', '.join(self.tests[0].llms)}; all test files of a run must have the same")
-        present = [name for name in self.llms if name in self.tests[0].llms] or list(self.llms)
+        present = [name for name in self.llms if name in self.tests[0].llms]
         self.tests = [data.for_llms(present) for data in self.tests]
         self.columns = [self.llms.index(name) for name in present]  # of the LLMs present, among those of training
         self.inside = [data.task for data in self.files]
@@ -277,7 +282,7 @@ def run_all(args: argparse.Namespace) -> list[Path]:
             else:
                 if key in CONTROLS:
                     nothing = [np.zeros((len(data), 1)) for data in problem.files]
-                    control = CONTROLS[key](seed).fit(problem.rows(nothing, seed, everything=True)[0])
+                    control = CONTROLS[key](seed, args.cost_rate).fit(problem.rows(nothing, seed, everything=True)[0])
                     picks = {data.task: control.pick(data, problem.columns) for data in problem.tests}
                 else:
                     rows, validation = problem.rows(embeddings.train, seed, everything=False)

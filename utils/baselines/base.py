@@ -148,6 +148,7 @@ class Gradient(Router):
         """A module that maps (n, p) embeddings to (n, T) logits, initialised from torch's random state."""
 
     def fit(self, rows: Rows) -> "Gradient":
+        """Learn from training rows; returns itself. Raises: ValueError for targets outside [0, 1]."""
         if rows.y.min() < 0 or rows.y.max() > 1:
             raise ValueError(f"{self.name} predicts the probability of a right answer: its targets must be in [0, 1], found {rows.y.min():g} to {rows.y.max():g}")
         x, y = torch.from_numpy(rows.x.astype(np.float32)), torch.from_numpy(rows.y.astype(np.float32))

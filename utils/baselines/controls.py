@@ -7,17 +7,22 @@ from typing import ClassVar
 import numpy as np
 
 from utils.baselines.base import Rows, group_means
-from utils.data import RoutingData, gains
+from utils.data import RoutingData, gains, net
 
 
 class Control(ABC):
-    """Picks from the training rows and, unlike a router, from whatever it likes of the test data."""
+    """Picks from the training rows and, unlike a router, from whatever it likes of the test data.
+
+    Args:
+        seed: of whatever is drawn.
+        cost_rate: score points per US dollar, charged to test scores; training rows come with it charged.
+    """
 
     name: ClassVar[str]  # in results
     drawn: ClassVar[bool] = False  # whether the seed matters
 
-    def __init__(self, seed: int = 0):
-        self.seed = seed
+    def __init__(self, seed: int = 0, cost_rate: float = 0.0):
+        self.seed, self.cost_rate = seed, cost_rate
 
     def fit(self, rows: Rows) -> "Control":
         """Learn from training rows; returns itself."""
@@ -61,9 +66,12 @@ class BestPerTask(Control):
 
 
 class Oracle(Control):
-    """Knows the test scores: an LLM that earns most on each query. No router can do better."""
+    """Knows the test scores: an LLM that earns most on each query, less its cost's charge; of equals the cheapest. No router can do better."""
 
     name = "Oracle"
 
     def pick(self, data, columns):
-        return gains(data.scores, data.kind).argmax(axis=1)
+        earned = net(gains(data.scores, data.kind), data, self.cost_rate)
+        if data.costs is None:
+            return earned.argmax(axis=1)
+        return np.where(earned == earned.max(axis=1, keepdims=True), data.costs, np.inf).argmin(axis=1)

@@ -108,7 +108,7 @@ def train(name: str, texts: Path, output: Path, size: str, seed: int) -> Path:
 
 def encode(tokenizer, path: Path) -> Encoded:
     """The training texts of a topic as token ids; a text is closed by the end token."""
-    rows: Sequence[dict] = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    rows: Sequence[dict] = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
     prompts = tokenizer([row["prompt"] for row in rows])["input_ids"]
     whole = tokenizer([row["prompt"] + row["text"] for row in rows])["input_ids"]
     return [(both[: len(prompt)], both[len(prompt) :] + [tokenizer.eos_token_id]) for prompt, both in zip(prompts, whole)]

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from utils.evaluate import markdown
-from utils.experiment import atomic_folder, write_json, write_text
+from utils.experiment import atomic_folder, replaceable_folder, write_json, write_text
 from utils.metrics import best_single
 from utils.miniature.llms import LLMS
 from utils.tasks import short
@@ -102,14 +102,16 @@ ABOUT = {
 def publish(runs: Path, output: Path) -> list[Path]:
     """Make `output` the data of a finished full pipeline, and describe it there. Returns the files.
 
-    Raises: ValueError if the pipeline in `runs` is not finished, is not the full one, or has other LLMs.
+    Raises: ValueError if the pipeline in `runs` is not finished, is not the full one, or has other LLMs, or if `output` holds files of others.
     """
+    sources = {f"{task}_train.json": runs / "clustered" for task in INSIDE} | {f"{task}_test.json": runs / "converted" for task in INSIDE}
+    sources |= {f"{task}.json": runs / "converted" for task in KINDS if task not in INSIDE}
+    ours = {*sources, "tasks.json", "README.md"} if (output / "tasks.json").is_file() else ()
+    replaceable_folder(output, "--output", ours, "no earlier publish")
     text, _ = table(finished(runs / "router"))
     about = json.loads((runs / "texts" / "about.json").read_text(encoding="utf-8"))
     if about["size"] != "full":
         raise ValueError(f"{runs} is a pipeline with SIZE={about['size']}; the data that ships comes from the full one")
-    sources = {f"{task}_train.json": runs / "clustered" for task in INSIDE} | {f"{task}_test.json": runs / "converted" for task in INSIDE}
-    sources |= {f"{task}.json": runs / "converted" for task in KINDS if task not in INSIDE}
     if missing := [str(folder / name) for name, folder in sources.items() if not (folder / name).is_file()]:
         raise ValueError(f"not there: {', '.join(missing)}. Run bash eval_scripts/miniature.sh to its end first")
     trained = {name: json.loads((runs / "llms" / name / "training.json").read_text(encoding="utf-8")) for name in LLMS}

@@ -143,7 +143,11 @@ def become_program(want: dict) -> None:
     environment = {"PATH": os.environ.get("PATH", os.defpath), "HOME": want["work"], "TMPDIR": want["work"], "LANG": "C.UTF-8"}
     environment |= {f"{name}_NUM_THREADS": "1" for name in ("OMP", "OPENBLAS", "MKL")}
     if python:
-        limit(resource.RLIMIT_AS, megabytes << 20)
+        try:
+            limit(resource.RLIMIT_AS, megabytes << 20)
+        except (ValueError, OSError):  # macOS on ARM has no such limit; elsewhere nothing runs without it
+            if LINUX:
+                raise
     os.execve(interpreter, command, environment)
 
 

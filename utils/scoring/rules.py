@@ -88,7 +88,7 @@ def number(sample: Sample, numeric: bool = False) -> Outcome:
     """Share of answers whose first "#### x" gives the reference, which is what follows "####" in the target (or all of it).
 
     Compares the text as it stands, as the paper's scores do: 1000 is then not 1,000, nor 72. or $72 the same as 72. `numeric`
-    compares values.
+    compares values. Raises: LogError for `numeric` where the reference is no number.
     """
     gold = str(sample.target).rsplit("####", 1)[-1].strip()
     if numeric and value_of(gold) is None:

@@ -233,8 +233,7 @@ def _modes() -> Iterator[Mode]:
         if root:
             yield Mode(True, False, False)
             yield Mode(True, True, False)  # root that may not make namespaces, as in many containers
-    if root:
-        yield Mode(False, False, True)
+            yield Mode(False, False, True)
     yield Mode(False, False, False)
 
 
@@ -261,7 +260,7 @@ def warn() -> None:
         who = "any user may" if how.drop else "you may"
         print(
             f"warning: no namespaces can be made here, so programs that LLMs wrote can use the network, see other processes, and read and write every file "
-            f"that {who}; only time, memory, processes and file size are limited. Best in a container; `python -m utils.scoring.sandbox` tells more",
+            f"that {who}; only time, file size and, where the system can, memory and processes are limited. Best in a container; `python -m utils.scoring.sandbox` tells more",
             file=sys.stderr,
         )
 

@@ -74,7 +74,7 @@ printf '%q ' "$@" >> {record}
 echo >> {record}
 """
 SCRIPTS = sorted(path.name for path in (REPO / "train_scripts").glob("*.sh"))
-for other in ("env.sh", "recipes.sh", "figures.sh", "ablations.sh"):  # the first two are sourced, the third trains nothing, test_ablations.py has the last
+for other in ("env.sh", "recipes.sh", "overrides.sh", "figures.sh", "ablations.sh"):  # three are sourced, one trains nothing, test_ablations.py has the last
     SCRIPTS.remove(other)
 LABELS = {"save_path", "recipe", "seed"}  # what differs between any two runs
 AVERAGED = {"targets", "target_shrinkage", "top_k", "last_k", "negative_below", "temperature", "llm_learning_rate", "training_samples_per_dataset"}
@@ -216,7 +216,7 @@ def test_the_baselines_and_routerdc_learn_from_the_same_targets(commands, planne
     settings = {"SEEDS": "1 2", "SEEDS_LAYERS": "1", "FINETUNED": "1"}
     runs = planned("baselines.sh", **settings)
     losses = Counter((run.recipe, run.loss) for run in runs)
-    assert losses == {(recipe, loss): 1 + (recipe in ("frozen", "tuned")) for recipe in ("frozen", "tuned", "layers", "tuned-layers") for loss in trainer.ROUTERS}
+    assert losses == {(recipe, loss): 1 + (recipe in ("frozen", "tuned")) for recipe in ("frozen", "tuned", "tuned-layers") for loss in trainer.ROUTERS}
     for run in runs:
         ours = next(other for other in runs if (other.recipe, other.seed, other.loss) == (run.recipe, run.seed, "routerdc"))
         assert changed(run, ours) == ({"loss", "cluster_loss_weight"} if run is not ours else set())
@@ -236,6 +236,24 @@ def test_routerbench_trains_every_cost_rate_with_every_seed(planned):
         assert (run.top_k, run.last_k, run.max_characters, run.freeze_encoder, run.final_eval_data_paths) == (4, 4, 1400, True, [])
         assert {*run.data_paths} <= {*DATASETS["routerbench"]["data_paths"]} and {*run.test_data_paths} <= {*DATASETS["routerbench"]["test_data_paths"]}
     assert not changed(runs[0], runs[1]) and changed(runs[0], runs[2]) == {"cost_rate"}
+
+
+def test_every_setting_of_the_list_has_its_variable(planned):
+    names = re.findall(r"\b[A-Z]+(?:_[A-Z]+)*\b", re.search(r"for name in (.*?); do", (REPO / "train_scripts" / "overrides.sh").read_text(), re.DOTALL)[1])
+    values = {"SIMILARITY_FUNCTION": "inner", "TARGETS": "gain", "TARGET_GROUPS": "cluster", "TIES": "random", "SELECTION": "last", "POOLING": "mean"}
+    chosen = {name: values.get(name, "0.5" if name in ("DROPOUT", "TARGET_SHRINKAGE", "VALIDATION_FRACTION") else "2") for name in names}
+    for script in ("router_train.sh", "router_train_minilm.sh"):
+        (plain,), (run,) = planned(script, SEEDS="1", RECIPE="frozen"), planned(script, SEEDS="1", RECIPE="frozen", LABEL="mine", **chosen)
+        assert changed(run, plain) == {"H" if name == "H" else name.lower() for name in names}, script
+        (last,) = planned(script, "--top_k", "1", SEEDS="1", LABEL="mine", TOP_K="2")
+        assert last.top_k == 1
+
+
+@pytest.mark.parametrize("name", ["router_train.sh", "router_train_minilm.sh", "fidelity.sh", "baselines.sh"])
+@pytest.mark.parametrize("by", ["a flag", "a variable"])
+def test_other_settings_do_not_go_into_the_results_under_the_old_name(bash, name, by):
+    run = bash(name, ["--top_k", "1"] if by == "a flag" else [], SEEDS="1", **({} if by == "a flag" else {"TOP_K": "1"}))
+    assert run.returncode == 2 and run.stderr.startswith("error: with other settings") and ("LABEL=" in run.stderr or "RESULTS" in run.stderr)
 
 
 def test_quickstart_trains_the_tuned_recipe_once(commands, planned):

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Every baseline and control beside RouterDC, with MiniLM: Tables 1 and 2, intervals, paired differences, routing shares.
 #   bash train_scripts/baselines.sh                    25 minutes on 2 busy cores, one of them used; 4 more where nothing is embedded yet
-#   FINETUNED=1 bash train_scripts/baselines.sh        also RouterDC, CosineClassifier and ZOOTER with the last two layers trained,
-#                                                      about 3 and 4 minutes more for each of three losses and each of SEEDS_LAYERS
+#   FINETUNED=1 bash train_scripts/baselines.sh        also RouterDC, CosineClassifier and ZOOTER with the last two layers trained (tuned-layers),
+#                                                      4 to 6 minutes more for each of three losses and each of SEEDS_LAYERS
 # Writes results/comparison.md and comparison.json, and adds the runs to results/runs.jsonl and tables.md. Two recipes, each for all routers:
 #   frozen   the paper's settings, rows and targets (the scores), the encoder frozen
 #   tuned    right or wrong averaged over the rows of a task, up to 2000 rows of each task, no row held back in the end (see router_train_minilm.sh)
@@ -14,7 +14,7 @@ cd "$(dirname "$0")/.."
 
 SEEDS="${SEEDS:-1 2 3 4 5}"
 FINETUNED="${FINETUNED:-0}"
-SEEDS_LAYERS="${SEEDS_LAYERS:-1 2}"
+SEEDS_LAYERS="${SEEDS_LAYERS:-$SEEDS}"
 RECIPES="${RECIPES:-frozen tuned}"
 LOSSES="${LOSSES:-routerdc cosine_classifier zooter}"
 ROUTERS="${ROUTERS:-knn ridge mlp matrix_factorization kmeans lora_retriever irt task_classifier}"
@@ -27,6 +27,11 @@ RUNS="${RUNS:-runs/baselines}"
 COLLECT="${COLLECT:-1}"
 RESULTS="${RESULTS:-results}"
 read -ra trainer_flags <<< "${TRAINER_FLAGS:-}"
+source train_scripts/overrides.sh
+if [[ $(($# + ${#trainer_flags[@]} + ${#overrides[@]})) -gt 0 && "$RESULTS" == results ]]; then
+  echo "error: with other settings the rows of results/ would no longer be those recipes; give RESULTS and RUNS folders of their own" >&2
+  exit 2
+fi
 
 source train_scripts/env.sh
 python -m utils.download
@@ -60,9 +65,6 @@ for recipe in $RECIPES; do
     "$@"
 done
 python -m utils.baselines --routers random best_single best_per_task oracle --seeds $SEEDS --training_samples_per_dataset 0 --save_path "$RUNS/controls" "$@"
-if [[ "$FINETUNED" == 1 ]]; then
-  losses layers "$SEEDS_LAYERS" "$@"
-  losses tuned-layers "$SEEDS_LAYERS" "$@"
-fi
+if [[ "$FINETUNED" == 1 ]]; then losses tuned-layers "$SEEDS_LAYERS" "$@"; fi
 if [[ "$COLLECT" == 1 ]]; then python -m utils.report "$RUNS" --results "$RESULTS"; fi
 python -m utils.report --compare "$RUNS" --against "$AGAINST" --resamples "$RESAMPLES" --results "$RESULTS"

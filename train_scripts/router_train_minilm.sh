@@ -10,7 +10,8 @@
 #   layers        the last two encoder layers trained, else the paper's settings, 100 steps      about 3 minutes
 #   paper         all layers, the paper's settings; dropout off, which the paper leaves open     41 minutes
 # The first run of tuned, frozen or layers adds 2 to 4 minutes, in which what does not train is computed once.
-# Finished seeds are skipped, a stopped one goes on. Further flags go to train_router_mdeberta.py, and then a LABEL names the row in results/.
+# Finished seeds are skipped, a stopped one goes on. A variable of overrides.sh (TRAINING_STEPS=200) or a further flag of train_router_mdeberta.py
+# changes one setting; then a LABEL names the row in results/.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -24,9 +25,11 @@ FIDELITY="${FIDELITY:-paper}"
 RUNS="${RUNS:-runs/${ENCODER##*/}_$LABEL/$FIDELITY}"
 
 source train_scripts/recipes.sh
+source train_scripts/overrides.sh
+set -- ${overrides[@]+"${overrides[@]}"} "$@"
 
 if [[ $# -gt 0 && "$LABEL" == "$RECIPE" && "${COLLECT:-1}" == 1 ]]; then
-  echo "error: with further flags this is another recipe; name its row in results/, such as LABEL=$RECIPE-mine, or COLLECT=0" >&2
+  echo "error: with other settings ($*) this is another recipe; name its row in results/, such as LABEL=$RECIPE-mine, or COLLECT=0" >&2
   exit 2
 fi
 

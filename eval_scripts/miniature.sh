@@ -86,7 +86,7 @@ for step in $STEPS; do
       settings="LLMS=$LLMS SEED=$SEED"
       if ! executed convert "$settings"; then
         LOGS="$RUNS/answers" OUTPUT="$RUNS/converted" FIGURES="$RUNS/figures" SPEC=eval_scripts/tasks/miniature/conversions.json TASKS="" RUN_CODE=1 \
-          FLAGS="--llms $(printf 'mini/%s ' $LLMS)--seed $SEED --workers $JOBS --time_limit 3" notebook convert_dataset_7_model.ipynb convert "$settings"
+          FLAGS="--llms $(printf 'mini/%s ' $LLMS)--seed $SEED --workers $JOBS --time_limit 3 --answers $RUNS/said" notebook convert_dataset_7_model.ipynb convert "$settings"
       fi
       ;;
     cluster)
@@ -99,18 +99,21 @@ for step in $STEPS; do
       ;;
     router)
       say "6. Train RouterDC and test it"
+      data=(
+        --data_paths "$TRAIN"/{arithmetic,facts,functions,chinese}_train.json
+        --data_type multi_attempt probability multi_attempt probability
+        --test_data_paths "$TEST"/{arithmetic,facts,functions,chinese}_test.json
+        --test_data_type multi_attempt probability multi_attempt probability
+        --final_eval_data_paths "$TEST"/{prices,snippets,idioms}.json
+        --final_eval_data_type multi_attempt multi_attempt probability
+      )
       for seed in $SEEDS; do
         python train_router_mdeberta.py \
+          "${data[@]}" \
           --encoder "$ENCODER" \
           --freeze_encoder \
           --recipe miniature \
           --device "$DEVICE" \
-          --data_paths "$TRAIN"/{arithmetic,facts,functions,chinese}_train.json \
-          --data_type multi_attempt probability multi_attempt probability \
-          --test_data_paths "$TEST"/{arithmetic,facts,functions,chinese}_test.json \
-          --test_data_type multi_attempt probability multi_attempt probability \
-          --final_eval_data_paths "$TEST"/{prices,snippets,idioms}.json \
-          --final_eval_data_type multi_attempt multi_attempt probability \
           --top_k 1 \
           --last_k 2 \
           --targets gain \
@@ -125,6 +128,9 @@ for step in $STEPS; do
           "$@"
       done
       say "7. The table: all seeds, in distribution and out of it"
+      if [[ "$TEST" == "$RUNS/converted" && -d "$RUNS/said" ]]; then  # voting needs what the LLMs answered, not the scores alone
+        python -m utils.baselines --routers voting --answers "$RUNS/said" "${data[@]}" --encoder "$ENCODER" --device "$DEVICE" --save_path "$ROUTER/baselines"
+      fi
       python -m utils.miniature table --runs "$RUNS" --router "$ROUTER"
       ;;
     *) echo "error: STEPS has '$step'; it must be of: texts llms score convert cluster router" >&2; exit 2 ;;

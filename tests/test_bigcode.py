@@ -198,7 +198,8 @@ def test_each_interpreter_does_its_own_work(tmp_path):
     """The harness is run by the caller's interpreter, though its folder is another one and the judge's environment has a `python` of its own."""
     for name in ("eval_scripts", "train_scripts", "checkout", "harness", "judge"):
         (tmp_path / name).mkdir()
-    shutil.copy(REPO / "eval_scripts" / "bigcode.sh", tmp_path / "eval_scripts")
+    for name in ("bigcode.sh", "common.sh"):
+        shutil.copy(REPO / "eval_scripts" / name, tmp_path / "eval_scripts")
     (tmp_path / "train_scripts" / "env.sh").write_text('PATH="$PWD/judge:$PATH"\n')
     (tmp_path / "checkout" / "main.py").write_text(STAND_IN)
     for name, line in (("harness", f'exec {sys.executable} "$@"'), ("judge", "")):

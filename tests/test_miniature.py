@@ -173,6 +173,21 @@ def test_the_small_pipeline_ends_with_a_router_that_pays(pipeline):
     assert "RouterDC" in (runs / "router" / "table.md").read_text() and "RouterDC" in run.stdout
 
 
+def test_the_vote_is_counted_from_the_answers(pipeline):
+    runs, run = pipeline
+    rows = json.loads((runs / "said" / "chinese_test.json").read_text())
+    earned = []
+    for row in rows:
+        said = [answers[0] for answers in row["answers"].values()]
+        most = max(map(said.count, said))
+        right = {answers[0]: verdicts[0] for answers, verdicts in zip(row["answers"].values(), row["right"].values())}
+        earned.append(np.mean([right[answer] for answer in set(said) if said.count(answer) == most]))
+    results = json.loads((runs / "router" / "baselines" / "Voting" / "seed_1" / "results.json").read_text())
+    assert results["test"]["tasks"]["chinese"] == pytest.approx(100 * np.mean(earned), abs=1e-6)
+    line = next(line for line in run.stdout.splitlines() if line.startswith("| Voting of all LLMs"))
+    assert f"{100 * np.mean(earned):.2f}" in line
+
+
 def test_the_llms_load_as_any_others(pipeline):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 

@@ -57,10 +57,10 @@ def main(argv: list[str] | None = None) -> int:
                 if not made_with(args.runs / "llms" / name / "training.json", args.size, args.seed):
                     train(name, args.runs / "texts", args.runs / "llms", args.size, args.seed)
         elif args.step == "table":
-            from utils.miniature.report import finished, sentence, table
+            from utils.miniature.report import finished, sentence, table, voted
 
             router = args.router or args.runs / "router"
-            text, figures = table(finished(router))
+            text, figures = table(finished(router), voted(router))
             write_text(router / "table.md", f"{text}\n\n{sentence(figures)}\n")
             print((router / "table.md").read_text(encoding="utf-8"))
         else:

@@ -31,8 +31,14 @@ def finished(router: Path) -> list[dict[str, Any]]:
     return runs
 
 
-def table(runs: Sequence[Mapping[str, Any]]) -> tuple[str, dict[str, float]]:
-    """The accuracy in % of every LLM, of RouterDC (mean ± standard deviation over seeds) and of the references, and the gaps that matter.
+def voted(router: Path) -> dict[str, float] | None:
+    """The accuracy in % of voting on each task, where `python -m utils.baselines` left it beside the seeds."""
+    path = router / "baselines" / "Voting" / "seed_1" / "results.json"
+    return json.loads(path.read_text(encoding="utf-8"))["test"]["tasks"] if path.is_file() else None
+
+
+def table(runs: Sequence[Mapping[str, Any]], votes: Mapping[str, float] | None = None) -> tuple[str, dict[str, float]]:
+    """The accuracy in % of every LLM, of RouterDC (mean ± standard deviation over seeds), of voting and of the references, and the gaps that matter.
 
     Returns: a Markdown table, and {"RouterDC", "best single LLM", "best LLM per task", "oracle"} with the average in distribution of each.
     """
@@ -52,6 +58,8 @@ def table(runs: Sequence[Mapping[str, Any]]) -> tuple[str, dict[str, float]]:
     rows = [[labels[name], *[f"{mean(row, part):.2f}" for part in columns.values()]] for name, row in references.items()]
     routed = {title: [mean(run["test"]["tasks"], part) for run in runs] for title, part in columns.items()}
     spread = {title: f" ± {np.std(values, ddof=1):.2f}" if len(runs) > 1 else "" for title, values in routed.items()}
+    if votes:
+        rows.insert(len(llms), ["Voting of all LLMs", *[f"{mean(votes, part):.2f}" for part in columns.values()]])
     rows.insert(len(llms), [f"RouterDC ({len(runs)} seed{'s' * (len(runs) > 1)})", *[f"{np.mean(routed[title]):.2f}{spread[title]}" for title in columns]])
     figures = {"RouterDC": float(np.mean(routed["ID avg"])), "best single LLM": mean(references[best], inside)}
     figures |= {"best LLM per task": mean(references[per_task], inside), "oracle": mean(references[oracle], inside)}
@@ -86,8 +94,8 @@ LLMs answer a little differently.
 
 `*_train.json` carry `cluster_id` (t-SNE and k-means, N = 5). `tasks.json` has the kinds and who made what.
 
-Testing accuracy in %; RouterDC is a linear head on the frozen MiniLM, trained in seconds on a CPU. *Best LLM per task* and the oracle
-are picked on test.
+Testing accuracy in %; RouterDC is a linear head on the frozen MiniLM, trained in seconds on a CPU. Voting counts the most frequent answer of all
+LLMs. *Best LLM per task* and the oracle are picked on test.
 
 {table}
 """
@@ -108,7 +116,7 @@ def publish(runs: Path, output: Path) -> list[Path]:
     sources |= {f"{task}.json": runs / "converted" for task in KINDS if task not in INSIDE}
     ours = {*sources, "tasks.json", "README.md"} if (output / "tasks.json").is_file() else ()
     replaceable_folder(output, "--output", ours, "no earlier publish")
-    text, _ = table(finished(runs / "router"))
+    text, _ = table(finished(runs / "router"), voted(runs / "router"))
     about = json.loads((runs / "texts" / "about.json").read_text(encoding="utf-8"))
     if about["size"] != "full":
         raise ValueError(f"{runs} is a pipeline with SIZE={about['size']}; the data that ships comes from the full one")

@@ -22,7 +22,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from utils import checkpoint
-from utils.data import MISSING, DataError, RoutingData, embedding_size, load_all, reading, shrink, split_validation, targets, training_rows
+from utils.data import MISSING, embedding_size, load_all, load_tests, reading, shrink, split_validation, targets, trained_on, training_rows
 from utils.encoders import GIVEN, MDEBERTA, POOLINGS, EncoderError, Given, Queries, load_encoder
 from utils.evaluate import evaluate, route, tables
 from utils.experiment import Setup, atomic_folder, batch_rows, locked, recover, setup, stream_seed, writable_folder, write_json, write_text
@@ -297,9 +297,7 @@ def train_alone(args: argparse.Namespace, run: Path) -> Path:
     problem = Problem(args, rows, where.device)
     tests = load_tests(args, problem.llms) if args.final_eval else []
     embedding_size([*problem.files, *tests])  # what cannot be tested is not trained
-    overlap = {data.path: count for data in tests if (count := len(set(data.questions) & set(problem.questions)))}
-    for path, count in overlap.items():
-        print(f"note: {path}: {count} of its questions stand in the training files, too", file=sys.stderr)
+    overlap = trained_on(tests, problem.questions)
     settings = {name: value for name, value in vars(args).items() if name not in NOT_SETTINGS}
     settings["data"] = {data.path: data.sha256 for data in [*problem.files, *tests]}
     if not start_or_resume(run, settings, args.overwrite):
@@ -398,28 +396,6 @@ def train_alone(args: argparse.Namespace, run: Path) -> Path:
             parameter.copy_(best[name])
     finish(args, settings, run, model, where, tests, overlap, done, begun)
     return run
-
-
-def load_tests(args: argparse.Namespace, llms: tuple[str, ...]) -> list[RoutingData]:
-    """The test files, checked before hours are spent on training; their scores are used once, at the end.
-
-    Raises: DataError for bad files, a task that occurs twice, or LLMs that training or another test file has not.
-    """
-    tests = load_all(args.test_data_paths, args.test_data_type, ("--test_data_paths", "--test_data_type"), **reading(vars(args)))
-    if args.final_eval_data_paths:
-        tests += load_all(args.final_eval_data_paths, args.final_eval_data_type, ("--final_eval_data_paths", "--final_eval_data_type"), **reading(vars(args)))
-    if args.llms:
-        tests = [data.for_llms([name for name in args.llms if name in data.llms] or args.llms) for data in tests]
-    for number, data in enumerate(tests):
-        if data.task in [other.task for other in tests[:number]]:
-            raise DataError(f"{data.path}: a second test file for the task {data.task!r}; give each task's file once")
-        unknown = [name for name in data.llms if name not in llms]
-        if unknown:
-            raise DataError(f"{data.path}: no training file has scores for {', '.join(unknown)}; they have {', '.join(llms)}. "
-                            "Name your own test files: --test_data_paths, and --final_eval_data_paths with nothing behind it for no others")
-        if set(data.llms) != set(tests[0].llms):
-            raise DataError(f"{data.path}: its LLMs are {', '.join(data.llms)}, those of {tests[0].path} {', '.join(tests[0].llms)}; all test files of a run must have the same")
-    return [data.for_llms([name for name in llms if name in data.llms]) for data in tests]
 
 
 def start_or_resume(run: Path, settings: dict, overwrite: bool) -> bool:

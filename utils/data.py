@@ -3,7 +3,7 @@
 import hashlib
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -225,6 +225,37 @@ def embedding_size(files: Sequence[RoutingData]) -> int | None:
         if size != sizes[0]:
             raise DataError(f"{what}, and {found[0]}; all files of a run must be alike")
     return sizes[0]
+
+
+def load_tests(args: Any, llms: Sequence[str]) -> list[RoutingData]:
+    """The test files that a command line names (its parsed `args`), for a router of these LLMs, checked before hours are spent on training.
+
+    Raises: DataError for bad files, a task that occurs twice, or LLMs that training or another test file has not.
+    """
+    tests = load_all(args.test_data_paths, args.test_data_type, ("--test_data_paths", "--test_data_type"), **reading(vars(args)))
+    if args.final_eval_data_paths:
+        tests += load_all(args.final_eval_data_paths, args.final_eval_data_type, ("--final_eval_data_paths", "--final_eval_data_type"), **reading(vars(args)))
+    if args.llms:
+        tests = [data.for_llms([name for name in args.llms if name in data.llms] or args.llms) for data in tests]
+    for number, data in enumerate(tests):
+        if data.task in [other.task for other in tests[:number]]:
+            raise DataError(f"{data.path}: a second test file for the task {data.task!r}; give each task's file once")
+        unknown = [name for name in data.llms if name not in llms]
+        if unknown:
+            raise DataError(f"{data.path}: no training file has scores for {', '.join(unknown)}; they have {', '.join(llms)}. "
+                            "Name your own test files: --test_data_paths, and --final_eval_data_paths with nothing behind it for no others")
+        if set(data.llms) != set(tests[0].llms):
+            raise DataError(f"{data.path}: its LLMs are {', '.join(data.llms)}, those of {tests[0].path} {', '.join(tests[0].llms)}; all test files of a run must have the same")
+    return [data.for_llms([name for name in llms if name in data.llms]) for data in tests]
+
+
+def trained_on(tests: Sequence[RoutingData], questions: Iterable[str]) -> dict[str, int]:
+    """How many questions of each test file, by its path, are among `questions`, those of training; files with none are left out. Says so on stderr."""
+    known = set(questions)
+    found = {data.path: count for data in tests if (count := len(known.intersection(data.questions)))}
+    for path, count in found.items():
+        print(f"note: {path}: {count} of its questions stand in the training files, too", file=sys.stderr)
+    return found
 
 
 def split_validation(data: RoutingData, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:

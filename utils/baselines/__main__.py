@@ -33,7 +33,7 @@ from utils.baselines.mlp import MLP
 from utils.baselines.ridge import Ridge
 from utils.baselines.task_classifier import TaskClassifier
 from utils.baselines.voting import answers_of, voting
-from utils.data import MISSING, DataError, RoutingData, embedding_size, load_all, reading, shrink, split_validation, targets
+from utils.data import MISSING, RoutingData, embedding_size, load_all, load_tests, reading, shrink, split_validation, targets, trained_on
 from utils.encoders import GIVEN, MDEBERTA, POOLINGS, EncoderError, Queries, load_encoder
 from utils.evaluate import measure, tables
 from utils.experiment import Setup, setup, writable_folder, write_json, write_text
@@ -146,22 +146,9 @@ class Problem:
         if args.llms:
             self.files = [data.for_llms(args.llms) for data in self.files]
         self.llms = self.files[0].llms
-        self.tests = load_all(args.test_data_paths, args.test_data_type, ("--test_data_paths", "--test_data_type"), **options)
-        if args.final_eval_data_paths:
-            self.tests += load_all(args.final_eval_data_paths, args.final_eval_data_type, ("--final_eval_data_paths", "--final_eval_data_type"), **options)
-        if args.llms:
-            self.tests = [data.for_llms([name for name in args.llms if name in data.llms] or args.llms) for data in self.tests]
-        for number, data in enumerate(self.tests):
-            if data.task in [other.task for other in self.tests[:number]]:
-                raise DataError(f"{data.path}: a second test file for the task {data.task!r}; give each task's file once")
-            unknown = [name for name in data.llms if name not in self.llms]
-            if unknown:
-                raise DataError(f"{data.path}: no training file has scores for {', '.join(unknown)}; they have {', '.join(self.llms)}")
-            if set(data.llms) != set(self.tests[0].llms):
-                raise DataError(f"{data.path}: its LLMs are {', '.join(data.llms)}, those of {self.tests[0].path} {', '.join(self.tests[0].llms)}; all test files of a run must have the same")
-        present = [name for name in self.llms if name in self.tests[0].llms]
-        self.tests = [data.for_llms(present) for data in self.tests]
-        self.columns = [self.llms.index(name) for name in present]  # of the LLMs present, among those of training
+        self.tests = load_tests(args, self.llms)
+        self.overlap = trained_on(self.tests, [question for data in self.files for question in data.questions])
+        self.columns = [self.llms.index(name) for name in self.tests[0].llms]  # of the LLMs present, among those of training
         self.inside = [data.task for data in self.files]
         given = embedding_size([*self.files, *self.tests]) is not None
         if any(name in ROUTERS for name in args.routers) and given != (args.encoder == GIVEN):
@@ -297,6 +284,7 @@ def run_all(args: argparse.Namespace) -> list[Path]:
                 "settings": settings,
                 "selection": chosen,
                 "tests": [{"path": data.path, "kind": data.kind} for data in problem.tests],
+                "questions_in_training_files": problem.overlap,
                 "seconds": round(time.monotonic() - begun, 1),
                 "device": where.describe(),
                 "precision": "bf16" if where.bf16 else "fp32",

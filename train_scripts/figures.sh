@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # All figures into results/figures/, drawn from results/ and the runs of ablations.sh and router_train_minilm.sh.
-#   bash train_scripts/figures.sh                   about a minute; RESULTS and ABLATIONS name other folders
+#   bash train_scripts/figures.sh                   about 2 minutes; RESULTS and ABLATIONS name other folders
 # A figure whose inputs are missing says which command makes them; the others are drawn, and the script ends with status 2.
 set -euo pipefail
 cd "$(dirname "$0")/.."

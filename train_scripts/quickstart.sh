@@ -3,7 +3,7 @@
 # beside the paper's, evaluate the saved checkpoint again, route one query.
 #   bash train_scripts/quickstart.sh           about 10 minutes on 2 cores, most of it installation; again: seconds
 # No GPU and no model hub needed. Without a network, ROUTERDC_MIRROR names a folder that holds the released data; if that data is
-# neither there nor reachable, the same is done with datasets/miniature, which ships with the code: about a minute on 2 cores.
+# neither there nor reachable, the same is done with datasets/miniature, which ships with the code: about 2 minutes on 2 cores.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # One setting changed at a time from one recipe, on the same seeds: results/ablations.md and results/ablations.jsonl.
-#   bash train_scripts/ablations.sh                 about 40 minutes on 2 cores for the frozen MiniLM, estimated
+#   bash train_scripts/ablations.sh                 about 75 minutes on 2 busy cores for the frozen MiniLM
 #   DRY_RUN=1 bash train_scripts/ablations.sh       prints the commands that are left to do
 #   AXES="lambda H" SEEDS="1 2 3" bash train_scripts/ablations.sh      some of the settings, on some seeds
 # Axes: lambda K+ K- ties H N learning_rate similarity encoder LLMs sample_sample rows fidelity targets lost_LLM (an LLM lost at test time).

@@ -1,6 +1,7 @@
 """utils/meters.py and the curve drawn from it: lines that survive a resume, TensorBoard files, the speed of a run."""
 
 import json
+import time
 
 import matplotlib.image
 import numpy as np
@@ -28,6 +29,7 @@ def write(folder, resume: int, values: dict[int, float]) -> None:
 
 def test_a_resume_drops_what_was_written_after_it(tmp_path):
     write(tmp_path, 0, {10: 1.0, 20: 2.0, 30: 3.0})
+    time.sleep(1.1)  # TensorBoard reads files in the order of the second in their names
     write(tmp_path, 20, {30: 30.0, 40: 40.0})
     expected = {10: 1.0, 20: 2.0, 30: 30.0, 40: 40.0}
     assert {line["step"]: line["loss"] for line in read_metrics(tmp_path / "metrics.jsonl")} == expected

@@ -213,7 +213,9 @@ def test_results_are_what_the_runs_say(run, data):
             assert area == pytest.approx(ConvexHull(shadow).volume / (dear[0] - cheap[0]))
     shadow = np.array([*[(np.mean(c), np.mean(a)) for c, a in single.values()], (cheap[0], 0), (dear[0], 0), (dear[0], max(np.mean(a) for _, a in single.values()))])
     assert found["aiq"][routerbench.ZERO]["average"] == pytest.approx([ConvexHull(shadow).volume / (dear[0] - cheap[0])] * 2)
+    validation = [np.mean([results(folder, rate, seed)["selection"]["validation"] for rate in RATES]) for seed in SEEDS]
     text = (folder / "results" / "routerbench.md").read_text()
+    assert f"validation rows, mean over the cost rates: {np.mean(validation):.2f} ± {np.std(validation, ddof=1):.2f} %" in text
     for name in ("RouterDC", "kNN", "MLP", "BestSingle", "BestPerTask", routerbench.ORACLE, routerbench.ZERO, "delta", "1 of routerbench_zs/sums_test.csv"):
         assert name in text
     for name, points in found["routers"].items():
@@ -303,7 +305,7 @@ def made_up_runs(tmp_path, monkeypatch):
             picks = {data.task: np.zeros(len(data), dtype=int) for data in files[2:]}
             found = routerbench.point(picks, files[2:], rate)
             test = {"tasks": found["accuracy"], "costs": {"router": found["cost"]}, "utilities": {"router": found["utility"]}, "cost_rate": rate}
-            result = {"router": "RouterDC", "settings": settings, "test": test, "tests": [{"path": d.path, "kind": d.kind} for d in files[2:]], "seconds": 1, "command": "x"}
+            result = {"router": "RouterDC", "settings": settings, "test": test, "tests": [{"path": d.path, "kind": d.kind} for d in files[2:]], "seconds": 1, "command": "x", "selection": {"validation": None}}
             target = tmp_path / "runs" / f"{rate:g}" / "results.json"
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_text(json.dumps(result))

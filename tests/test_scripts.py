@@ -7,6 +7,7 @@ import shlex
 import subprocess
 import sys
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
@@ -236,6 +237,9 @@ def test_routerbench_trains_every_cost_rate_with_every_seed(planned):
         assert (run.top_k, run.last_k, run.max_characters, run.freeze_encoder, run.final_eval_data_paths) == (4, 4, 1400, True, [])
         assert {*run.data_paths} <= {*DATASETS["routerbench"]["data_paths"]} and {*run.test_data_paths} <= {*DATASETS["routerbench"]["test_data_paths"]}
     assert not changed(runs[0], runs[1]) and changed(runs[0], runs[2]) == {"cost_rate"}
+    (tuned,) = planned("router_train_routerbench.sh", RECIPE="tuned", COST_RATES="0", SEEDS="1")
+    assert changed(tuned, runs[0]) == {"top_k", "last_k", "negative_below", "temperature", "target_shrinkage"}
+    assert tuned.recipe == "routerbench_tuned" and Path(tuned.save_path).parts[1] != Path(runs[0].save_path).parts[1]
 
 
 def test_every_setting_of_the_list_has_its_variable(planned):

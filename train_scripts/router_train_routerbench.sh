@@ -4,6 +4,8 @@
 # K+ = K- = 4 and prompts cut to 1400 characters, as the variant has it (the last ones: ARC's begin with the same examples); a frozen MiniLM and a linear head. Makes results/routerbench.md, .json, .png.
 #   TASKS="arc_challenge gsm8k hellaswag mbpp mmlu winograde"   all six tasks; by default the three whose files are verified to the byte
 #   DATA=DIR                     a folder with routerbench_cluster/ and routerbench_zs/ of your own: nothing is downloaded
+#   RECIPE=tuned                 K+ = 1 against all others and targets moved to the mean of their task, which does better on validation rows;
+#                                makes results/routerbench_tuned/
 # A cost rate is what a dollar costs in score (right is 1, wrong 0): at 100, an answer for 0.5 cents must be right 50 points more often than a free one.
 # Finished runs are skipped, a stopped one goes on. Further flags go to train_router_mdeberta.py:
 #   SEEDS=1 RUNS=runs/mine RESULTS=runs/mine bash train_scripts/router_train_routerbench.sh --training_steps 300
@@ -18,8 +20,14 @@ DEVICE="${DEVICE:-auto}"
 PRECISION="${PRECISION:-auto}"
 LEARNING_RATE="${LEARNING_RATE:-1e-3}"
 DATA="${DATA:-datasets}"
-RUNS="${RUNS:-runs/${ENCODER##*/}_routerbench}"
-RESULTS="${RESULTS:-results}"
+RECIPE="${RECIPE:-routerbench}"
+case "$RECIPE" in
+  routerbench) recipe=() name="" ;;
+  tuned) recipe=(--top_k 1 --last_k 10 --negative_below 2 --temperature 0.2 --target_shrinkage 0.9) name=_tuned ;;
+  *) echo "error: RECIPE is '$RECIPE'; it must be routerbench or tuned" >&2; exit 2 ;;
+esac
+RUNS="${RUNS:-runs/${ENCODER##*/}_routerbench$name}"
+RESULTS="${RESULTS:-results${name:+/routerbench$name}}"
 
 files=() train=() test=()
 for task in $TASKS; do
@@ -42,7 +50,8 @@ for rate in $COST_RATES; do
       --precision "$PRECISION" \
       --freeze_encoder \
       --learning_rate "$LEARNING_RATE" \
-      --recipe routerbench \
+      --recipe "routerbench$name" \
+      ${recipe[@]+"${recipe[@]}"} \
       --seed "$seed" \
       --save_path "$RUNS/rate_$rate/seed_$seed" \
       "$@"

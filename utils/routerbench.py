@@ -169,8 +169,10 @@ def compare(folder: str, where: Setup, cache: Path) -> dict[str, Any]:
         for name, found in points.items()
     }
     areas[ZERO] = {task or "average": [improvement(list(llms.values()), llms, task)] * len(seeds) for task in (None, *tasks)}
+    chosen_by = [[run["selection"]["validation"] for run in runs if run["settings"]["seed"] == seed] for seed in seeds]  # a list over cost rates each
     return {
         "tasks": tasks,
+        "validation": None if None in chosen_by[0] else [float(np.mean(part)) for part in chosen_by],
         "training_queries": {data.task: len(data) for data in train},
         "test_queries": {data.task: len(data) for data in tests},
         "left_out": {data.path: data.left_out for data in [*train, *tests]},
@@ -215,7 +217,8 @@ def text_of(result: Mapping[str, Any]) -> str:
         f"Made by `{result['command']}`, which `bash train_scripts/router_train_routerbench.sh` ends with; routerbench.json has every point. Queries (training / test): {queries}. "
         + (f"Rows left out for empty cells: {'; '.join(left)}. " if left else "")
         + f"Encoder: {result['encoder']}, {part}; {len(seeds)} seed(s); mean ± standard deviation over them; averages are over tasks. "
-        f"Training took {result['training_seconds']:.0f} s in all, this comparison {result['seconds']:.0f} s ({result['device']}).",
+        + (f"The trained router's utility on its own validation rows, mean over the cost rates: {spread(result['validation'])} %. " if result["validation"] else "")
+        + f"Training took {result['training_seconds']:.0f} s in all, this comparison {result['seconds']:.0f} s ({result['device']}).",
         "Every router learns from score - cost_rate * cost (cost in US dollars): kNN and MLP by regression on the same embeddings, from every row; RouterDC and CosineClassifier "
         "from the rows in which some LLM has a value above 0, since only such an LLM is a positive (as in the paper): a row in which none is worth its cost tells them nothing "
         "about LLMs. BestSingle and BestPerTask take the best LLM of the training rows by that value, the second one knowing the task; the oracle knows the test scores.",

@@ -223,7 +223,7 @@ def tiny_documents() -> dict[str, list[dict]]:
     documents |= {"tiny_humaneval": [], "tiny_mbpp": [], "tiny_js": []}
     for place, name in enumerate(FUNCTIONS):
         python, javascript = f'def {name}(a, b):\n    """{name}"""\n', f"const {name} = (a, b) => {{\n"
-        test = f"def check(f):\n    assert f(7, 5) == 12\n"
+        test = "def check(f):\n    assert f(7, 5) == 12\n"
         documents["tiny_humaneval"].append({"task_id": f"tiny/{place}", "prompt": python, "test": test, "entry_point": name})
         documents["tiny_mbpp"].append({"text": f"Write {name}.", "test_list": [f"assert {name}(7, 5) == 12", f"assert {name}(0, 0) == 0"]})
         documents["tiny_js"].append({"prompt": javascript, "test": f"\nconsole.assert({name}(7, 5) === 12);\n"})

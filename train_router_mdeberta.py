@@ -22,7 +22,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from utils import checkpoint
-from utils.data import MISSING, embedding_size, load_all, load_tests, reading, shrink, split_validation, targets, trained_on, training_rows
+from utils.data import add_data_arguments, embedding_size, load_all, load_tests, reading, shrink, split_validation, targets, trained_on, training_rows
 from utils.encoders import GIVEN, MDEBERTA, POOLINGS, EncoderError, Given, Queries, load_encoder
 from utils.evaluate import evaluate, route, tables
 from utils.experiment import Setup, atomic_folder, batch_rows, locked, recover, setup, stream_seed, writable_folder, write_json, write_text
@@ -31,7 +31,7 @@ from utils.meters import MetricsLog, Speed, bar
 from utils.metrics import utility
 from utils.model import RouterDC, trained_part
 from utils.plots import training_curve
-from utils.tasks import BY_NAME, DATASETS, KINDS, TASKS, TRAIN_ORDER, fill_kinds, task_of
+from utils.tasks import DATASETS, fill_kinds, task_of
 
 UPSTREAM_ROWS = frozenset(range(1, 7))  # rows of the README's table that `--fidelity upstream` takes as released
 STREAM_INIT, STREAM_DROPOUT, STREAM_PAIRS, STREAM_TIES = 0, 1, 2, 3  # purposes of random numbers
@@ -68,18 +68,9 @@ def parser() -> argparse.ArgumentParser:
     """The arguments; names and defaults are the paper's, and the released code's where users know them."""
     p = argparse.ArgumentParser(description=__doc__, formatter_class=Help)
     data = p.add_argument_group("data")
-    data.add_argument("--dataset", choices=DATASETS, default="paper", help="routerbench: its files, K+ = K- = 4, prompts of 1400 characters, rows with empty cells left out")
-    data.add_argument("--data_paths", nargs="+", default=[BY_NAME[name].train for name in TRAIN_ORDER], help="training files, one per task")
-    data.add_argument("--data_type", nargs="+", choices=KINDS, help="score kind of each training file; needed for tasks that the paper has not")
-    data.add_argument("--test_data_paths", nargs="+", default=[t.test for t in TASKS if t.in_distribution], help="test files, scored once at the end")
-    data.add_argument("--test_data_type", nargs="+", choices=KINDS, help="score kind of each test file")
-    data.add_argument("--final_eval_data_paths", nargs="*", default=[t.test for t in TASKS if not t.in_distribution], help="more test files (out of distribution)")
-    data.add_argument("--final_eval_data_type", nargs="+", choices=KINDS, help="score kind of each of these")
+    add_data_arguments(data)
     data.add_argument("--final_eval", action=argparse.BooleanOptionalAction, default=True, help="score the test sets at the end")
     data.add_argument("--training_samples_per_dataset", type=int, default=1000, help="first rows of each file, repeated if fewer; 0: each row once")
-    data.add_argument("--llms", nargs="+", metavar="LLM", help="choose among these LLMs only; default: all that the training files have scores for")
-    data.add_argument("--missing_cells", choices=MISSING, default="error", help="a row with an empty score or cost: an error, or left out and counted")
-    data.add_argument("--max_characters", type=int, help="keep the last N characters of a query; default: all")
     data.add_argument("--validation_fraction", type=float, default=0.1, help="share of each training file held out to choose the checkpoint")
 
     model = p.add_argument_group("model")

@@ -1,5 +1,6 @@
 """Routing data: read and check the score files, join LLMs by name, hold out a validation split, choose the training rows."""
 
+import argparse
 import hashlib
 import math
 import sys
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from utils.formats import DataError, read_rows
-from utils.tasks import KINDS, kind_of, task_of
+from utils.tasks import BY_NAME, DATASETS, KINDS, TASKS, TRAIN_ORDER, kind_of, task_of
 
 MISSING = ("error", "drop")  # what to do with a row that lacks a score or a cost
 
@@ -227,7 +228,21 @@ def embedding_size(files: Sequence[RoutingData]) -> int | None:
     return sizes[0]
 
 
-def load_tests(args: Any, llms: Sequence[str]) -> list[RoutingData]:
+def add_data_arguments(group: argparse._ArgumentGroup) -> None:
+    """The arguments of a command line that name training and test files, and say how to read them."""
+    group.add_argument("--dataset", choices=DATASETS, default="paper", help="routerbench: its files, K+ = K- = 4, prompts of 1400 characters, rows with empty cells left out")
+    group.add_argument("--data_paths", nargs="+", default=[BY_NAME[name].train for name in TRAIN_ORDER], help="training files, one per task")
+    group.add_argument("--data_type", nargs="+", choices=KINDS, help="score kind of each training file; needed for tasks that the paper has not")
+    group.add_argument("--test_data_paths", nargs="+", default=[t.test for t in TASKS if t.in_distribution], help="test files, scored once at the end")
+    group.add_argument("--test_data_type", nargs="+", choices=KINDS, help="score kind of each test file")
+    group.add_argument("--final_eval_data_paths", nargs="*", default=[t.test for t in TASKS if not t.in_distribution], help="more test files (out of distribution)")
+    group.add_argument("--final_eval_data_type", nargs="+", choices=KINDS, help="score kind of each of these")
+    group.add_argument("--llms", nargs="+", metavar="LLM", help="choose among these LLMs only; default: all that the training files have scores for")
+    group.add_argument("--missing_cells", choices=MISSING, default="error", help="a row with an empty score or cost: an error, or left out and counted")
+    group.add_argument("--max_characters", type=int, help="keep the last N characters of a query; default: all")
+
+
+def load_tests(args: argparse.Namespace, llms: Sequence[str]) -> list[RoutingData]:
     """The test files that a command line names (its parsed `args`), for a router of these LLMs, checked before hours are spent on training.
 
     Raises: DataError for bad files, a task that occurs twice, or LLMs that training or another test file has not.

@@ -33,14 +33,14 @@ from utils.baselines.mlp import MLP
 from utils.baselines.ridge import Ridge
 from utils.baselines.task_classifier import TaskClassifier
 from utils.baselines.voting import answers_of, voting
-from utils.data import MISSING, RoutingData, embedding_size, load_all, load_tests, reading, shrink, split_validation, targets, trained_on
+from utils.data import RoutingData, add_data_arguments, embedding_size, load_all, load_tests, reading, shrink, split_validation, targets, trained_on
 from utils.encoders import GIVEN, MDEBERTA, POOLINGS, EncoderError, Queries, load_encoder
 from utils.evaluate import measure, tables
 from utils.experiment import Setup, setup, writable_folder, write_json, write_text
 from utils.meters import bar
 from utils.metrics import averages, references, utility
 from utils.report import summary
-from utils.tasks import BY_NAME, DATASETS, KINDS, TASKS, TRAIN_ORDER, fill_kinds
+from utils.tasks import DATASETS, fill_kinds
 
 ROUTERS: dict[str, type[Router]] = {
     "knn": KNN, "ridge": Ridge, "mlp": MLP, "matrix_factorization": MatrixFactorization, "kmeans": KMeans, "lora_retriever": LoraRetriever,
@@ -64,17 +64,8 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--seeds", nargs="+", type=int, default=[1], help="of the validation split and of whatever is drawn")
 
     data = p.add_argument_group("data")
-    data.add_argument("--dataset", choices=DATASETS, default="paper", help="routerbench: its files, prompts of 1400 characters, rows with empty cells left out")
-    data.add_argument("--data_paths", nargs="+", default=[BY_NAME[name].train for name in TRAIN_ORDER], help="training files, one per task")
-    data.add_argument("--data_type", nargs="+", choices=KINDS, help="score kind of each training file")
-    data.add_argument("--test_data_paths", nargs="+", default=[t.test for t in TASKS if t.in_distribution], help="test files")
-    data.add_argument("--test_data_type", nargs="+", choices=KINDS, help="score kind of each test file")
-    data.add_argument("--final_eval_data_paths", nargs="*", default=[t.test for t in TASKS if not t.in_distribution], help="more test files (out of distribution)")
-    data.add_argument("--final_eval_data_type", nargs="+", choices=KINDS, help="score kind of each of these")
+    add_data_arguments(data)
     data.add_argument("--training_samples_per_dataset", type=int, default=1000, help="first rows of each file, none of them repeated; 0: all")
-    data.add_argument("--llms", nargs="+", metavar="LLM", help="choose among these LLMs only; default: all that the training files have scores for")
-    data.add_argument("--missing_cells", choices=MISSING, default="error", help="a row with an empty score or cost: an error, or left out and counted")
-    data.add_argument("--max_characters", type=int, help="keep the last N characters of a query; default: all")
     data.add_argument("--validation_fraction", type=float, default=0.1, help="share of each training file held out to choose the settings")
     data.add_argument("--answers", metavar="DIR", help="for voting: what each LLM answered to each test query, from `python -m utils.convert --answers DIR`")
     data.add_argument("--refit", action=argparse.BooleanOptionalAction, default=False, help="fit the chosen setting again on training and validation rows")

@@ -26,14 +26,14 @@ from utils.data import add_data_arguments, embedding_size, load_all, load_tests,
 from utils.encoders import GIVEN, MDEBERTA, POOLINGS, EncoderError, Given, Queries, load_encoder
 from utils.evaluate import evaluate, route, tables
 from utils.experiment import Setup, atomic_folder, batch_rows, locked, recover, setup, stream_seed, writable_folder, write_json, write_text
-from utils.losses import SIMILARITIES, cosine_classifier_loss, sample_llm_loss, sample_sample_loss, zooter_loss
+from utils.losses import SIMILARITIES, TIES, cosine_classifier_loss, sample_llm_loss, sample_sample_loss, zooter_loss
 from utils.meters import MetricsLog, Speed, bar
 from utils.metrics import utility
 from utils.model import RouterDC, trained_part
 from utils.plots import training_curve
 from utils.tasks import DATASETS, fill_kinds, task_of
 
-UPSTREAM_ROWS = frozenset(range(1, 7))  # rows of the README's table that `--fidelity upstream` takes as released
+UPSTREAM_ROWS = frozenset(range(1, 8))  # rows of the README's table that `--fidelity upstream` takes as released
 STREAM_INIT, STREAM_DROPOUT, STREAM_PAIRS, STREAM_TIES = 0, 1, 2, 3  # purposes of random numbers
 LOG_STEPS = 10
 ROUTERS = {"routerdc": "RouterDC", "cosine_classifier": "CosineClassifier", "zooter": "ZOOTER"}  # --loss, and what results call it
@@ -41,7 +41,7 @@ NOT_SETTINGS = ("save_path", "overwrite", "cache_dir", "resume_minutes", "recipe
 
 
 def fidelity_rows(text: str) -> frozenset[int]:
-    """"paper" -> none, "upstream" -> rows 1 to 6, "1,3" -> these rows as released and the others as in the paper.
+    """"paper" -> none, "upstream" -> rows 1 to 7, "1,3" -> these rows as released and the others as in the paper.
 
     Raises: ValueError for any other text.
     """
@@ -52,7 +52,7 @@ def fidelity_rows(text: str) -> frozenset[int]:
     except ValueError:
         rows = frozenset({0})
     if not rows <= UPSTREAM_ROWS:
-        raise ValueError(f"--fidelity is {text!r}; it must be paper, upstream, or rows from 1 to 6 such as 1,3")
+        raise ValueError(f"--fidelity is {text!r}; it must be paper, upstream, or rows from 1 to 7 such as 1,3")
     return rows
 
 
@@ -91,7 +91,11 @@ def parser() -> argparse.ArgumentParser:
     loss.add_argument("--cluster_loss_weight", type=float, default=1.0, help="lambda: sample-sample loss by cluster_id")
     loss.add_argument("--sample_loss_weight", type=float, default=0.0, help="the same by task")
     loss.add_argument("--H", type=int, default=3, help="out-of-group queries per query")
-    loss.add_argument("--ties", choices=("columns", "random"), default="columns", help="which of several LLMs with one score are the top_k or last_k: the first or last columns, or drawn at every visit")
+    loss.add_argument(
+        "--ties", choices=TIES, default="expected",
+        help="LLMs with one score: they share the places that they compete for (expected), are drawn at every visit (random), "
+        "or the order of the columns decides (released, columns)",
+    )  # fmt: skip
     loss.add_argument("--negative_below", type=float, default=0.5, help="only scores below this make a negative")
     loss.add_argument("--targets", choices=("score", "gain"), default="score", help="gain: right or wrong for multiple choice, what the metric counts")
     loss.add_argument("--cost_rate", type=float, default=0.0, help="targets are score - cost_rate * cost in US dollars; the checkpoint is chosen by that, too")
@@ -339,8 +343,9 @@ def train_alone(args: argparse.Namespace, run: Path) -> Path:
                 goal = problem.targets[index]  # (B, T)
                 if args.loss == "routerdc":
                     loss = sample_llm_loss(  # L1
-                        similarity, goal, args.top_k, args.last_k, args.temperature, args.negative_below, 1 in rows, ties if args.ties == "random" else None
-                    ).mean()
+                        similarity, goal, args.top_k, args.last_k, args.temperature, args.negative_below,
+                        "released" if 7 in rows else args.ties, ties, upstream_mask=1 in rows, upstream_half=7 in rows,
+                    ).mean()  # fmt: skip
                 else:  # the baselines that differ in the loss alone
                     loss = {"cosine_classifier": cosine_classifier_loss, "zooter": zooter_loss}[args.loss](similarity, goal, args.temperature).mean()
                 for weight, ids in ((args.cluster_loss_weight, problem.clusters), (args.sample_loss_weight, problem.tasks)):

@@ -25,6 +25,8 @@ def inner(a: Tensor, b: Tensor) -> Tensor:
 
 
 SIMILARITIES = {"cos": cosine, "inner": inner}
+NONE = -1e30  # stands for log 0: its exponential is 0, and so are its gradients
+TINY = 1e-30  # what a logarithm gets where its result is not used
 
 
 def _log_ratio(positive: Tensor, negatives: Tensor, valid: Tensor) -> Tensor:
@@ -42,6 +44,54 @@ def _same_shape(similarity: Tensor, scores: Tensor) -> None:
         raise ValueError(f"similarity {tuple(similarity.shape)} and scores {tuple(scores.shape)} must both be (B, T)")
 
 
+TIES = ("expected", "random", "released", "columns")  # rules for LLMs with one score, see `places`
+
+
+def places(scores: Tensor, ties: str = "expected", generator: torch.Generator | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Rank the LLMs of each query, from the best and from the worst: which places each of them may take.
+
+    The paper leaves open which of several LLMs with one score are the K+ best or the K- worst. The rules:
+        expected: all places that the tied LLMs compete for, each with the same chance. No randomness, no order of columns.
+        random: a fresh order of the tied LLMs, the same one from both ends.
+        released: from both ends the first columns come first, as the released code's `topk` on a GPU does (FIDELITY row 19).
+        columns: one stable sort, so that from the best the first columns come first and from the worst the last ones.
+
+    Args:
+        scores: (B, T).
+        ties: one of TIES.
+        generator: source of randomness of "random", on the device of `scores`.
+    Returns: first_best, end_best, first_worst, end_worst, each (B, T) integers: LLM t takes one of the places
+        first[t], ..., end[t] - 1, place 0 being the best (or the worst) one.
+    Raises: ValueError for another rule.
+    """
+    if ties == "expected":
+        ascending = scores.sort(dim=1).values
+        below = torch.searchsorted(ascending, scores)  # LLMs that are worse
+        not_above = torch.searchsorted(ascending, scores, right=True)  # worse or equal
+        count = scores.shape[1]
+        return count - not_above, count - below, below, not_above
+    if ties == "random":
+        noise = torch.rand(scores.shape, generator=generator, device=scores.device)
+        shuffled = noise.argsort(dim=1)
+        order = shuffled.gather(1, scores.gather(1, shuffled).argsort(dim=1, descending=True, stable=True))
+    elif ties in ("released", "columns"):
+        order = scores.argsort(dim=1, descending=True, stable=True)
+    else:
+        raise ValueError(f"--ties is {ties!r}; it must be one of {', '.join(TIES)}")
+    best = order.argsort(dim=1)
+    if ties == "released":
+        worst = scores.argsort(dim=1, stable=True).argsort(dim=1)
+    else:
+        worst = scores.shape[1] - 1 - best
+    return best, best + 1, worst, worst + 1
+
+
+def _mean_worth(worth: Tensor, first: Tensor, end: Tensor) -> Tensor:
+    """Mean worth of the places first, ..., end - 1. worth: (T,) of each place; first and end: (B, T)."""
+    total = torch.cat([worth.new_zeros(1), worth.cumsum(dim=0)])  # (T + 1,)
+    return (total[end] - total[first]) / (end - first)
+
+
 def sample_llm_loss(
     similarity: Tensor,
     scores: Tensor,
@@ -49,14 +99,19 @@ def sample_llm_loss(
     last_k: int = 3,
     temperature: float = 1.0,
     negative_below: float = 0.5,
+    ties: str = "expected",
+    generator: torch.Generator | None = None,
     upstream_mask: bool = False,
-    ties: torch.Generator | None = None,
+    upstream_half: bool = False,
 ) -> Tensor:
     """Sample-LLM contrastive loss, L1 of the paper, per query.
 
-    Each of the top_k LLMs by score is a positive, unless its score is 0 (the mask of fidelity row 1); the negatives are
-    those of the last_k LLMs whose score is below `negative_below`. A query without a positive, or without a negative, has
-    loss 0. The paper leaves open which of several LLMs with the same score are among the K+ or K-.
+    L1(x) = sum over t+ of weight+(t+) * -log [ e^sim(t+) / (e^sim(t+) + sum over t- of weight-(t-) * e^sim(t-)) ]
+
+    weight+ is 1 for the top_k LLMs by score and 0 for the others; weight- is 1 for those of the last_k LLMs whose score is
+    below `negative_below`. LLMs with one score share the places that they compete for: with `ties="expected"` the weight of
+    each is its chance of a place, any other rule of `places` decides for 0 or 1. An LLM with score 0 is no positive. A query
+    without a positive, or without a negative, has loss 0.
 
     Args:
         similarity: (B, T) similarity of each query to each LLM.
@@ -64,10 +119,16 @@ def sample_llm_loss(
         top_k, last_k: K+ and K-, 1 to T.
         temperature: divides the similarities.
         negative_below: 0.5 in the paper.
-        upstream_mask: fidelity row 1 as released: the positives' mask is averaged over the batch, not applied per row.
-        ties: source of randomness, on the device of `scores`, for the order of equal scores; without one they keep the order of the columns.
+        ties: which of several LLMs with one score are among the top_k or last_k, see `places`.
+        generator: source of randomness of `ties="random"`, on the device of `scores`.
+        upstream_mask: fidelity row 1 as released: the mask of a place among the positives is averaged over the batch.
+        upstream_half: fidelity row 7 as released: a score of exactly `negative_below` makes a negative, too.
     Returns: (B,) losses, sums over the positives.
-    Raises: ValueError if top_k or last_k is not in 1..T, or the shapes differ.
+    Raises: ValueError if top_k or last_k is not in 1..T, the shapes differ, or the rule for ties is unknown.
+
+    Example: scores (0.9, 0.3, 0.3, 0) with top_k = 2 and last_k = 2. The first LLM is a positive, the second and third share one
+    place among the positives (1/2 each) and one among the negatives (1/2 each), the last is a negative. Scores (0, 0, 0, 0) have
+    no positive and (1, 1, 0.5, 0.5) no negative: loss 0, and gradient 0.
     """
     _same_shape(similarity, scores)
     count = scores.shape[1]
@@ -75,17 +136,23 @@ def sample_llm_loss(
         if not 1 <= k <= count:
             raise ValueError(f"{name} is {k}; with {count} LLMs it must be from 1 to {count}")
     similarity = similarity / temperature
-    if ties is not None:
-        shuffled = torch.rand(scores.shape, generator=ties, device=scores.device).argsort(dim=1)
-        similarity, scores = similarity.gather(1, shuffled), scores.gather(1, shuffled)
-    ranked, order = scores.sort(dim=1, descending=True, stable=True)
-    by_rank = similarity.gather(1, order)  # (B, T), best LLM first
-    is_positive = (ranked[:, :top_k] > 0).to(similarity.dtype)  # (B, K+)
-    is_negative = ranked[:, -last_k:] < negative_below  # (B, K-)
-    terms = _log_ratio(by_rank[:, :top_k], by_rank[:, None, -last_k:], is_negative[:, None, :])  # (B, K+)
-    if upstream_mask:
-        is_positive = is_positive.mean(dim=0, keepdim=True)  # (1, K+): mean(log) x mean(mask), positive by positive
-    return (terms * is_positive).sum(dim=1)
+    first_best, end_best, first_worst, end_worst = places(scores, ties, generator)
+    place = torch.arange(count, device=scores.device)  # (T,)
+    is_right = (scores > 0).to(similarity.dtype)
+
+    among_best = (place < top_k).to(similarity.dtype)  # (T,), by place
+    if upstream_mask:  # mean(log) x mean(mask), place by place
+        ranked = scores.sort(dim=1, descending=True).values
+        positive = _mean_worth(among_best * (ranked > 0).to(similarity.dtype).mean(dim=0), first_best, end_best)
+    else:
+        positive = _mean_worth(among_best, first_best, end_best) * is_right  # (B, T)
+    among_worst = (place < last_k).to(similarity.dtype)
+    is_low = scores <= negative_below if upstream_half else scores < negative_below
+    negative = _mean_worth(among_worst, first_worst, end_worst) * is_low  # (B, T)
+
+    rivals = torch.where(negative > 0, similarity + negative.clamp(min=TINY).log(), NONE).logsumexp(dim=1, keepdim=True)  # (B, 1)
+    odds = rivals - similarity  # (B, T)
+    return (positive * F.softplus(odds, threshold=50)).sum(dim=1)  # softplus(r - s) = log(1 + e^r / e^s)
 
 
 def draw_pairs(

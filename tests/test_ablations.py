@@ -224,7 +224,7 @@ def bash(tiny_bert, mirror, folder, *flags, **settings) -> subprocess.CompletedP
 # What each axis may change in the trainer's arguments.
 CHANGED = {
     "base": set(), "lambda": {"cluster_loss_weight"}, "K+": {"top_k"}, "K-": {"last_k"}, "ties": {"ties"}, "H": {"H"}, "N": {"data_paths"}, "learning_rate": {"learning_rate"},
-    "similarity": {"similarity_function"}, "encoder": {"encoder", "pooling"}, "LLMs": {"llms", "top_k", "last_k"}, "fidelity": {"fidelity"},
+    "similarity": {"similarity_function"}, "columns": {"llms"}, "encoder": {"encoder", "pooling"}, "LLMs": {"llms", "top_k", "last_k"}, "fidelity": {"fidelity"},
     "sample_sample": {"cluster_loss_weight", "sample_loss_weight"}, "rows": {"training_samples_per_dataset"}, "targets": {"targets", "target_shrinkage", "target_groups"},
 }  # fmt: skip
 
@@ -262,7 +262,8 @@ def test_the_script_plans_one_change_at_a_time(tmp_path, recipe):
     assert [len(llms) for llms in names] == [1, 2, 3, 4, 5, 6] and all(a == b[: len(a)] for a, b in zip(names, names[1:]))
     if recipe == "frozen":
         first = {axis: values[: len(values) // 2] for axis, values in seen.items()}
-        assert first["lambda"] == ["0", "0.5", "2", "5"] and first["fidelity"] == ["1", "2", "3", "4", "5", "6", "upstream"]
+        assert first["lambda"] == ["0", "0.5", "2", "5"] and first["fidelity"] == ["1", "2", "3", "4", "5", "6", "7", "upstream"]
+        assert first["ties"] == ["random", "released", "columns"]
         assert first["K+"] == ["1", "2", "4", "5", "6"] and first["sample_sample"] == ["none", "task", "both"]
 
 

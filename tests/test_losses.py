@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -9,7 +10,9 @@ import torch
 from scipy.stats import chisquare
 from sklearn.metrics.pairwise import cosine_similarity
 
-from utils.losses import SIMILARITIES, cosine, cosine_classifier_loss, draw_pairs, inner, sample_llm_loss, sample_sample_loss, zooter_loss
+from utils.losses import (
+    SIMILARITIES, TIES, cosine, cosine_classifier_loss, draw_pairs, inner, places, sample_llm_loss, sample_sample_loss, zooter_loss,
+)  # fmt: skip
 
 CLOSE = {torch.float32: {"rtol": 2e-5, "atol": 2e-5}, torch.float64: {"rtol": 1e-10, "atol": 1e-12}}
 
@@ -24,17 +27,35 @@ def naive_similarity(a: torch.Tensor, b: torch.Tensor, kind: str) -> list[list[t
     return [[pair(u, v) for v in b] for u in a]
 
 
-def naive_sample_llm(similarity, scores, top_k=3, last_k=3, temperature=1.0, below=0.5) -> list:
-    """L1 of the paper, row by row: I+ the top K+ scores (none of them 0), I- those of the bottom K- that are below 0.5."""
+def orders_of(score: list[float], ties: str) -> list[tuple[list[int], list[int]]]:
+    """All rankings (from the best, from the worst) that a rule for ties allows; with "expected" they are equally likely."""
+    columns = range(len(score))
+    best = sorted(columns, key=lambda t: -score[t])  # stable
+    if ties == "columns":
+        return [(best, best[::-1])]
+    if ties == "released":
+        return [(best, sorted(columns, key=lambda t: score[t]))]
+    shuffled = (sorted(order, key=lambda t: -score[t]) for order in itertools.permutations(columns))
+    return [(order, order[::-1]) for order in shuffled]
+
+
+def naive_sample_llm(similarity, scores, top_k=3, last_k=3, temperature=1.0, below=0.5, ties="expected", half=False) -> list:
+    """L1 of the paper, row by row: I+ the top K+ scores (none of them 0), I- those of the bottom K- that are below 0.5.
+
+    Where a rule allows several rankings, an LLM counts with the share of them that make it a positive, or a negative.
+    """
     losses = []
     for row, score in zip(similarity, scores.tolist()):
-        ranking = sorted(range(len(score)), key=lambda t: -score[t])  # stable: ties in the order of the columns
-        positives = [t for t in ranking[:top_k] if score[t] > 0]
-        negatives = [t for t in ranking[len(ranking) - last_k :] if score[t] < below]
+        orders = orders_of(score, ties)
+        positive, negative = Counter(), Counter()
+        for best, worst in orders:
+            positive.update(t for t in best[:top_k] if score[t] > 0)
+            negative.update(t for t in worst[:last_k] if score[t] < below or (half and score[t] == below))
+        others = sum(count / len(orders) * torch.exp(row[n] / temperature) for n, count in negative.items())
         loss = 0.0 * row[0]
-        for t in positives:
-            others = sum(torch.exp(row[n] / temperature) for n in negatives)
-            loss = loss - torch.log(torch.exp(row[t] / temperature) / (torch.exp(row[t] / temperature) + others))
+        for t, count in positive.items():
+            own = torch.exp(row[t] / temperature)
+            loss = loss - count / len(orders) * torch.log(own / (own + others))
         losses.append(loss)
     return losses
 
@@ -80,14 +101,28 @@ def test_similarities_are_what_scikit_learn_and_numpy_say(kind):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("kind", ["cos", "inner"])
-@pytest.mark.parametrize(("top_k", "last_k", "temperature", "below"), [(3, 3, 1.0, 0.5), (1, 6, 0.3, 0.5), (6, 2, 2.5, 0.4), (2, 1, 1.0, 1.1)])
-def test_sample_llm_loss_and_gradients_equal_the_loop(dtype, kind, top_k, last_k, temperature, below):
+@pytest.mark.parametrize(
+    ("top_k", "last_k", "temperature", "below", "ties"),
+    [
+        (3, 3, 1.0, 0.5, "expected"),
+        (1, 5, 0.3, 0.5, "expected"),
+        (5, 2, 2.5, 0.4, "expected"),
+        (2, 1, 1.0, 1.1, "expected"),
+        (3, 3, 1.0, 0.5, "columns"),
+        (1, 5, 0.3, 0.5, "columns"),
+        (3, 3, 1.0, 0.5, "released"),
+        (5, 2, 2.5, 0.4, "released"),
+    ],
+)
+def test_sample_llm_loss_and_gradients_equal_the_loop(dtype, kind, top_k, last_k, temperature, below, ties):
     for seed in range(3):
-        queries, keys, scores = random_batch(seed, dtype=dtype)
-        loss = sample_llm_loss(SIMILARITIES[kind](queries, keys), scores.to(dtype), top_k, last_k, temperature, below)
+        queries, keys, scores = random_batch(seed, llms=5, dtype=dtype)
+        similarity = SIMILARITIES[kind](queries, keys)
+        loss = sample_llm_loss(similarity, scores.to(dtype), top_k, last_k, temperature, below, ties)
         assert loss.shape == (9,) and loss.dtype == dtype
         twins = [value.detach().double().requires_grad_() for value in (queries, keys)]
-        expected = torch.stack(naive_sample_llm(naive_similarity(*twins, kind), scores, top_k, last_k, temperature, below))
+        naive = naive_sample_llm(naive_similarity(*twins, kind), scores, top_k, last_k, temperature, below, ties)
+        expected = torch.stack(naive)
         torch.testing.assert_close(loss.double(), expected, **CLOSE[dtype])
         weight = torch.arange(1.0, 10.0, dtype=dtype)  # rows count differently, so that mixing them up shows
         found = torch.autograd.grad((loss * weight).sum(), (queries, keys))
@@ -135,28 +170,102 @@ def test_sample_llm_loss_on_ragged_rows(name, scores, without_term):
     assert gradient.isfinite().all() and (gradient == 0).all() == without_term
 
 
-def test_ties_keep_the_order_of_the_columns():
-    """With K+ = 1 the first of the best is the positive, with K- = 1 the last of the worst the negative."""
+def test_ties_by_column():
+    """K+ = K- = 1. "columns": the first of the best is the positive, the last of the worst the negative; "released": both first."""
     similarity = torch.tensor([[0.0, 1.0, 2.0, 4.0]], dtype=torch.float64)
-    loss = sample_llm_loss(similarity, torch.tensor([[0.2, 0.9, 0.9, 0.2]]), 1, 1)
-    assert loss.item() == pytest.approx(math.log(1 + math.exp(4.0 - 1.0)), rel=1e-12)
+    scores = torch.tensor([[0.2, 0.9, 0.9, 0.2]])
+    for ties, negative in (("columns", 4.0), ("released", 0.0)):
+        loss = sample_llm_loss(similarity, scores, 1, 1, ties=ties)
+        assert loss.item() == pytest.approx(math.log(1 + math.exp(negative - 1.0)), rel=1e-12)
     wide = torch.zeros(64, 40, dtype=torch.float64) + torch.arange(40.0)  # an unstable sort would show on long rows
-    loss = sample_llm_loss(wide, torch.full((64, 40), 0.3), 1, 1)
-    torch.testing.assert_close(loss, torch.full((64,), math.log(1 + math.exp(39.0)), dtype=torch.float64))
+    for ties, negative in (("columns", 39.0), ("released", 0.0)):
+        loss = sample_llm_loss(wide, torch.full((64, 40), 0.3), 1, 1, ties=ties)
+        torch.testing.assert_close(loss, torch.full((64,), math.log(1 + math.exp(negative)), dtype=torch.float64))
+
+
+def test_released_ties_are_those_of_numpy_from_both_ends():
+    """One LLM may be a positive and a negative: with all scores equal the first K are both."""
+    scores = torch.full((1, 5), 0.3)
+    first_best, end_best, first_worst, end_worst = places(scores, "released")
+    assert first_best.tolist() == first_worst.tolist() == [[0, 1, 2, 3, 4]] and end_best.tolist() == end_worst.tolist() == [[1, 2, 3, 4, 5]]
+    rng = np.random.default_rng(0)
+    scores = rng.integers(4, size=(50, 7)) / 4
+    found = places(torch.from_numpy(scores), "released")
+    np.testing.assert_array_equal(found[0].numpy().argsort(axis=1), np.argsort(-scores, axis=1, kind="stable"))
+    np.testing.assert_array_equal(found[2].numpy().argsort(axis=1), np.argsort(scores, axis=1, kind="stable"))
+
+
+def test_expected_places_are_the_frequencies_of_random_ones():
+    """Which of the 7 LLMs are among the best 3 and the worst 3, drawn 20,000 times, against the shares that "expected" gives."""
+    scores = torch.tensor([0.3, 0.9, 0.3, 0.0, 0.3, 0.0, 0.0])
+    expected = places(scores[None])
+    drawn_places = places(scores.expand(20_000, 7), "random", torch.Generator().manual_seed(3))
+    for side in (0, 2):
+        first, end = expected[side][0].double(), expected[side + 1][0].double()
+        share = ((3 - first) / (end - first)).clamp(0, 1)
+        found = (drawn_places[side] < 3).double().mean(dim=0)
+        assert (found - share).abs().max() < 0.015, (side, found, share)
+    both_ends = drawn_places[0] + drawn_places[2]
+    assert (both_ends == 6).all()  # one order from both ends: nobody is among the best 3 and the worst 3 of 7
+
+
+@pytest.mark.parametrize("llms", [3, 7, 40])
+def test_the_order_of_the_columns_changes_no_loss(llms):
+    """Row by row, to the last digits; "columns" and "released" do depend on it, so the test can fail."""
+    generator = torch.Generator().manual_seed(llms)
+    similarity = torch.randn(64, llms, generator=generator, dtype=torch.float64)
+    scores = torch.randint(4, (64, llms), generator=generator).double() / 5
+    shuffled = torch.randperm(llms, generator=generator)
+    while torch.equal(shuffled, torch.arange(llms)):
+        shuffled = torch.randperm(llms, generator=generator)
+    top_k = last_k = min(3, llms - 1)
+    for ties in TIES:
+        if ties == "random":
+            continue
+        loss = sample_llm_loss(similarity, scores, top_k, last_k, ties=ties)
+        moved = sample_llm_loss(similarity[:, shuffled], scores[:, shuffled], top_k, last_k, ties=ties)
+        same = torch.allclose(loss, moved, rtol=1e-12, atol=1e-12)
+        assert same == (ties == "expected"), ties
 
 
 def test_random_ties_are_drawn_evenly_and_forget_the_columns():
-    """Scores 0.9, 0.9, 0.9, 0.2, 0.2 with K+ = 2 and K- = 1: the mean over draws is that over all pairs of positives and both negatives."""
-    similarity, scores = torch.tensor([[0.0, 1.0, -1.0, 2.0, 0.5]], dtype=torch.float64), torch.tensor([[0.9, 0.9, 0.9, 0.2, 0.2]])
-    exact = 2 * np.mean([math.log(1 + math.exp(similarity[0, n] - similarity[0, p])) for p in (0, 1, 2) for n in (3, 4)])
+    """Scores 0.9, 0.9, 0.9, 0.2, 0.2, K+ = 2, K- = 1: the mean over draws is that over all pairs of positive and negative."""
+    similarity = torch.tensor([[0.0, 1.0, -1.0, 2.0, 0.5]], dtype=torch.float64)
+    scores = torch.tensor([[0.9, 0.9, 0.9, 0.2, 0.2]])
+    pairs = [similarity[0, n] - similarity[0, p] for p in (0, 1, 2) for n in (3, 4)]
+    exact = 2 * np.mean([math.log(1 + math.exp(difference)) for difference in pairs])
     for columns in (list(range(5)), [4, 2, 0, 3, 1]):
         many = [values[:, columns].expand(20_000, 5) for values in (similarity, scores)]
-        losses = sample_llm_loss(*many, 2, 1, ties=torch.Generator().manual_seed(1))
+        losses = sample_llm_loss(*many, 2, 1, ties="random", generator=torch.Generator().manual_seed(1))
         assert losses.mean().item() == pytest.approx(exact, rel=0.01) and len(losses.unique()) > 2
+
+
+def test_without_ties_all_rules_agree():
     batch, keys, values = random_batch(3)
-    distinct = values + torch.rand(values.shape, generator=torch.Generator().manual_seed(2)) / 1e4  # nothing to draw where no scores are equal
+    distinct = values + torch.rand(values.shape, generator=torch.Generator().manual_seed(2)) / 1e4
     expected = sample_llm_loss(cosine(batch, keys), distinct)
-    torch.testing.assert_close(sample_llm_loss(cosine(batch, keys), distinct, ties=torch.Generator().manual_seed(9)), expected)
+    for ties in TIES:
+        found = sample_llm_loss(cosine(batch, keys), distinct, ties=ties, generator=torch.Generator().manual_seed(9))
+        torch.testing.assert_close(found, expected)
+
+
+def test_an_unknown_rule_for_ties_is_refused():
+    with pytest.raises(ValueError, match="--ties is 'first'; it must be one of expected, random, released, columns"):
+        sample_llm_loss(torch.zeros(2, 6), torch.zeros(2, 6), ties="first")
+
+
+def test_fidelity_row_7_makes_a_negative_of_one_half():
+    """Scores 1, 0.5, 0.5 with K- = 1: no negative in the paper; the first of both halves as released."""
+    similarity = torch.tensor([[0.0, 1.0, 2.0]], dtype=torch.float64)
+    scores = torch.tensor([[1.0, 0.5, 0.5]])
+    assert sample_llm_loss(similarity, scores, 1, 1, ties="released").item() == 0
+    released = sample_llm_loss(similarity, scores, 1, 1, ties="released", upstream_half=True)
+    assert released.item() == pytest.approx(math.log(1 + math.exp(1.0)), rel=1e-12)
+    queries, keys, scores = random_batch(5)
+    found = sample_llm_loss(cosine(queries, keys), scores, ties="released", upstream_half=True)
+    naive = naive_sample_llm(naive_similarity(queries, keys, "cos"), scores, ties="released", half=True)
+    torch.testing.assert_close(found, torch.stack(naive), rtol=1e-10, atol=1e-12)
+    assert not torch.allclose(found, sample_llm_loss(cosine(queries, keys), scores, ties="released"))
 
 
 @pytest.mark.parametrize("scale", [1e3, 1e30])
@@ -316,29 +425,35 @@ def test_draws_follow_the_generator_and_leave_the_global_state_alone():
 # FIDELITY rows, both sides
 
 
-def test_fidelity_row_1():
+@pytest.mark.parametrize("ties", ["columns", "released", "expected"])
+def test_fidelity_row_1(ties):
     """Released: for each positive the (B,) log terms meet a (B, 1) mask, so their mean is mean(log) x mean(mask)."""
     queries, keys, _ = random_batch(5)
-    scores = torch.tensor([[1, 0.9, 0.8, 0.4, 0.1, 0], [0.6, 0, 0, 0, 0, 0], [0, 0, 0, 0, 0, 0], [0.3, 0.2, 0, 0, 0, 0]]).repeat(3, 1)[:9]
+    scores = torch.tensor([[1, 0.9, 0.8, 0.4, 0.1, 0], [0.6, 0, 0, 0, 0, 0], [0, 0, 0, 0, 0, 0], [0.3, 0.2, 0, 0, 0, 0]])
+    scores = scores.repeat(3, 1)[:9]
     similarity, temperature = cosine(queries, keys), 0.6
     released = 0.0
-    ranking = scores.sort(dim=1, descending=True, stable=True)
     for j in range(3):
-        logs = [
-            naive_ratio(row, int(order[j]), [int(n) for n, s in zip(order[-3:], ranked[-3:]) if s < 0.5], temperature)
-            for row, order, ranked in zip(similarity, ranking.indices, ranking.values)
-        ]
-        mask = (ranking.values[:, j] > 0).double().reshape(-1, 1)
+        logs = []
+        for row, score in zip(similarity, scores.tolist()):
+            orders = orders_of(score, ties)
+            negatives = Counter(t for _, worst in orders for t in worst[:3] if score[t] < 0.5)
+            others = sum(count / len(orders) * torch.exp(row[n] / temperature) for n, count in negatives.items())
+            own = [torch.exp(row[best[j]] / temperature) for best, _ in orders]
+            logs.append(-sum(torch.log(value / (value + others)) for value in own) / len(orders))
+        mask = (scores.sort(dim=1, descending=True).values[:, j] > 0).double().reshape(-1, 1)
         released = released + (torch.stack(logs) * mask).mean()
-    found = sample_llm_loss(similarity, scores, temperature=temperature, upstream_mask=True).mean()
-    paper = sample_llm_loss(similarity, scores, temperature=temperature).mean()
+    found = sample_llm_loss(similarity, scores, temperature=temperature, ties=ties, upstream_mask=True).mean()
+    paper = sample_llm_loss(similarity, scores, temperature=temperature, ties=ties).mean()
     torch.testing.assert_close(found, released, rtol=1e-10, atol=1e-12)
-    torch.testing.assert_close(paper, torch.stack(naive_sample_llm(list(similarity), scores, temperature=temperature)).mean(), rtol=1e-10, atol=1e-12)
+    naive = naive_sample_llm(list(similarity), scores, temperature=temperature, ties=ties)
+    torch.testing.assert_close(paper, torch.stack(naive).mean(), rtol=1e-10, atol=1e-12)
     assert abs(found - paper) > 1e-2
     for a, b in zip(torch.autograd.grad(found, (queries, keys), retain_graph=True), torch.autograd.grad(released, (queries, keys))):
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-11)
     full = scores.clamp(min=0.05)  # without zeros the two forms are one
-    torch.testing.assert_close(sample_llm_loss(similarity, full, upstream_mask=True).mean(), sample_llm_loss(similarity, full).mean())
+    masked, plain = (sample_llm_loss(similarity, full, ties=ties, upstream_mask=mask).mean() for mask in (True, False))
+    torch.testing.assert_close(masked, plain)
 
 
 def test_fidelity_row_3():

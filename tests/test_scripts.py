@@ -197,7 +197,7 @@ def test_the_fidelity_runs_differ_in_one_thing_on_the_same_seeds(commands, plann
     runs = planned("fidelity.sh", SEEDS="1 2", SEEDS_LAYERS="3", RUNS="unused", LABEL="unused")
     by = {(run.recipe, run.fidelity, run.seed): run for run in runs}
     assert len(by) == len(runs)
-    expected = {"frozen": ["paper", "upstream", "1", "3"], "frozen-lambda0": ["paper"], "tuned-lambda0": ["paper"]}
+    expected = {"frozen": ["paper", "upstream", "1", "3", "7"], "frozen-lambda0": ["paper"], "tuned-lambda0": ["paper"]}
     wanted = [(recipe, fidelity, seed) for recipe, rows in expected.items() for fidelity in rows for seed in (1, 2)]
     assert {*by} == {*wanted, ("layers", "paper", 3), ("layers", "2", 3)}
     for recipe, fidelity, seed in by:

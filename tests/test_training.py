@@ -491,10 +491,11 @@ def test_the_defaults_are_the_papers():
 STEPS = {"training_steps": 3, "eval_steps": 3, "selection": "last", "no-final_eval": True}
 EFFECTS = [
     {"top_k": 1}, {"last_k": 1}, {"temperature": 0.5}, {"tempreture": 0.5}, {"cluster_loss_weight": 0.5}, {"sample_loss_weight": 0.5}, {"H": 1},
-    {"negative_below": 0.2}, {"ties": "random"}, {"targets": "gain"}, {"target_shrinkage": 0.9}, {"target_shrinkage": 0.9, "target_groups": "cluster"},
+    {"negative_below": 0.2}, {"targets": "gain"}, {"target_shrinkage": 0.9}, {"target_shrinkage": 0.9, "target_groups": "cluster"},
     {"similarity_function": "inner"}, {"pooling": "mean"}, {"dropout": 0.5}, {"max_length": 8}, {"batch_size": 8}, {"gradient_accumulation": 2},
     {"learning_rate": 1e-3}, {"llm_learning_rate": 1e-1}, {"weight_decay": 1.0}, {"validation_fraction": 0.5}, {"training_samples_per_dataset": 0},
     {"training_steps": 4}, {"seed": 2}, {"freeze_encoder": True}, {"train_layers": 2}, {"data_type": ["probability"] * 3, "targets": "gain"},
+    *({"last_k": 1, "ties": ties} for ties in ("random", "released", "columns")),
 ]  # fmt: skip
 
 
@@ -606,17 +607,21 @@ def test_fidelity_rows_act_where_they_should_and_nowhere_else(train):
     assert same(plain["few"], run("4", **few))
     assert not same(plain["many"], run("4", **many))
     assert not same(plain["many"], run("1", **many))
+    tied = {"data_type": ["probability"] * 3, "targets": "gain", "negative_below": 1, **alone}  # ones, which are no negatives
+    as_released = run("7", **tied)
+    assert not same(as_released, run("paper", ties="released", **tied)) and not same(as_released, run("paper", **tied))
+    assert same(run("7", ties="random", **tied), as_released)
     assert not same(plain["few"], run("2", **few)) and same(run("2", **few), run("paper", dropout=0, **few))
-    assert same(run("upstream", **many), run("1,2,3,4,5,6", **many))
+    assert same(run("upstream", **many), run("1,2,3,4,5,6,7", **many))
 
 
 def test_fidelity_rows_by_name():
-    assert program.fidelity_rows("paper") == frozenset() and program.fidelity_rows("upstream") == {1, 2, 3, 4, 5, 6} and program.fidelity_rows("2, 5") == {2, 5}
+    assert program.fidelity_rows("paper") == frozenset() and program.fidelity_rows("upstream") == {1, 2, 3, 4, 5, 6, 7} and program.fidelity_rows("2, 5") == {2, 5}
 
 
-@pytest.mark.parametrize("text", ["released", "0", "7", "1;2", "1,", "18"])
+@pytest.mark.parametrize("text", ["released", "0", "8", "1;2", "1,", "18"])
 def test_other_fidelity_rows_are_refused(fails, text):
-    assert repr(text) in fails(fidelity=text) and "paper, upstream, or rows from 1 to 6" in fails(fidelity=text)
+    assert repr(text) in fails(fidelity=text) and "paper, upstream, or rows from 1 to 7" in fails(fidelity=text)
 
 
 # Test files of all sorts

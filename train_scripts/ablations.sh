@@ -3,7 +3,7 @@
 #   bash train_scripts/ablations.sh                 about 75 minutes on 2 busy cores for the frozen MiniLM
 #   DRY_RUN=1 bash train_scripts/ablations.sh       prints the commands that are left to do
 #   AXES="lambda H" SEEDS="1 2 3" bash train_scripts/ablations.sh      some of the settings, on some seeds
-# Axes: lambda K+ K- ties H N learning_rate similarity encoder LLMs sample_sample rows fidelity targets lost_LLM (an LLM lost at test time).
+# Axes: lambda K+ K- ties columns H N learning_rate similarity encoder LLMs sample_sample rows fidelity targets lost_LLM (an LLM lost at test time).
 # All variants of one seed come before the next seed. Finished runs are skipped, stopped ones go on. JOBS run at a time.
 # Further flags go to train_router_mdeberta.py; with other data or flags, give RUNS and RESULTS folders of their own.
 set -euo pipefail
@@ -12,7 +12,7 @@ cd "$(dirname "$0")/.."
 RECIPE="${RECIPE:-frozen}"
 ENCODER="${ENCODER:-minilm}"
 SEEDS="${SEEDS:-1 2 3 4 5}"
-AXES="${AXES:-lambda K+ K- ties H N learning_rate similarity encoder LLMs sample_sample rows fidelity targets lost_LLM}"
+AXES="${AXES:-lambda K+ K- ties columns H N learning_rate similarity encoder LLMs sample_sample rows fidelity targets lost_LLM}"
 JOBS="${JOBS:-2}"
 DEVICE="${DEVICE:-auto}"
 PRECISION="${PRECISION:-auto}"
@@ -30,7 +30,7 @@ CLUSTERS="${CLUSTERS:-2 3 5 8 10 20}"                                   # N, mad
 LEARNING_RATES="${LEARNING_RATES:-1e-4 3e-4 1e-3 3e-3 1e-2}"
 ENCODERS="${ENCODERS:-minilm:first}"                                    # encoder:pooling, more where a model hub can be reached
 SAMPLES="${SAMPLES:-100 250 500 1000 2000}"                             # training rows per task
-FIDELITIES="${FIDELITIES:-1 2 3 4 5 6 upstream}"                        # rows of the README's table as released
+FIDELITIES="${FIDELITIES:-1 2 3 4 5 6 7 upstream}"                        # rows of the README's table as released
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"                          # per run
 
 source train_scripts/recipes.sh
@@ -81,20 +81,22 @@ for seed in $SEEDS; do
   each lambda --cluster_loss_weight 1 $LAMBDAS
   each K+ --top_k 3 $TOP_KS
   each K- --last_k 3 $LAST_KS
-  each ties --ties columns columns random
+  each ties --ties expected expected random released columns
   each H --H 3 $HS
   for n in $CLUSTERS; do vary N "$n" --data_paths $(clustered "$n"); done
   each learning_rate --learning_rate 5e-5 $LEARNING_RATES
   each similarity --similarity_function cos cos inner
   for choice in $ENCODERS; do vary encoder "${choice//[\/:]/_}" --encoder "${choice%:*}" --pooling "${choice##*:}"; done
-  among=()
+  among=() backwards=()
   for llm in $LLMS; do # added one by one; the last step is the recipe itself
     among+=("$llm")
+    backwards=("$llm" ${backwards[@]+"${backwards[@]}"})
     t=${#among[@]}
     if [[ "${among[*]}" != "$LLMS" ]]; then
       vary LLMs "$t" --llms "${among[@]}" --top_k $((t < top_k ? t : top_k)) --last_k $((t < last_k ? t : last_k))
     fi
   done
+  vary columns reversed --llms "${backwards[@]}"
   vary sample_sample none --cluster_loss_weight 0 --sample_loss_weight 0
   vary sample_sample task --cluster_loss_weight 0 --sample_loss_weight 1
   vary sample_sample both --cluster_loss_weight 1 --sample_loss_weight 1

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# What the departures of the released code (the README's rows 1 to 6) and lambda are worth: paired differences on the same seeds.
+# What the departures of the released code (the README's rows 1 to 7) and lambda are worth: paired differences on the same seeds.
 #   bash train_scripts/fidelity.sh             about 40 minutes on 2 cores, 6 of them for each of SEEDS_LAYERS
-# All six rows, rows 1 and 3 alone, and lambda = 0, with the frozen encoder; row 2 (dropout) needs layers that train.
+# All seven rows, rows 1, 3 and 7 alone, and lambda = 0, with the frozen encoder; row 2 (dropout) needs layers that train.
 # results/tables.md has the differences.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -17,7 +17,7 @@ if [[ $(($# + ${#overrides[@]})) -gt 0 && "$RESULTS" == results ]]; then
   exit 2
 fi
 
-for fidelity in paper upstream 1 3; do
+for fidelity in paper upstream 1 3 7; do
   RECIPE=frozen FIDELITY="$fidelity" SEEDS="$SEEDS" bash train_scripts/router_train_minilm.sh "$@"
 done
 RECIPE=frozen LABEL=frozen-lambda0 SEEDS="$SEEDS" bash train_scripts/router_train_minilm.sh --cluster_loss_weight 0 "$@"

@@ -52,7 +52,8 @@ AXES = {
     "lambda": Axis("lambda: weight of the sample-sample loss", "cluster_loss_weight"),
     "K+": Axis("K+: positive LLMs per query", "top_k"),
     "K-": Axis("K-: candidates for negative LLMs per query", "last_k"),
-    "ties": Axis("which of several LLMs with one score are among the K+ or K-: by column, or drawn"),
+    "ties": Axis("which of several LLMs with one score are among the K+ or K-", "ties"),
+    "columns": Axis("order of the LLMs' columns"),
     "H": Axis("H: out-of-group queries per query", "H"),
     "N": Axis("N: clusters of queries, made with this encoder (given: the ids in the data files)"),
     "learning_rate": Axis("learning rate", "learning_rate"),
@@ -90,6 +91,7 @@ def base_values(results: Mapping[str, Any]) -> dict[str, str]:
     aim = {("score", 0): "score", ("score", 1): "task_mean", ("gain", 0): "gain", ("gain", 1): "gain_task_mean"}
     return values | {
         "N": "given",
+        "columns": "given",
         "encoder": f"{Path(settings['encoder']).name}{'' if settings['pooling'] is None else '_' + settings['pooling']}",
         "LLMs": str(len(results["test"]["llms"])),
         "sample_sample": {(True, False): "cluster", (False, True): "task", (True, True): "both", (False, False): "none"}[by_cluster, by_task],

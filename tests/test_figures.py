@@ -17,8 +17,6 @@ from sklearn.metrics.pairwise import cosine_similarity
 import evaluation_router
 import train_router_mdeberta
 from utils import ablations, figures, plots
-from utils.tasks import BY_NAME, PAPER
-from utils.tasks import LLMS as PAPER_LLMS
 
 
 @pytest.fixture(autouse=True)
@@ -51,25 +49,53 @@ def is_drawn(path) -> None:
     assert 0.005 < ink < 0.9
 
 
-ROWS = {"ours": {"mmlu": 60.0, "gsm8k": 70.0, "mbpp": 40.0, "ceval": 50.0}, "other": {"mmlu": 50.0, "gsm8k": 30.0, "mbpp": 44.0, "ceval": 46.0}, "third": {"mmlu": 55.0, "gsm8k": 50.0, "mbpp": 41.0, "ceval": 46.0}}  # fmt: skip
+def group(router, recipe, averages, fidelity="paper", seeds=2) -> dict:
+    """A group of comparison.json: both averages, one point apart from seed to seed, and intervals of two points to each side."""
+    sides = {}
+    for side, value in zip(("id", "ood"), averages):
+        per_seed = [value + seed - (seeds - 1) / 2 for seed in range(seeds)]
+        sides[side] = {"per_seed": per_seed, "interval_with_seeds": [value - 2, value + 2]}
+    return {"router": router, "recipe": recipe, "fidelity": fidelity, "seeds": list(range(seeds)), **sides}
 
 
-def test_radar_scales_every_axis_from_the_lowest_to_the_highest_row():
-    figure = plots.radar(ROWS, ["mbpp", "ceval"])
-    (axis,) = figure.axes
-    lines, text = lines_of(axis), words(figure)
-    assert set(lines) == set(ROWS) and len(styles(lines.values())) == 3
-    low, high = 0.3, 1.0
-    for name, row in ROWS.items():
-        radii = lines[name].get_ydata()
-        for place, task in enumerate(row):
-            values = [other[task] for other in ROWS.values()]
-            expected = low + (high - low) * (row[task] - min(values)) / (max(values) - min(values))
-            assert radii[place] == pytest.approx(expected)
-        assert radii[0] == radii[-1]  # closed
-    for label in ("MMLU\n60.0", "GSM8K\n70.0", "MBPP\nOOD, 44.0", "C-Eval\nOOD, 50.0", "50.0", "30.0", "40.0", "46.0", "ours", "other"):
-        assert label in text
-    assert any("%" in piece for piece in text)
+COMPARISON = {
+    "of_paper": True,
+    "groups": [
+        group("BestSingle", "control", (54, 44), seeds=1),
+        group("RouterDC", "frozen", (55, 43)),
+        group("RouterDC", "frozen", (99, 99), fidelity="upstream"),
+        group("RouterDC", "tuned", (58, 45)),
+        group("kNN", "frozen", (53, 43)),
+        group("Ridge", "frozen", (56, 44)),
+        group("MLP", "tuned", (57, 45)),
+    ],
+}
+
+
+def test_the_overview_has_the_paper_our_recipes_and_the_baselines_of_one_recipe():
+    rows = figures.overview_rows(COMPARISON, "frozen")
+    labels = ["RouterDC, tuned (2 seeds)", "RouterDC, frozen (2 seeds)", "Ridge, frozen (2 seeds)", "kNN, frozen (2 seeds)"]
+    assert list(rows) == ["RouterDC, the paper (mDeBERTa)", *labels]
+    assert rows["RouterDC, the paper (mDeBERTa)"]["in distribution"] == (58.54, 0, 58.54, 58.54)
+    assert rows["kNN, frozen (2 seeds)"]["out of distribution"] == pytest.approx((43, 0.5**0.5, 41, 45))
+    assert figures.overview_marks(COMPARISON) == {"best single LLM": {"in distribution": 54, "out of distribution": 44}}
+    with pytest.raises(ValueError, match="--recipe layers: .* it has control, frozen, tuned"):
+        figures.overview_rows(COMPARISON, "layers")
+
+
+def test_the_overview_draws_means_deviations_and_intervals():
+    rows = figures.overview_rows(COMPARISON, "frozen")
+    figure = plots.overview(rows, figures.overview_marks(COMPARISON))
+    text = words(figure)
+    assert {*rows, "best single LLM", "in distribution: accuracy (%)", "out of distribution: accuracy (%)"} <= set(text)
+    for axis, title in zip(figure.axes, ("in distribution", "out of distribution")):
+        drawn = [(tuple(line.get_xdata()), tuple(line.get_ydata())) for line in axis.lines]
+        for place, (label, row) in enumerate(rows.items()):
+            mean, deviation, low, high = row[title]
+            assert ((mean,), (place,)) in drawn, label
+            if low < high:
+                assert ((low, high), (place, place)) in drawn and ((mean - deviation, mean + deviation), (place, place)) in drawn
+        assert axis.yaxis_inverted()  # the first row on top
 
 
 def test_settings_have_means_deviations_the_recipe_and_units():
@@ -139,44 +165,6 @@ def test_lost_llms_have_a_mark_for_each_way_to_route():
     assert len(styles(container.lines[0] for container in figure.axes[0].containers)) == 2
 
 
-def run_line(router, recipe, seed, shift=0.0, fidelity="paper"):
-    metrics = {task: value + shift for task, value in zip(BY_NAME, PAPER["RouterDC"])}
-    return {"router": router, "encoder": "minilm", "recipe": recipe, "fidelity": fidelity, "seed": seed, "metrics": metrics}
-
-
-def test_radar_rows_are_ours_the_papers_the_best_baselines_and_the_best_llms():
-    runs = [run_line("RouterDC", "tuned", 1, 1.0), run_line("RouterDC", "tuned", 2, 2.0), run_line("RouterDC", "tuned", 1, 9.0, "upstream"), run_line("RouterDC", "frozen", 1)]
-    rows = figures.radar_rows(runs, "tuned", 2, 1)
-    ours, paper, *rest = rows
-    assert "tuned" in ours and rows[ours]["mmlu"] == pytest.approx(PAPER["RouterDC"][0] + 1.5)
-    assert paper == "RouterDC (paper)" and tuple(rows[paper].values()) == PAPER["RouterDC"]
-    best = sorted(PAPER_LLMS, key=lambda llm: -sum(PAPER[llm]))[0]
-    assert rest == ["LoraRetriever (paper)", "Voting (paper)", best.split("/")[1]]
-    runs += [run_line("kNN", "frozen", 1, -3), run_line("Ridge", "frozen", 1, -1), run_line("MLP", "frozen", 1, -2), run_line("Oracle", "control", 1, 20), run_line("MLP", "tuned", 1, -1.5)]
-    assert list(figures.radar_rows(runs, "tuned", 2, 0))[2:] == ["Ridge, ours (frozen)", "MLP, ours (tuned)"]  # a control is no baseline
-    with pytest.raises(ValueError, match="'layers'.*RECIPE=layers bash train_scripts/router_train_minilm.sh"):
-        figures.radar_rows(runs, "layers", 2, 1)
-
-
-def ablation_lines():
-    base = {name: "x" for name in ablations.AXES} | {"lambda": "1"}
-
-    def line(setting, value, seed, figure):
-        return {"recipe": "tiny", "setting": setting, "value": value, "seed": seed, "validation": None, "id_avg": figure, "ood_avg": figure - 10}
-
-    lines = [line("base", "", seed, 50.0 + seed) | {"base": base} for seed in (1, 2)]
-    return lines + [line("lambda", value, seed, 40.0 + seed + float(value)) for value in ("0", "5", "0.5") for seed in (1, 2)]
-
-
-def test_settings_panels_sort_values_and_put_the_recipe_in_its_place():
-    panels, own = figures.settings_panels(ablation_lines(), ["lambda"])
-    assert own == {"lambda": "1"} and list(panels["lambda"]) == ["0", "0.5", "1", "5"]
-    assert panels["lambda"]["1"] == {"id_avg": (51.5, pytest.approx(statistics.stdev([51, 52]))), "ood_avg": (41.5, pytest.approx(statistics.stdev([51, 52])))}
-    assert panels["lambda"]["5"]["id_avg"][0] == 46.5
-    with pytest.raises(ValueError, match="H was not varied.*ablations.sh"):
-        figures.settings_panels(ablation_lines(), ["H"])
-
-
 @pytest.fixture(scope="module")
 def files(fake, tiny_bert, tmp_path_factory):
     """A results folder and the runs of a tiny ablation."""
@@ -187,15 +175,14 @@ def files(fake, tiny_bert, tmp_path_factory):
         assert train_router_mdeberta.main(command) == 0
     results = folder / "results"
     assert ablations.main([str(folder), "--results", str(results), "--lose_llms", "--device", "cpu", "--cache_dir", str(folder / "cache")]) == 0
-    runs = [run_line(name, "tuned", seed, -shift) for shift, name in enumerate(("RouterDC", "kNN", "MLP", "Ridge")) for seed in (1, 2)]
-    (results / "runs.jsonl").write_text("".join(json.dumps(run) + "\n" for run in runs))
+    (results / "comparison.json").write_text(json.dumps(COMPARISON))
     return folder
 
 
 def test_every_command_draws_its_figure(files, tmp_path, capsys):
     results, cache = files / "results", files / "cache"
     commands = {
-        "radar": ["--results", results, "--recipe", "tuned"],
+        "overview": ["--results", results, "--recipe", "tuned"],
         "settings": ["--results", results, "--settings", "lambda", "K+"],
         "lost": ["--results", results],
         "tsne": ["--with_loss", files / "base" / "seed_1", "--without_loss", files / "lambda=0" / "seed_1", "--per_task", 30, "--perplexity", 10, "--device", "cpu", "--cache_dir", cache],
@@ -243,7 +230,7 @@ def test_what_is_missing_is_named_with_the_command_that_makes_it(files, tmp_path
 
     empty = tmp_path / "empty"
     empty.mkdir()
-    for name, script in (("radar", "router_train_minilm.sh"), ("settings", "ablations.sh"), ("lost", "ablations.sh"), ("cost", "router_train_routerbench.sh")):
+    for name, script in (("overview", "baselines.sh"), ("settings", "ablations.sh"), ("lost", "ablations.sh"), ("cost", "router_train_routerbench.sh")):
         text = says(name, "--results", empty)
         assert str(empty) in text and f"bash train_scripts/{script}" in text
     assert "ablations.sh" in says("tsne", "--with_loss", empty / "a", "--without_loss", empty / "b")
@@ -252,7 +239,7 @@ def test_what_is_missing_is_named_with_the_command_that_makes_it(files, tmp_path
         assert f"{empty}: no finished run" in says(name, "--runs", empty)
     assert "runs of 3 recipes" in says("shares", "--runs", files)
     assert "name one of them" in says("settings", "--results", files / "results", "--recipe", "large")
-    assert figures.main(["radar", "--output", str(tmp_path / "x.bmp")]) == 2 and "must end in" in capsys.readouterr().err
+    assert figures.main(["overview", "--output", str(tmp_path / "x.bmp")]) == 2 and "must end in" in capsys.readouterr().err
 
 
 def test_the_script_draws_all_and_says_which_it_could_not(tmp_path):
@@ -267,6 +254,6 @@ def test_the_script_draws_all_and_says_which_it_could_not(tmp_path):
     commands = [shlex.split(line) for line in (tmp_path / "log").read_text().splitlines()]
     assert all(command[:2] == ["-m", "utils.figures"] for command in commands)
     parsed = [figures.parser().parse_args(command[2:]) for command in commands]
-    assert {args.figure for args in parsed} == {"radar", "settings", "lost", "tsne", "embeddings", "curves", "shares", "cost"}
+    assert {args.figure for args in parsed} == {"overview", "settings", "lost", "tsne", "embeddings", "curves", "shares", "cost"}
     assert len({args.output for args in parsed}) == len(parsed) and all(str(args.output.parent) == "elsewhere/figures" for args in parsed)
     assert all(args.recipe == "mine_frozen" for args in parsed if args.figure in ("settings", "lost"))

@@ -18,7 +18,7 @@ draw() { # draw NAME FIGURE FLAGS...
 }
 
 source train_scripts/env.sh
-draw radar radar --results "$RESULTS"
+draw overview overview --results "$RESULTS"
 draw settings settings "${recipe[@]}"
 draw learning_rate_rows_llms settings "${recipe[@]}" --settings learning_rate rows LLMs
 draw lost_llm lost "${recipe[@]}"

@@ -1,6 +1,6 @@
 """Draw the figures from what other commands left in results/ and runs/, each by a command of its own.
 
-    python -m utils.figures radar          accuracy per task: RouterDC, the best baselines, the best single LLMs
+    python -m utils.figures overview       both averages of all routers, with intervals
     python -m utils.figures settings       accuracy against lambda, K+, K-, H and N
     python -m utils.figures lost           an LLM lost at test time
     python -m utils.figures tsne           test queries with and without the sample-sample loss
@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
-from utils import ablations, checkpoint, plots
+from utils import ablations, checkpoint, comparison, plots
 from utils.clustering import tsne_map
 from utils.comparison import runs_below
 from utils.data import load_all, reading
@@ -31,13 +31,13 @@ from utils.encoders import Queries
 from utils.experiment import setup
 from utils.meters import read_metrics
 from utils.model import trained_part
-from utils.report import read_runs
-from utils.tasks import BY_NAME, LLMS, PAPER, TASKS, short, title_of
+from utils.tasks import PAPER_AVERAGE, short, title_of
 
 ABLATIONS = "bash train_scripts/ablations.sh"
 RUNS = Path("runs/ablations/minilm_frozen")  # of train_scripts/ablations.sh
 CONTROL = "control"  # the recipe of what is no router in runs.jsonl
 SIDES = {"id_avg": "in distribution", "ood_avg": "out of distribution"}
+COMPARED = dict(zip(("id", "ood"), SIDES.values()))  # the same two, as results/comparison.json names them
 
 
 def need(path: Path, command: str) -> Path:
@@ -53,37 +53,50 @@ def finished(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
     return runs_below([folder], f"; `{command}` trains them")
 
 
-def mean_metrics(runs: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Mean accuracy in % of each task of the paper over lines of runs.jsonl."""
-    return {task.name: float(np.mean([run["metrics"][task.name] for run in runs])) for task in TASKS}
+def overview_row(entry: Mapping[str, Any]) -> dict[str, tuple[float, float, float, float]]:
+    """What `plots.overview` takes for one group of results/comparison.json."""
+    row = {}
+    for side, title in COMPARED.items():
+        values = entry[side]["per_seed"]
+        deviation = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+        row[title] = (float(np.mean(values)), deviation, *entry[side]["interval_with_seeds"])
+    return row
 
 
-def radar_rows(runs: Sequence[Mapping[str, Any]], recipe: str, baselines: int, singles: int) -> dict[str, dict[str, float]]:
-    """Rows of the radar: our RouterDC, the paper's, the best baselines (the paper's where runs.jsonl has none), the best LLMs.
+def overview_rows(result: Mapping[str, Any], recipe: str) -> dict[str, dict[str, tuple[float, float, float, float]]]:
+    """Rows of the overview: RouterDC in the paper and with each of our recipes, then the baselines of one recipe, the best first.
 
-    Best is by the mean over the eight tasks; a baseline with several recipes is shown with its best.
-    Raises: ValueError if runs.jsonl has no RouterDC of that recipe.
+    Raises: ValueError if the comparison has no baseline of that recipe.
     """
-    paper = {name: dict(zip(BY_NAME, values)) for name, values in PAPER.items()}
-    groups: dict[tuple[str, ...], list[Mapping[str, Any]]] = {}
-    for run in runs:
-        if set(BY_NAME) <= set(run["metrics"]) and run["fidelity"] == "paper" and run["recipe"] != CONTROL:
-            groups.setdefault((run["router"], run["encoder"], run["recipe"]), []).append(run)
-    means = {key: mean_metrics(group) for key, group in groups.items()}
-    rows = {f"RouterDC, ours ({encoder}, {name})": row for (router, encoder, name), row in means.items() if (router, name) == ("RouterDC", recipe)}
-    if not rows:
-        raise ValueError(f"results/runs.jsonl: no RouterDC of the recipe {recipe!r}; RECIPE={recipe} bash train_scripts/router_train_minilm.sh trains it")
+    rows = {}
+    if result["of_paper"]:
+        printed = zip(COMPARED.values(), PAPER_AVERAGE["RouterDC"])
+        rows["RouterDC, the paper (mDeBERTa)"] = {title: (value, 0.0, value, value) for title, value in printed}
+    groups = [entry for entry in result["groups"] if entry["fidelity"] == "paper"]
+    ours = [entry for entry in groups if entry["router"] == "RouterDC"]
+    others = [entry for entry in groups if entry["recipe"] == recipe and entry["router"] != "RouterDC"]
+    if not others:
+        known = sorted({entry["recipe"] for entry in groups if entry["router"] != "RouterDC"})
+        raise ValueError(f"--recipe {recipe}: the comparison has no baseline of that recipe; it has {', '.join(known)}")
 
-    def best(table: Mapping[Any, Mapping[str, float]]) -> list:
-        return sorted(table, key=lambda name: -np.mean(list(table[name].values())))
+    def first_the_best(entries: list) -> list:
+        return sorted(entries, key=lambda entry: -sum(np.mean(entry[side]["per_seed"]) for side in COMPARED))
 
-    others: dict[str, tuple[str, ...]] = {}
-    for key in best({key: row for key, row in means.items() if key[0] != "RouterDC"}):
-        others.setdefault(key[0], key)
-    rows["RouterDC (paper)"] = paper["RouterDC"]
-    for name in list(others or best({name: paper[name] for name in PAPER if name not in (*LLMS, "RouterDC")}))[:baselines]:
-        rows |= {f"{name}, ours ({others[name][2]})": means[others[name]]} if others else {f"{name} (paper)": paper[name]}
-    return rows | {short(name): paper[name] for name in best({llm: paper[llm] for llm in LLMS})[:singles]}
+    for entry in [*first_the_best(ours), *first_the_best(others)]:
+        seeds = f"{len(entry['seeds'])} seed" + ("s" if len(entry["seeds"]) > 1 else "")
+        rows[f"{comparison.label_of(entry)} ({seeds})"] = overview_row(entry)
+    return rows
+
+
+def overview_marks(result: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """The best single LLM, and the best LLM of each task (both picked on training rows), as dashed lines."""
+    labels = {"BestSingle": "best single LLM", "BestPerTask": "best LLM of each task, best single one elsewhere"}
+    found = {entry["router"]: entry for entry in result["groups"] if entry["recipe"] == CONTROL}
+    marks = {}
+    for router, label in labels.items():
+        if router in found:
+            marks[label] = {title: float(np.mean(found[router][side]["per_seed"])) for side, title in COMPARED.items()}
+    return marks
 
 
 def settings_panels(lines: Sequence[Mapping[str, Any]], settings: Sequence[str]) -> tuple[dict[str, dict], dict[str, str]]:
@@ -144,10 +157,10 @@ def query_embeddings(run: Path, per_task: int, seed: int, device: str, cache: Pa
     return embeddings, [data.task for data in files], np.concatenate(places)
 
 
-def radar(args: argparse.Namespace) -> None:
-    runs = read_runs(need(args.results / "runs.jsonl", "bash train_scripts/router_train_minilm.sh"))
-    rows = radar_rows(runs, args.recipe, args.baselines, args.singles)
-    plots.save(plots.radar(rows, [task.name for task in TASKS if not task.in_distribution]), args.output)
+def overview(args: argparse.Namespace) -> None:
+    path = need(args.results / "comparison.json", "bash train_scripts/baselines.sh")
+    result = json.loads(path.read_text(encoding="utf-8"))
+    plots.save(plots.overview(overview_rows(result, args.recipe), overview_marks(result)), args.output)
 
 
 def read_ablations(args: argparse.Namespace) -> list[dict[str, Any]]:
@@ -233,7 +246,7 @@ def parser() -> argparse.ArgumentParser:
     results = (Path("results"), "folder of the result files")
     own = (None, "which recipe of the file, if it has several")
     device = {"device": ("auto", "auto, cpu, cuda, cuda:N, mps"), "cache_dir": (Path(".cache/queries"), "embeddings of a frozen encoder")}
-    add("radar", radar, results=results, recipe=("tuned-layers", "our RouterDC"), baselines=(3, "how many of the best baselines"), singles=(2, "how many of the best LLMs"))
+    add("overview", overview, results=results, recipe=("frozen", "of the baselines that are shown"))
     add("settings", settings, results=results, recipe=own, settings=(["lambda", "K+", "K-", "H", "N"], f"which: {', '.join(ablations.AXES)}"))
     add("lost", lost, results=results, recipe=own)
     add(

@@ -1,6 +1,6 @@
 """Figures, drawn from result files by commands. Line styles and markers differ as well as colours, for grey print."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -163,35 +163,36 @@ def cost_curve(result: Mapping[str, Any], target: Path) -> None:
     save(figure, target)
 
 
-def radar(rows: Mapping[str, Mapping[str, float]], outside: Collection[str]) -> Figure:
-    """One polygon per router or LLM over the tasks; every axis runs from the lowest to the highest of the rows shown.
+def overview(rows: Mapping[str, Mapping[str, tuple[float, float, float, float]]], marks: Mapping[str, Mapping[str, float]]) -> Figure:
+    """A line for each router, a panel for each average: its mean, thick the standard deviation over seeds, thin the 95 % interval.
 
     Args:
-        rows: label to {task: accuracy in %}, all with the same tasks; the first row is drawn thickest.
-        outside: the tasks that are out of distribution, marked as such.
+        rows: label to {panel title: (mean, standard deviation, low, high)}, all in %; the first row comes on top. A row without
+            an interval (a published figure) has low = high = mean.
+        marks: label to {panel title: value}; dashed lines that need no router.
     """
-    tasks = list(next(iter(rows.values())))
-    angles = np.linspace(0, 2 * np.pi, len(tasks), endpoint=False)
-    values = np.array([[row[task] for task in tasks] for row in rows.values()])  # (rows, tasks)
-    low, high = values.min(axis=0), values.max(axis=0)
-    radii = 0.3 + 0.7 * (values - low) / np.maximum(high - low, 1e-9)
-    figure, axis = plt.subplots(figsize=(7.6, 8.2), layout="constrained", subplot_kw={"projection": "polar"})
-    axis.set(theta_offset=np.pi / 2, theta_direction=-1, ylim=(0, 1.04), yticks=[0.3, 0.65, 1], yticklabels=[])
-    axis.spines["polar"].set_visible(False)
-    axis.grid(color="#cccccc", linewidth=0.7)
-    axis.set_xticks(angles, [f"{title_of(task)}\n{'OOD, ' if task in outside else ''}{most:.1f}" for task, most in zip(tasks, high)], fontsize=11)
-    axis.tick_params(axis="x", pad=18)
-    for number, label in reversed(list(enumerate(rows))):
-        closed = np.append(np.arange(len(tasks)), 0)
-        style = {"color": COLOURS[number % 8], "marker": MARKERS[number % 8], "linestyle": LINES[number % 8]}
-        axis.plot(angles[closed], radii[number][closed], label=label, linewidth=1.4 if number else 2.8, markersize=5 if number else 7, zorder=3 - (number > 0), **style)
-    outline = [patheffects.withStroke(linewidth=3, foreground="white")]
-    for angle, least in zip(angles, low):
-        axis.text(angle, 0.2, f"{least:.1f}", ha="center", va="center", fontsize=9, color="#444444", path_effects=outline, zorder=4)
-    handles, labels = axis.get_legend_handles_labels()
-    figure.legend(handles[::-1], labels[::-1], loc="outside lower center", ncols=2, frameon=False, handlelength=4)
-    figure.suptitle("Testing accuracy (%); each axis runs from the lowest to the highest of the rows shown", fontsize=11)
-    figure.get_layout_engine().set(h_pad=0.15)
+    titles = list(next(iter(rows.values())))
+    height = 1.6 + 0.3 * len(rows)
+    figure, axes = plt.subplots(1, len(titles), figsize=(9.6, height), sharey=True, layout="constrained", squeeze=False)
+    for axis, title in zip(axes[0], titles):
+        for place, row in enumerate(rows.values()):
+            mean, deviation, low, high = row[title]
+            published = low == high
+            if not published:
+                axis.plot([low, high], [place, place], color=COLOURS[1], linewidth=1)
+                axis.plot([mean - deviation, mean + deviation], [place, place], color=COLOURS[1], linewidth=4, solid_capstyle="butt")
+            axis.plot(mean, place, "D" if published else "o", color=COLOURS[6 if published else 0], markersize=5, zorder=3)
+        for number, (label, values) in enumerate(marks.items()):
+            style = {"color": COLOURS[3 + number], "linestyle": LINES[1 + number], "linewidth": 1.2}
+            axis.axvline(values[title], label=label, zorder=0, **style)
+        axis.set_xlabel(f"{title}: accuracy (%)")
+        axis.grid(axis="x", color="#dddddd", linewidth=0.6)
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0, 0].set_yticks(range(len(rows)), list(rows))
+    axes[0, 0].invert_yaxis()
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    if labels:
+        figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), frameon=False, fontsize=9)
     return figure
 
 

@@ -1,12 +1,18 @@
-"""The two contrastive losses of RouterDC, and those of CosineClassifier and ZOOTER, as pure functions of similarities and scores, one value per row.
+"""The losses of RouterDC, CosineClassifier and ZOOTER: pure functions of similarities and scores, one value per row.
 
-None loops over rows nor waits for the device, and a row that has no term gets an exact, differentiable zero. Reduce with
-`.mean()`. The switches named after fidelity rows (README) reproduce what the released code does in place of the paper's form.
+None loops over rows nor waits for the device, and a row that has no term gets an exact, differentiable zero. Reduce
+with `.mean()`. The switches that name a fidelity row (README) do what the released code does in place of the paper's
+form.
 
 Example (B queries, T LLMs, p dimensions):
     similarity = cosine(queries, llms)                             # (B, p), (T, p) -> (B, T)
     loss = sample_llm_loss(similarity, scores).mean()              # scores: (B, T) in [0, 1]
     loss = loss + sample_sample_loss(cosine(queries, queries), cluster_ids).mean()
+
+References:
+    Chen, Jiang, Lin, Kwok, Zhang: RouterDC: Query-Based Router by Dual Contrastive Learning for Assembling Large
+    Language Models. NeurIPS 2024, arXiv 2409.19886: the sample-LLM loss (L1), the sample-sample loss (L2), L = L1 +
+    lambda * L2.
 """
 
 import torch
@@ -29,14 +35,13 @@ NONE = -1e30  # stands for log 0: its exponential is 0, and so are its gradients
 TINY = 1e-30  # what a logarithm gets where its result is not used
 
 
-def _log_ratio(positive: Tensor, negatives: Tensor, valid: Tensor) -> Tensor:
-    """-log[e^pos / (e^pos + sum of e^neg over valid negatives)]; 0 where no negative is valid.
+def _log_ratio(positive: Tensor, rivals: Tensor) -> Tensor:
+    """-log[e^positive / (e^positive + e^rivals)] = log(1 + e^(rivals - positive)); 0, with gradient 0, where rivals
+    is NONE.
 
-    positive (..., 1), negatives (..., 1, n) and valid broadcast to (..., P, n); the result is (..., P).
+    rivals is the logsumexp of the negatives' similarities. The two broadcast.
     """
-    excess = (negatives - positive.unsqueeze(-1)).masked_fill(~valid, float("-inf"))  # (..., P, n)
-    zero = torch.zeros_like(excess[..., :1])
-    return torch.logsumexp(torch.cat([zero, excess], dim=-1), dim=-1)  # log(1 + sum of e^(neg - pos))
+    return F.softplus(rivals - positive, threshold=50)
 
 
 def _same_shape(similarity: Tensor, scores: Tensor) -> None:
@@ -47,13 +52,17 @@ def _same_shape(similarity: Tensor, scores: Tensor) -> None:
 TIES = ("expected", "random", "released", "columns")  # rules for LLMs with one score, see `places`
 
 
-def places(scores: Tensor, ties: str = "expected", generator: torch.Generator | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def places(
+    scores: Tensor, ties: str = "expected", generator: torch.Generator | None = None
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Rank the LLMs of each query, from the best and from the worst: which places each of them may take.
 
     The paper leaves open which of several LLMs with one score are the K+ best or the K- worst. The rules:
-        expected: all places that the tied LLMs compete for, each with the same chance. No randomness, no order of columns.
+        expected: all places that the tied LLMs compete for, each with the same chance. No randomness, no order of
+            columns.
         random: a fresh order of the tied LLMs, the same one from both ends.
-        released: from both ends the first columns come first, as the released code's `topk` on a GPU does (FIDELITY row 19).
+        released: from both ends the first columns come first, as the released code's `topk` on a GPU does (FIDELITY
+            row 19).
         columns: one stable sort, so that from the best the first columns come first and from the worst the last ones.
 
     Args:
@@ -108,10 +117,10 @@ def sample_llm_loss(
 
     L1(x) = sum over t+ of weight+(t+) * -log [ e^sim(t+) / (e^sim(t+) + sum over t- of weight-(t-) * e^sim(t-)) ]
 
-    weight+ is 1 for the top_k LLMs by score and 0 for the others; weight- is 1 for those of the last_k LLMs whose score is
-    below `negative_below`. LLMs with one score share the places that they compete for: with `ties="expected"` the weight of
-    each is its chance of a place, any other rule of `places` decides for 0 or 1. An LLM with score 0 is no positive. A query
-    without a positive, or without a negative, has loss 0.
+    weight+ is 1 for the top_k LLMs by score and 0 for the others; weight- is 1 for those of the last_k LLMs whose
+    score is below `negative_below`. LLMs with one score share the places that they compete for: with
+    `ties="expected"` the weight of each is its chance of a place, any other rule of `places` decides for 0 or 1. An
+    LLM with score 0 is no positive. A query without a positive, or without a negative, has loss 0.
 
     Args:
         similarity: (B, T) similarity of each query to each LLM.
@@ -126,9 +135,9 @@ def sample_llm_loss(
     Returns: (B,) losses, sums over the positives.
     Raises: ValueError if top_k or last_k is not in 1..T, the shapes differ, or the rule for ties is unknown.
 
-    Example: scores (0.9, 0.3, 0.3, 0) with top_k = 2 and last_k = 2. The first LLM is a positive, the second and third share one
-    place among the positives (1/2 each) and one among the negatives (1/2 each), the last is a negative. Scores (0, 0, 0, 0) have
-    no positive and (1, 1, 0.5, 0.5) no negative: loss 0, and gradient 0.
+    Example: scores (0.9, 0.3, 0.3, 0) with top_k = 2 and last_k = 2. The first LLM is a positive, the second and
+    third share one place among the positives (1/2 each) and one among the negatives (1/2 each), the last is a
+    negative. Scores (0, 0, 0, 0) have no positive and (1, 1, 0.5, 0.5) no negative: loss 0, and gradient 0.
     """
     _same_shape(similarity, scores)
     count = scores.shape[1]
@@ -150,9 +159,9 @@ def sample_llm_loss(
     is_low = scores <= negative_below if upstream_half else scores < negative_below
     negative = _mean_worth(among_worst, first_worst, end_worst) * is_low  # (B, T)
 
-    rivals = torch.where(negative > 0, similarity + negative.clamp(min=TINY).log(), NONE).logsumexp(dim=1, keepdim=True)  # (B, 1)
-    odds = rivals - similarity  # (B, T)
-    return (positive * F.softplus(odds, threshold=50)).sum(dim=1)  # softplus(r - s) = log(1 + e^r / e^s)
+    weighted = torch.where(negative > 0, similarity + negative.clamp(min=TINY).log(), NONE)  # log(weight- * e^sim)
+    rivals = weighted.logsumexp(dim=1, keepdim=True)  # (B, 1)
+    return (positive * _log_ratio(similarity, rivals)).sum(dim=1)
 
 
 def draw_pairs(
@@ -170,8 +179,8 @@ def draw_pairs(
         generator: source of randomness, on the device of `groups`.
         ids: (B,) ids of the queries, for batches that may hold a query twice: a positive is another query, not a copy.
         allow_self: fidelity row 3 as released: the positive may be the row itself.
-    Returns: positive (B,), has_positive (B,), negative (B, min(H, B)), is_negative (B, min(H, B)); indices without their
-        flag mean nothing.
+    Returns: positive (B,), has_positive (B,), negative (B, min(H, B)), is_negative (B, min(H, B)); indices without
+        their flag mean nothing.
     Raises: ValueError if negatives is below 1.
     """
     if negatives < 1:
@@ -180,7 +189,8 @@ def draw_pairs(
     same = groups[:, None] == groups[None, :]  # (B, B)
     ids = torch.arange(size, device=groups.device) if ids is None else ids
     candidates = same if allow_self else same & (ids[:, None] != ids[None, :])
-    noise = torch.rand(size, size, generator=generator, device=groups.device)  # the largest of uniform noise is a uniform draw
+    # the largest of uniform noise is a uniform draw
+    noise = torch.rand(size, size, generator=generator, device=groups.device)
     positive = noise.masked_fill(~candidates, -1).argmax(dim=1)
     drawn, negative = noise.masked_fill(same, -1).topk(min(negatives, size), dim=1)
     return positive, candidates.any(dim=1), negative, drawn >= 0
@@ -198,8 +208,11 @@ def sample_sample_loss(
 ) -> Tensor:
     """Sample-sample contrastive loss, L2 of the paper, per query.
 
-    Draws one in-group query and H out-of-group queries of the batch for each row; with fewer than H it uses what there is.
-    A row that is alone in its group, or whose group is the whole batch, has loss 0.
+    L2(x) = -log [ e^sim(x, x+) / (e^sim(x, x+) + sum over x- of e^sim(x, x-)) ]
+
+    x+ is another query of the same group in the batch, and the x- are H queries of other groups. Draws one in-group
+    query and H out-of-group queries of the batch for each row; with fewer than H it uses what there is. A row that is
+    alone in its group, or whose group is the whole batch, has loss 0.
 
     Args:
         similarity: (B, B) similarity of the queries to each other.
@@ -209,15 +222,20 @@ def sample_sample_loss(
         generator: source of randomness, on the device of `groups`.
         ids: (B,) ids of the queries; rows with equal ids are copies of one query and no positives of each other.
         allow_self: fidelity row 3 as released: the positive may be the query itself.
-        upstream_rows: fidelity row 4 as released: a row with fewer than H out-of-group queries is dropped from the drawn
-            pairs but not from the similarities, so that every later row reads the similarities of an earlier one, and the
-            mean is over the rows kept. (Released code crashes if it drops every row; here the loss is then 0.)
+        upstream_rows: fidelity row 4 as released: a row with fewer than H out-of-group queries is dropped from the
+            drawn pairs but not from the similarities, so that every later row reads the similarities of an earlier
+            one, and the mean is over the rows kept. (Released code crashes if it drops every row; here the loss is
+            then 0.)
     Returns: (B,) losses.
     Raises: ValueError if negatives is below 1 or the shapes do not fit.
+
+    Example: groups (0, 0, 1). Rows 0 and 1 are each other's positive and have row 2 as their only negative. Row 2 has
+    no positive, and in groups (0, 0, 0) nobody has a negative: loss 0, and gradient 0.
     """
     size = len(groups)
     if similarity.shape != (size, size):
-        raise ValueError(f"similarity {tuple(similarity.shape)} must be (B, B) with B = {size}, the number of group ids")
+        shape = tuple(similarity.shape)
+        raise ValueError(f"similarity {shape} must be (B, B) with B = {size}, the number of group ids")
     similarity = similarity / temperature
     positive, has_positive, negative, is_negative = draw_pairs(groups, negatives, generator, ids, allow_self)
     if upstream_rows:
@@ -229,15 +247,17 @@ def sample_sample_loss(
         weight = weight * (size / kept_count.clamp(min=1))  # so that the mean over B is the mean over the kept rows
     else:
         weight = has_positive
-    terms = _log_ratio(similarity.gather(1, positive[:, None]), similarity.gather(1, negative)[:, None, :], is_negative[:, None, :])
-    return terms[:, 0] * weight  # no valid negative: already 0
+    rivals = similarity.gather(1, negative).masked_fill(~is_negative, NONE).logsumexp(dim=1)  # (B,)
+    return _log_ratio(similarity.gather(1, positive[:, None])[:, 0], rivals) * weight  # no valid negative: already 0
 
 
 def cosine_classifier_loss(similarity: Tensor, scores: Tensor, temperature: float = 1.0) -> Tensor:
     """CosineClassifier of the paper, per query: cross-entropy of softmax(similarity) on the LLM with the highest score.
 
-    LLMs that share the highest score share the label, so that the order of the columns teaches nothing. A query that every
-    LLM fails has no best one, and loss 0.
+    loss(x) = -log softmax(sim(x))[best LLM]
+
+    LLMs that share the highest score share the label, so that the order of the columns teaches nothing. A query that
+    every LLM fails has no best one, and loss 0.
 
     Args:
         similarity: (B, T) similarity of each query to each LLM (the class weights).
@@ -256,7 +276,8 @@ def cosine_classifier_loss(similarity: Tensor, scores: Tensor, temperature: floa
 def zooter_loss(similarity: Tensor, scores: Tensor, temperature: float = 1.0) -> Tensor:
     """ZOOTER as the paper compares with it, per query: KL(softmax(normalised scores) || softmax(similarity)).
 
-    A query's scores are normalised to [0, 1], its worst LLM to 0 and its best to 1. Where all are equal the target is uniform.
+    A query's scores are normalised to [0, 1], its worst LLM to 0 and its best to 1. Where all are equal the target is
+    uniform.
 
     Args:
         similarity: (B, T) similarity of each query to each LLM.

@@ -3,8 +3,9 @@
     python -m utils.lookahead within RUNS VOTING --alone RUNS_ON_MATH --results results/lookahead
     python -m utils.lookahead leave_one_out FOLDER --results results/lookahead
 
-`within` asks whether a router learns anything finer than the task: what it earns more than BestPerTask, which knows
-the task alone, on the same queries. `leave_one_out` has what routers earn on a task that they were not trained on.
+`within` asks whether a router learns anything finer than the task: what it earns more than one LLM for the whole task,
+on the same queries. That LLM is the best on the task's training rows (BestPerTask), or on the test rows themselves.
+`leave_one_out` has what routers earn on a task that they were not trained on.
 """
 
 import argparse
@@ -17,12 +18,12 @@ from typing import Any
 
 import numpy as np
 
-from utils.comparison import Group, bracket, collect, ends
+from utils.comparison import Group, bracket, collect, ends, single
 from utils.data import DataError, RoutingData, load
 from utils.evaluate import markdown
 from utils.experiment import write_json, write_text
 from utils.meters import bar
-from utils.metrics import references
+from utils.metrics import best_single, references
 from utils.statistics import RESAMPLES, bootstrap, seed_weights, sign_flip, spread
 from utils.tasks import BY_NAME, short, title_of
 
@@ -124,15 +125,20 @@ def within(args: argparse.Namespace) -> dict[str, Any]:
     groups, tests = collect_all(args.folders, args.alone)
     base = groups[base_of(groups, "within", args.folders)]
     parts = parts_of(tests, args.prealgebra)
+    known = references([replace(part.data, task=name) for name, part in parts.items()])
     rows: dict[str, dict[str, Any]] = {f"{group.router}, {group.recipe}": {} for group in groups}
+    best = {name: best_single(known, tests[0].llms, [name]) for name in parts}
     for name, part in parts.items():
         here = [group for group in groups if part.task in group.gains]
-        values = [[group.gains[part.task][:, part.index] for group in here]]
-        for group, entry in zip(here, paired(here, values, here.index(base), args.resamples)):
-            rows[f"{group.router}, {group.recipe}"][name] = entry
-    single = references([replace(part.data, task=name) for name, part in parts.items()])
+        bases = {"training": base, "test": single(best[name], tests)}
+        for side, reference in bases.items():
+            others = [group for group in here if group is not reference]
+            values = [[group.gains[part.task][:, part.index] for group in [reference, *others]]]
+            for group, entry in zip([reference, *others], paired([reference, *others], values, 0, args.resamples)):
+                if group is not bases["test"]:
+                    rows[f"{group.router}, {group.recipe}"].setdefault(name, {})[side] = entry
     sizes = {name: len(part.index) for name, part in parts.items()}
-    return {"queries": sizes, "groups": rows, "references": single, "seeds": most_seeds(groups)}
+    return {"queries": sizes, "best_on_test": best, "groups": rows, "references": known, "seeds": most_seeds(groups)}
 
 
 def most_seeds(groups: Sequence[Group]) -> list[int]:
@@ -150,43 +156,48 @@ def cell(entry: dict[str, Any] | None) -> str:
     return "-" if entry is None else f"{entry['difference']:+.2f} {bracket(entry['interval'], '+')}"
 
 
-def learned(groups: dict[str, dict[str, Any]], part: str) -> list[str]:
-    """The routers whose difference on a part has an interval above 0."""
-    found = []
+def verdict(groups: dict[str, dict[str, Any]], part: str, side: str) -> str:
+    """How many routers have a difference on a part whose interval is above 0, or below 0, and which are above."""
+    routers = {}
     for label, entries in groups.items():
-        router = label.partition(",")[0]
-        if router not in (*NOT_ROUTERS, "Voting") and part in entries and entries[part]["interval"][0] > 0:
-            found.append(label)
-    return found
+        if part in entries and label.partition(",")[0] not in (*NOT_ROUTERS, "Voting"):
+            routers[label] = entries[part][side]
+    above = [label for label, entry in routers.items() if entry["interval"][0] > 0]
+    below = [label for label, entry in routers.items() if entry["interval"][1] < 0]
+    names = f" ({'; '.join(above)})" if above else ""
+    return f"of {len(routers)} routers {len(above)} are above 0{names} and {len(below)} below"
 
 
 def within_text(result: dict[str, Any], command: str) -> str:
     """within_tasks.md."""
     sizes, groups = result["queries"], result["groups"]
     header = ["", *[f"{title(name)} ({size})" for name, size in sizes.items()]]
-    differences, accuracies, singles = [], [], []
+    tables: dict[str, list[list[str]]] = {"training": [], "test": [], "accuracy": [], "single": []}
     for label in sorted(groups, key=lambda label: (label.partition(", ")[2], label)):
-        entries = [groups[label].get(name) for name in sizes]
-        differences.append([label, *map(cell, entries)])
-        accuracies.append([label, *["-" if entry is None else spread(entry["per_seed"]) for entry in entries]])
+        for side in ("training", "test"):
+            tables[side].append([label, *[cell(groups[label].get(name, {}).get(side)) for name in sizes]])
+        seeds = [groups[label][name]["test"]["per_seed"] if name in groups[label] else None for name in sizes]
+        tables["accuracy"].append([label, *["-" if values is None else spread(values) for values in seeds]])
     for row, values in result["references"].items():
-        singles.append([short(row), *[f"{values[name]:.2f}" for name in sizes]])
-    parts = [
+        tables["single"].append([short(row), *[f"{values[name]:.2f}" for name in sizes]])
+    text = [
         "# Does a router learn anything finer than the task?",
-        f"Made by `{command}`; seeds {', '.join(map(str, result['seeds']))}. BestPerTask knows the task of a query and "
-        "takes the LLM that is best on its training rows. Each cell is what a router earns more than that on the same "
-        "test queries, in points of accuracy: mean over the seeds, and in brackets the 95 % interval of a paired "
-        "bootstrap over queries and seeds. Behind a task, its number of test queries. PreAlgebra is the part of MATH "
-        "whose questions stand in the paper's PreAlgebra file; the files name no other subject and no level. Voting "
-        "asks all LLMs; programs cannot be voted on.",
+        f"Made by `{command}`; seeds {', '.join(map(str, result['seeds']))}. A cell is what a router earns more than one "
+        "LLM for the whole task, on the same test queries, in points of accuracy: mean over the seeds, and in brackets the "
+        "95 % interval of a paired bootstrap over queries and seeds. Behind a task, its number of test queries. PreAlgebra "
+        "is the part of MATH whose questions stand in the paper's PreAlgebra file; the files name no other subject and no "
+        "level. Voting asks all LLMs; programs cannot be voted on.",
     ]
-    for part in [part for part in sizes if part.startswith("math")]:
-        names = ", ".join(learned(groups, part)) or "none"
-        parts.append(f"Routers whose interval on {title(part)} lies above 0: {names}.")
-    parts += [markdown(header, differences), "## Accuracy in %, mean ± standard deviation over seeds"]
-    parts += [markdown(header, accuracies)]
-    parts += ["## Single LLMs, accuracy in %", markdown(header, singles)]
-    return "\n\n".join(parts) + "\n"
+    about = {
+        "training": "More than the LLM that is best on the task's training rows (BestPerTask)",
+        "test": "More than the LLM that is best on these test rows, which no router can know",
+    }
+    for side, heading in about.items():
+        verdicts = [f"- {title(name)}: {verdict(groups, name, side)}." for name in sizes]
+        text += [f"## {heading}", "By the intervals:", "\n".join(verdicts), markdown(header, tables[side])]
+    text += ["## Accuracy in %, mean ± standard deviation over seeds", markdown(header, tables["accuracy"])]
+    text += ["## Single LLMs, accuracy in %", markdown(header, tables["single"])]
+    return "\n\n".join(text) + "\n"
 
 
 def leave_one_out(args: argparse.Namespace) -> dict[str, Any]:

@@ -425,7 +425,9 @@ def test_the_shipped_manifest_is_well_formed():
     manifest = load_manifest()
     assert len(manifest["commit"]) == 40
     sets = [entry["set"] for entry in manifest["files"].values()]
-    assert {name: sets.count(name) for name in download.SETS} == {"routerdc": 18, "extra": 3, "routerbench": 18}
+    assert {name: sets.count(name) for name in download.SETS} == {
+        "routerdc": 18, "extra": 3, "routerbench": 18, "lookahead": 36,
+    }
     for name, entry in manifest["files"].items():
         assert not Path(name).is_absolute() and ".." not in name
         assert len(entry["git_blob_sha1"]) == 40
@@ -440,3 +442,66 @@ def test_the_released_files(tmp_path):
     for name, entry in load_manifest()["files"].items():
         if entry["set"] == "routerdc":
             assert blob_id((tmp_path / name).read_bytes()) == entry["git_blob_sha1"]
+
+
+# sets of another repository
+
+@pytest.fixture
+def two_sources(manifest, monkeypatch):
+    """The manifest of CONTENT, where the set "lookahead" is the folder one/ and comes from another repository."""
+    other = {"repository": "github.com/other/repo", "commit": "89ab", "folder": "deep/data", "licence": "MIT"}
+    files = {name.replace("one/", "lookahead/"): entry for name, entry in manifest["files"].items()}
+    for name, entry in files.items():
+        entry["set"] = "lookahead" if name.startswith("lookahead/") else "routerdc"
+    changed = manifest | {"other_sources": {"lookahead": other}, "files": files}
+    download.MANIFEST.write_text(json.dumps(changed))
+    return changed
+
+
+def test_each_set_has_the_address_of_its_own_repository(two_sources, monkeypatch):
+    monkeypatch.delenv("ROUTERDC_URL", raising=False)
+    entries = two_sources["files"]
+    here, address = download.origin(entries["lookahead/a.json"], two_sources, None)
+    assert (here, address.partition("//")[2].partition("/")[2]) == ("lookahead", "other/repo/89ab/deep/data")
+    here, address = download.origin(entries["two/c.csv"], two_sources, None)
+    assert (here, address.partition("//")[2].partition("/")[2]) == ("", "owner/name/0123abcd/datasets")
+
+
+def test_one_server_may_have_both_sets(server, two_sources, root, monkeypatch):
+    monkeypatch.setitem(CONTENT, "lookahead/a.json", CONTENT["one/a.json"])
+    monkeypatch.setitem(CONTENT, "lookahead/b.json", CONTENT["one/b.json"])
+    assert main(["--root", str(root)]) == 0 and left(root) == ["two/c.csv"]  # the default set alone
+    assert main(["--root", str(root), "--datasets", "lookahead"]) == 0
+    assert left(root) == ["lookahead/a.json", "lookahead/b.json", "two/c.csv"]
+    assert [path for path, _ in server.requests] == ["/two/c.csv", "/lookahead/a.json", "/lookahead/b.json"]
+    assert (root / "lookahead/a.json").read_bytes() == CONTENT["one/a.json"]
+
+
+@pytest.mark.parametrize("place", ["inside", "beside"])
+def test_a_mirror_holds_the_other_set_inside_or_beside(server, two_sources, root, mirror, place, capsys):
+    (mirror / "one").rename(mirror / "lookahead" if place == "inside" else mirror.parent / "lookahead")
+    assert main(["--root", str(root), "--mirror", str(mirror), "--datasets", "all"]) == 0
+    assert left(root) == ["lookahead/a.json", "lookahead/b.json", "two/c.csv"] and server.requests == []
+    (root / "lookahead/b.json").write_bytes(b"[1]\n")
+    assert main(["--root", str(root), "--datasets", "lookahead", "--check"]) == 1
+    assert "lookahead/b.json: it has 4 bytes, expected 3" in capsys.readouterr().out
+
+
+def test_a_mirror_inside_wins_and_what_it_lacks_is_named(two_sources, root, mirror, capsys):
+    (mirror / "one").rename(mirror.parent / "lookahead")
+    put(mirror / "lookahead/a.json", CONTENT["one/a.json"])
+    assert main(["--root", str(root), "--mirror", str(mirror), "--datasets", "lookahead"]) == 1
+    assert f"the mirror {mirror / 'lookahead'} has no b.json" in capsys.readouterr().err
+    assert left(root) == ["lookahead/a.json"]
+
+
+LOOKAHEAD = Path(MIRROR).resolve().parent / "lookahead" if MIRROR else None
+
+
+@pytest.mark.skipif(LOOKAHEAD is None or not LOOKAHEAD.is_dir(), reason="no folder lookahead/ beside ROUTERDC_MIRROR")
+def test_the_files_of_lookahead(tmp_path):
+    assert main(["--root", str(tmp_path), "--mirror", MIRROR, "--datasets", "lookahead"]) == 0
+    entries = {name: entry for name, entry in load_manifest()["files"].items() if entry["set"] == "lookahead"}
+    assert left(tmp_path) == sorted(entries) and len(entries) == 36
+    for name, entry in entries.items():
+        assert blob_id((tmp_path / name).read_bytes()) == entry["git_blob_sha1"]

@@ -79,7 +79,7 @@ def test_the_datasets_folder_does_not_hide_the_library():
 def test_nothing_large_and_no_released_data_in_git():
     for path in kept():
         assert path.stat().st_size <= 5_000_000, path
-        assert not re.match(r"datasets/(split2_model7|routerbench_)", str(path.relative_to(REPO))), path
+        assert not re.match(r"datasets/(split2_model7|routerbench_|lookahead)", str(path.relative_to(REPO))), path
 
 
 def test_no_paths_of_one_machine():

@@ -14,7 +14,7 @@ import pytest
 import train_router_mdeberta as trainer
 from tests.conftest import REPO, arguments
 from utils.baselines import __main__ as baselines
-from utils.tasks import DATASETS, LLMS, TASKS
+from utils.tasks import DATASETS, LLMS, TASKS, task_of
 
 
 @pytest.fixture
@@ -75,7 +75,8 @@ printf '%q ' "$@" >> {record}
 echo >> {record}
 """
 SCRIPTS = sorted(path.name for path in (REPO / "train_scripts").glob("*.sh"))
-for other in ("env.sh", "recipes.sh", "overrides.sh", "figures.sh", "ablations.sh"):  # three are sourced, one trains nothing, test_ablations.py has the last
+LOOKAHEAD = "router_train_lookahead.sh"  # reads files that an importer made, which no manifest lists: a test of its own
+for other in ("env.sh", "recipes.sh", "overrides.sh", "figures.sh", "ablations.sh", LOOKAHEAD):  # three are sourced, one trains nothing, test_ablations.py
     SCRIPTS.remove(other)
 LABELS = {"save_path", "recipe", "seed"}  # what differs between any two runs
 AVERAGED = {"targets", "target_shrinkage", "top_k", "last_k", "negative_below", "temperature", "llm_learning_rate", "training_samples_per_dataset"}
@@ -242,6 +243,65 @@ def test_routerbench_trains_every_cost_rate_with_every_seed(planned):
     assert tuned.recipe == "routerbench_tuned" and Path(tuned.save_path).parts[1] != Path(runs[0].save_path).parts[1]
 
 
+IMPORTED = ("math", "gsm8k", "humaneval", "mbpp")  # the tasks of Lookahead Routing
+NOWHERE = "nowhere/lookahead"  # for its RUNS: what is there already would be left out
+DATA_FLAGS = {f"{name}_{what}" for name in ("data", "test_data", "final_eval_data") for what in ("paths", "type")}
+
+
+def tasks_of(paths) -> list[str]:
+    return [task_of(path) for path in paths]
+
+
+def test_lookahead_trains_all_tasks_three_of_them_and_math_alone(planned):
+    runs = planned(LOOKAHEAD, SEEDS="1 2", RUNS=NOWHERE)
+    assert len({run.save_path for run in runs}) == len(runs)
+    folders = Counter(tuple(Path(run.save_path).parts[2:-2]) for run in runs)
+    expected = {("routers", recipe): 6 for recipe in ("frozen", "tuned")} | {("math", "frozen"): 6}
+    for task in IMPORTED:
+        expected |= {("leave_one_out", task, recipe): 2 for recipe in ("frozen", "tuned")}
+    assert folders == expected
+    plain = {recipe: planned("router_train_minilm.sh", RECIPE=recipe, SEEDS="1")[0] for recipe in ("frozen", "tuned")}
+    for run in runs:
+        assert run.selection == "last" or run.validation_fraction > 0
+        assert all(path.endswith("_train.json") for path in run.data_paths) and run.final_eval_data_paths == []
+        assert all(path.endswith("_test.json") for path in run.test_data_paths)
+        assert {*run.data_type, *run.test_data_type} == {"multi_attempt"}
+        trained, tested = tasks_of(run.data_paths), tasks_of(run.test_data_paths)
+        step, left = Path(run.save_path).parts[2:4]
+        alone = {"training_samples_per_dataset"} if step == "math" else set()
+        if step == "leave_one_out":
+            assert {*trained} == {*IMPORTED} - {left} and tested == [left] and run.loss == "routerdc"
+            assert all(f"without_{left}/" in path for path in run.data_paths)
+        else:
+            assert trained == tested == ([*IMPORTED] if step == "routers" else ["math"])
+        changes = changed(run, plain[run.recipe]) - DATA_FLAGS - alone - {"loss", "cluster_loss_weight"}
+        assert changes == ({"last_k"} if run.recipe == "tuned" else set())
+        assert run.recipe == "frozen" or (run.top_k, run.last_k) == (1, 5)  # of six LLMs, one against the others
+
+
+def test_lookahead_gives_baselines_and_voting_the_files_of_routerdc(commands, planned):
+    trained = {Path(run.save_path).parent.parent: run for run in planned(LOOKAHEAD, SEEDS="3", RUNS=NOWHERE)}
+    calls = commands(LOOKAHEAD, SEEDS="3", RUNS=NOWHERE)
+    parsed = [baselines.parse(call[2:]) for call in calls if call[:2] == ["-m", "utils.baselines"]]
+    voting = [args for args in parsed if args.routers == ["voting"]]
+    fitted = [args for args in parsed if Path(args.save_path) in trained]
+    controls = [args for args in parsed if Path(args.save_path).name == "controls"]
+    assert len(voting) == 1 and tasks_of(voting[0].test_data_paths) == ["math", "gsm8k"] and voting[0].answers
+    assert len(fitted) == 2 + 8 + 1 and len(fitted) + len(controls) + 1 == len(parsed)
+    names = ("data_paths", "test_data_paths", "targets", "target_shrinkage", "training_samples_per_dataset", "encoder")
+    for args in fitted:
+        ours = trained[Path(args.save_path)]
+        assert {name: getattr(args, name) for name in names} == {name: getattr(ours, name) for name in names}
+        assert args.seeds == [ours.seed] == [3] and args.recipe == ours.recipe
+    for args in controls:
+        ours = trained[Path(args.save_path).parent / "frozen"]
+        assert args.test_data_paths == ours.test_data_paths and args.data_paths == ours.data_paths
+    clustered = {call[call.index("--output") + 1] for call in calls if call[:2] == ["-m", "utils.clustering"]}
+    assert {str(Path(path).parent) for run in trained.values() for path in run.data_paths} == clustered
+    pages = [call[2:4] for call in calls if call[:2] == ["-m", "utils.lookahead"]]
+    assert pages == [["within", f"{NOWHERE}/routers"], ["leave_one_out", f"{NOWHERE}/leave_one_out"]]
+
+
 def test_every_setting_of_the_list_has_its_variable(planned):
     names = re.findall(r"\b[A-Z]+(?:_[A-Z]+)*\b", re.search(r"for name in (.*?); do", (REPO / "train_scripts" / "overrides.sh").read_text(), re.DOTALL)[1])
     values = {"SIMILARITY_FUNCTION": "inner", "TARGETS": "gain", "TARGET_GROUPS": "cluster", "TIES": "random", "SELECTION": "last", "POOLING": "mean"}
@@ -251,6 +311,13 @@ def test_every_setting_of_the_list_has_its_variable(planned):
         assert changed(run, plain) == {"H" if name == "H" else name.lower() for name in names}, script
         (last,) = planned(script, "--top_k", "1", SEEDS="1", LABEL="mine", TOP_K="2")
         assert last.top_k == 1
+
+
+def test_lookahead_with_other_settings_leaves_its_results_alone(bash):
+    run = bash(LOOKAHEAD, ["--max_length", "9"])
+    assert run.returncode == 2 and "with other settings (--max_length 9)" in run.stderr and "RESULTS" in run.stderr
+    run = bash(LOOKAHEAD, [], STEPS="all")
+    assert run.returncode == 2 and "STEPS has 'all'" in run.stderr
 
 
 @pytest.mark.parametrize("name", ["router_train.sh", "router_train_minilm.sh", "fidelity.sh", "baselines.sh"])

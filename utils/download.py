@@ -1,13 +1,17 @@
 """Bring the released data files into datasets/, each one verified against datasets/manifest.json.
 
     python -m utils.download                          the 18 files of the paper's experiment
+    python -m utils.download --datasets lookahead     what six LLMs answered on four test sets (Lookahead Routing)
     python -m utils.download --datasets all           everything, RouterBench too
     python -m utils.download split2_model7/mbpp.json  named files
     python -m utils.download --mirror DIR             copy from a folder laid out like datasets/ (or $ROUTERDC_MIRROR)
     python -m utils.download --check                  only verify what is there
 
 A file is written to `<name>.part` and renamed once it is verified, so a broken transfer never looks like data; the same
-command resumes it. ROUTERDC_URL replaces the address that the files are fetched from.
+command resumes it. ROUTERDC_URL replaces the address that the files are fetched from; it is laid out like datasets/.
+
+A set that the manifest lists among `other_sources` comes from a repository of its own, and lies in datasets/SET/. A
+mirror may hold such a set inside (DIR/SET) or beside it (DIR/../SET); inside wins.
 """
 import argparse
 import fcntl
@@ -27,7 +31,7 @@ from tqdm import tqdm
 
 ROOT = Path(__file__).resolve().parent.parent / "datasets"
 MANIFEST = ROOT / "manifest.json"
-SETS = ("routerdc", "extra", "routerbench")  # the paper's experiment; what it leaves aside; the CSV files
+SETS = ("routerdc", "extra", "routerbench", "lookahead")  # the paper's; left aside by it; CSV files; another's
 WAITS = (1, 2, 4, 8)  # seconds before each retry of a network failure
 CONNECT = 5  # seconds to connect, shared by the addresses of a host (each has 2 at least)
 TIMEOUT = 30  # seconds without a byte
@@ -83,9 +87,11 @@ class _HTTPSHandler(HTTPSHandler):
 
 
 def load_manifest() -> dict:
-    """The released files: `{"repository", "commit", "files": {name: {"set", "git_blob_sha1", "bytes"?, "sha256"?}}}`.
+    """The released files: `{"repository", "commit", "other_sources"?, "files"}`.
 
-    Names are relative to datasets/. Raises DownloadError if the manifest is missing or is not JSON.
+    `files` is `{name: {"set", "git_blob_sha1", "bytes"?, "sha256"?}}`, names being relative to datasets/.
+    `other_sources` is `{set: {"repository", "commit", "folder", "licence"}}`: a set that comes from elsewhere, where
+    `datasets/SET/x` is `FOLDER/x`. Raises DownloadError if the manifest is missing or is not JSON.
     """
     try:
         return json.loads(MANIFEST.read_text(encoding="utf-8"))
@@ -116,11 +122,28 @@ def verify(path: Path, entry: dict) -> str | None:
     return None
 
 
-def base_url(manifest: dict) -> str:
-    """The address that file names are appended to: ROUTERDC_URL, or the pinned commit's raw files."""
-    owner_and_name = manifest["repository"].removeprefix("github.com/")
-    default = f"https://raw.githubusercontent.com/{owner_and_name}/{manifest['commit']}/datasets"
-    return os.environ.get("ROUTERDC_URL", default).rstrip("/")
+def base_url(place: dict, here: str = "") -> str:
+    """The address that file names are appended to: the pinned commit's raw files, or ROUTERDC_URL in their place.
+
+    Args: `place` is the manifest, or one of its `other_sources`, whose files lie in `here` below datasets/.
+    """
+    if url := os.environ.get("ROUTERDC_URL"):
+        return f"{url.rstrip('/')}/{here}".rstrip("/")
+    owner_and_name = place["repository"].removeprefix("github.com/")
+    return f"https://raw.githubusercontent.com/{owner_and_name}/{place['commit']}/{place.get('folder', 'datasets')}"
+
+
+def origin(entry: dict, manifest: dict, mirror: Path | None) -> tuple[str, str | Path]:
+    """Where a file comes from: the folder below datasets/ that its source fills ("" is all of it), and the source.
+
+    The source is a folder if there is a `mirror`, else an address.
+    """
+    other = manifest.get("other_sources", {}).get(entry["set"])
+    here = entry["set"] if other else ""
+    if mirror is None:
+        return here, base_url(other or manifest, here)
+    inside = mirror / here
+    return here, inside if inside.is_dir() else mirror.resolve().parent / here
 
 
 def fetch(name: str, entry: dict, source: str | Path, root: Path = ROOT) -> bool:
@@ -228,15 +251,18 @@ def _install(part: Path, target: Path, entry: dict) -> str | None:
     return None
 
 
-def _fetch_all(files: dict, source: str | Path, root: Path) -> None:
-    print(f"fetching {len(files)} files from {source} into {root}", flush=True)
+def _fetch_all(files: dict, manifest: dict, mirror: Path | None, root: Path) -> None:
+    origins = {name: origin(entry, manifest, mirror) for name, entry in files.items()}
+    sources = sorted({str(source) for _, source in origins.values()})
+    print(f"fetching {len(files)} files from {' and '.join(sources)} into {root}", flush=True)
     root.mkdir(parents=True, exist_ok=True)
     failed, unreachable = 0, False
     with (root / ".download.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # of two runs at once, one waits and then finds the files in place
         for name, entry in tqdm(files.items(), desc="files", unit="file", leave=False, disable=None):
+            here, source = origins[name]
             try:
-                fetch(name, entry, source, root)
+                fetch(name.removeprefix(f"{here}/"), entry, source, root / here)
             except DownloadError as error:
                 left = f". {root / name} stays as it was: NOT the released file" if (root / name).exists() else ""
                 tqdm.write(f"{error}{left}", file=sys.stderr)
@@ -259,7 +285,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("files", nargs="*", help="names relative to datasets/ (default: a whole set)")
     parser.add_argument("--datasets", choices=(*SETS, "all"), default="routerdc", help="the set (default: %(default)s)")
     parser.add_argument("--mirror", default=os.environ.get("ROUTERDC_MIRROR", ""),
-                        help="copy from this folder; '' is the network (default: $ROUTERDC_MIRROR)")
+                        help="copy from this folder, which has lookahead/ in it or beside it; '' is the network "
+                             "(default: $ROUTERDC_MIRROR)")
     parser.add_argument("--root", type=Path, default=ROOT, help="where the files go (default: datasets/ here)")
     parser.add_argument("--check", action="store_true", help="verify only; exit 1 if a file is missing or wrong")
     args = parser.parse_args(argv)
@@ -274,8 +301,8 @@ def main(argv: list[str] | None = None) -> int:
         names = args.files or [name for name, entry in known.items() if args.datasets in (entry["set"], "all")]
         wrong = {name: reason for name in names if (reason := verify(args.root / name, known[name]))}
         if wrong and not args.check:
-            source = Path(args.mirror) if args.mirror else base_url(manifest)
-            _fetch_all({name: known[name] for name in wrong}, source, args.root)
+            mirror = Path(args.mirror) if args.mirror else None
+            _fetch_all({name: known[name] for name in wrong}, manifest, mirror, args.root)
         elif wrong:
             print("\n".join(f"{args.root / name}: {reason}" for name, reason in wrong.items()))
             raise DownloadError(f"{len(wrong)} of {len(names)} files are missing or wrong: fetch without --check")

@@ -53,7 +53,7 @@ TASKS = (  # report order of the paper
 BY_NAME = {task.name: task for task in TASKS}
 TRAIN_ORDER = ("gsm8k", "humaneval", "arc_challenge", "cmmlu", "mmlu")  # order of the released command
 ROUTERBENCH = ("gsm8k", "hellaswag", "mbpp", "mmlu", "winograde", "arc_challenge")  # its tasks, as its files spell them
-_RELEASED_TITLES = {"hellaswag": "HellaSwag", "winograde": "WinoGrande"}
+_OTHER_TITLES = {"hellaswag": "HellaSwag", "winograde": "WinoGrande", "math": "MATH"}
 OTHER_KINDS = {"javascript": "multi_attempt", "arc_easy": "probability", "hellaswag": "probability"}  # released, not in a table
 
 
@@ -63,8 +63,8 @@ def task_of(path: str | Path) -> str:
 
 
 def title_of(name: str) -> str:
-    """Column title of a task, its own name when neither the paper nor the released data has it."""
-    return BY_NAME[name].title if name in BY_NAME else _RELEASED_TITLES.get(name, name)
+    """Column title of a task: its own name if neither the paper nor the other data that is downloaded here has it."""
+    return BY_NAME[name].title if name in BY_NAME else _OTHER_TITLES.get(name, name)
 
 
 def routerbench(task: str, test: bool = False) -> str:

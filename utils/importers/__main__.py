@@ -4,6 +4,8 @@
     python -m utils.importers embedllm FOLDER --output data/embedllm
     python -m utils.importers llmrouterbench results/bench --output data/llmrouterbench --missing_cells drop
     python -m utils.importers routereval FILE.npz --prompts FILE.json --output data/routereval
+    python -m utils.importers lookahead datasets/lookahead/test --output datasets/lookahead_data \\
+        --answers datasets/lookahead_answers --test_fraction 0.5
 
 Writes one file per task and split, `<task>_train.json`, `<task>_test.json` and so on, with costs where the source has them.
 A pair of query and LLM that occurs more than once keeps its largest score. Scores are read as --data_type multi_attempt.
@@ -14,10 +16,10 @@ import sys
 from pathlib import Path
 
 from utils.data import MISSING, DataError
-from utils.importers import embedllm, llmrouterbench, routerbench, routereval
-from utils.importers.common import complete, split_off, write, write_embedded
+from utils.importers import embedllm, llmrouterbench, lookahead, routerbench, routereval
+from utils.importers.common import complete, new_folder, split_off, write, write_answers, write_embedded
 
-FORMATS = ("routerbench", "embedllm", "llmrouterbench", "routereval")
+FORMATS = ("routerbench", "embedllm", "llmrouterbench", "routereval", "lookahead")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -30,6 +32,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--test_fraction", type=float, default=0.0, help="share of the questions for the test file, where the source has no splits")
     p.add_argument("--seed", type=int, default=1, help="of --test_fraction")
     p.add_argument("--prompts", type=Path, help="routereval: the texts, which its score files lack")
+    p.add_argument("--answers", type=Path, help="lookahead: a new folder for what each LLM answered, which voting reads")
     p.add_argument("--allow_pickle", action="store_true", help="open pickles, which can run any code: only files that you trust")
     return p
 
@@ -42,15 +45,19 @@ def main(argv: list[str] | None = None) -> int:
             raise DataError(f"--test_fraction is {args.test_fraction}; it must be at least 0 and below 1")
         if args.prompts and args.format != "routereval":
             raise DataError("--prompts is for routereval; the other formats have the text")
+        if args.answers and args.format != "lookahead":
+            raise DataError("--answers is for lookahead; the other formats are read without the answers")
         if not args.source.exists():
             raise DataError(f"{args.source}: no such file or folder")
-        llms, embedded = args.llms, {}
+        llms, embedded, ballots = args.llms, {}, {}
         if args.format == "routerbench":
             pairs = routerbench.read(args.source, args.allow_pickle)
         elif args.format == "embedllm":
             pairs = embedllm.read(args.source)
         elif args.format == "llmrouterbench":
             pairs = llmrouterbench.read(args.source)
+        elif args.format == "lookahead":
+            pairs, ballots = lookahead.read(args.source)
         else:
             pairs, embedded, llms = routereval.read(args.source, args.allow_pickle, args.prompts, args.llms)
         if embedded:
@@ -59,7 +66,12 @@ def main(argv: list[str] | None = None) -> int:
             print("No text (--prompts), so no encoder can be trained on this. The frozen recipe can: train_router_mdeberta.py --encoder given --freeze_encoder")
         else:
             parts, left_out = complete(pairs, str(args.source), llms, args.missing_cells)
-            written = write(split_off(parts, args.test_fraction, args.seed), args.output)
+            parts = split_off(parts, args.test_fraction, args.seed)
+            if args.answers:
+                new_folder(args.answers)
+            written = write(parts, args.output)
+            if args.answers:
+                print(f"{args.answers}: answers to {', '.join(n for n, _ in write_answers(parts, ballots, args.answers))}")
             if pairs.repeated:
                 print(f"{pairs.repeated} repeated pairs of LLM and query: the largest score of each was kept")
             if left_out:

@@ -126,6 +126,17 @@ def write(parts: dict[tuple[str, str], list[dict]], output: Path) -> list[tuple[
     return [(name, len(rows)) for name, rows in names]
 
 
+def write_answers(
+    parts: dict[tuple[str, str], list[dict]], ballots: dict[str, dict[str, Any]], folder: Path
+) -> list[tuple[str, int]]:
+    """Write what the LLMs answered, for the parts of the tasks in `ballots`, {task: {question: entry}}, as `write` does."""
+    chosen = {}
+    for (task, split), rows in parts.items():
+        if task in ballots:
+            chosen[task, split] = [ballots[task][row["question"]] for row in rows]
+    return write(chosen, folder)
+
+
 def write_embedded(parts: dict[tuple[str, str], Any], llms: Sequence[str], output: Path) -> list[tuple[str, int]]:
     """Write scores and embeddings without text as `<task>_<split>.npz`, all or none, as `write` does."""
     new_folder(output)

@@ -1,0 +1,202 @@
+"""Denoised targets: how far each training row is pooled with its neighbours, its cluster and its task is estimated from the rows.
+
+The scores y (N, T) of one task are noisy: one answer, or ten samples. What a row's target should be is estimated in two steps,
+for two parts of y apart: the level of a row (its mean over the LLMs) and its differences between LLMs, which alone decide a pick.
+
+1. Stacking (Wolpert 1992; Breiman 1996: weights not negative, their sum 1). Sources j are the means of the 1, 2, 4, 8, ...
+   nearest other questions by cosine of their embeddings, of the other questions in the cluster, and of those in the task:
+
+       apart_i = sum over j of weight_j * mean of source j without row i,   error = mean over i of |y_i - apart_i|^2
+
+   The weights minimise that leave-one-out error, for all LLMs at once.
+2. Empirical Bayes (Efron and Morris 1975). Of the error, `noise` is chance; what is left, the variance between questions that
+   the sources do not explain, speaks for the row itself:
+
+       own = max(0, 1 - noise / error),     target_i = (1 - own) * (sum over j of weight_j * mean of source j with row i) + own * y_i
+
+   A mean with row i in it holds the row already; `own` counts that in, and is never less (the mean of N rows holds each 1 / N).
+
+What is chance depends on what the target is to be (POOLINGS):
+
+    question  the expected score of this very question. A score that is a share of n >= 2 answers varies by p (1 - p) / n, estimated by
+              y (1 - y) / (n - 1): binomial, answers independent. Of one answer no variance can be told, so it is as in "alike".
+    alike     the expected score of questions that look alike to the encoder, which is all that a router can learn. Half the
+              mean squared difference of nearest questions is chance (Rice 1984): at most that, so it errs towards pooling.
+
+One `noise` and one `own` hold for a whole task (rows alike in precision), and equal questions are one question. No number is set by
+hand. Nothing here depends on the order of rows or of LLMs. Only rows that may be trained on may be given.
+
+Example: data are the training rows of one file, x their embeddings (N, p) by the pre-trained encoder:
+    y, found = pool_targets(data, targets(data, "gain"), x, "alike")
+    print(describe(found))
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from scipy.optimize import nnls
+
+from utils.data import RoutingData
+
+POOLINGS = ("question", "alike")  # what a pooled target is an estimate of
+ROWS = 256  # whose neighbours are sorted at once: bounds memory, changes nothing
+MOST_ATTEMPTS = 100  # scores that are shares of no smaller number have no known number of answers
+
+
+def attempts(scores: np.ndarray) -> int | None:
+    """The smallest number of answers of which all scores (N, T), float32 in [0, 1], are shares; None above MOST_ATTEMPTS."""
+    for count in range(1, MOST_ATTEMPTS + 1):
+        right = scores * np.float64(count)
+        if np.abs(right - right.round()).max() <= count * np.finfo(np.float32).eps:
+            return count
+    return None
+
+
+def sampling_variance(scores: np.ndarray, kind: str) -> np.ndarray | None:
+    """Unbiased estimate (N, T) of the variance of each score, a share of n >= 2 answers; None where it cannot be told.
+
+    That is so for one deterministic answer (`kind` "probability", or scores of 0 and 1 alone).
+    """
+    count = attempts(scores) if kind == "multi_attempt" else None
+    if count is None or count < 2:
+        return None
+    share = scores.astype(np.float64)
+    return share * (1 - share) / (count - 1)
+
+
+def neighbour_means(x: np.ndarray, y: np.ndarray, counts: Sequence[int]) -> np.ndarray:
+    """Mean y of the k other rows nearest to each row by cosine, for each k of `counts`, 1 <= k < N.
+
+    x: (N, p). y: (N, T). Of equally near rows the first are taken. Returns: (len(counts), N, T).
+    """
+    x = x.astype(np.float64)
+    length = np.linalg.norm(x, axis=1, keepdims=True)
+    x = x / np.where(length > 0, length, 1)
+    means = np.empty((len(counts), *y.shape))
+    for start in range(0, len(x), ROWS):
+        rows = np.arange(start, min(start + ROWS, len(x)))
+        similarity = x[rows] @ x.T  # (n, N)
+        similarity[np.arange(len(rows)), rows] = -np.inf
+        nearest = np.argsort(-similarity, axis=1, kind="stable")[:, : max(counts)]  # (n, K)
+        sums = y[nearest].cumsum(axis=1)  # (n, K, T)
+        for place, count in enumerate(counts):
+            means[place, rows] = sums[:, count - 1] / count
+    return means
+
+
+def other_means(y: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean y (N, T) of the other rows of each row's group (N,), and how many they are (N,). A row alone has all other rows."""
+    _, group = np.unique(groups, return_inverse=True)
+    sums = np.zeros((group.max() + 1, y.shape[1]))
+    np.add.at(sums, group, y)
+    others = np.bincount(group)[group] - 1
+    alone = others == 0
+    total = np.where(alone[:, None], y.sum(axis=0), sums[group])
+    others = np.where(alone, len(y) - 1, others)
+    return (total - y) / others[:, None], others
+
+
+def stack(sources: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Weights (J,), none negative, with sum 1, of the least mean squared error of sum_j weight_j * sources[j] from y.
+
+    sources: (J, N, T). y: (N, T). With the errors as columns R, the minimum of |R u|^2 + (1 - sum u)^2 over u >= 0 is that
+    of |R w|^2 with sum w = 1, up to scale: both have the same conditions of Kuhn and Tucker. So w = u / sum u is exact.
+    """
+    errors = (sources - y).reshape(len(sources), -1).T / np.sqrt(y.size)  # (N * T, J)
+    triangle = np.linalg.qr(errors, mode="r")  # the same lengths in at most J rows
+    system = np.vstack([triangle, np.ones(len(sources))])
+    goal = np.zeros(len(system))
+    goal[-1] = 1
+    weights, _ = nnls(system, goal)
+    return weights / weights.sum()
+
+
+def pool(y: np.ndarray, x: np.ndarray, clusters: np.ndarray | None = None, noise: float | None = None) -> tuple[np.ndarray, dict[str, Any]]:
+    """Pool the rows of one part of the scores of different questions, with the two steps of this module.
+
+    Args:
+        y: (N, T), float64.
+        x: (N, p) embeddings.
+        clusters: (N,) ids, or None: no cluster is a source.
+        noise: variance of y by chance, a mean over its cells; None takes half the mean squared difference of nearest rows.
+    Returns: the pooled rows (N, T), and what was estimated: the mean weights "row", "cluster", "task" and "neighbours" (by their
+        number), which add to 1, the leave-one-out "error" and the "noise".
+    """
+    count = len(y)
+    if count == 1:
+        return y, {"row": 1.0, "neighbours": {}, "cluster": 0.0, "task": 0.0, "error": None, "noise": noise}
+    counts = [2**power for power in range((count - 1).bit_length()) if 2**power < count]
+    groups = ([] if clusters is None else [clusters]) + [np.zeros(count, dtype=np.int64)]  # the last is the task
+    means, others = zip(*(other_means(y, ids) for ids in groups))
+    sources = np.concatenate([neighbour_means(x, y, counts), means])  # (J, N, T), each without the row
+    sizes = np.concatenate([np.repeat(np.array(counts)[:, None], count, axis=1), others])  # (J, N)
+
+    weights = stack(sources, y)
+    error = float(((y - np.tensordot(weights, sources, axes=1)) ** 2).mean())
+    if noise is None:
+        noise = float(((y - sources[0]) ** 2).mean() / 2)
+    own = max(0.0, 1 - noise / error) if error else 0.0
+    place = 1 / (sizes + 1)  # (J, N), the row's share in a mean that it is in
+    within = weights @ place  # (N,)
+    more = np.maximum(0, (own - within) / (1 - within))  # what brings the row's share up to `own`
+    smooth = np.tensordot(weights, sources + (y - sources) * place[:, :, None], axes=1)
+    shares = (weights[:, None] * (1 - place) * (1 - more)).mean(axis=1)  # (J,)
+    found = {"row": float(1 - shares.sum()), "neighbours": dict(zip(map(str, counts), shares.tolist()))}
+    found |= {"cluster": float(shares[-2]) if clusters is not None else 0.0, "task": float(shares[-1]), "error": error, "noise": float(noise)}
+    return (1 - more[:, None]) * smooth + more[:, None] * y, found
+
+
+def pool_targets(data: RoutingData, values: np.ndarray, x: np.ndarray, pooling: str) -> tuple[np.ndarray, dict[str, Any]]:
+    """Targets of the training rows of one task, pooled as far as these rows say.
+
+    Args:
+        data: the N training rows alone; its questions, clusters, scores and kind are used.
+        values: (N, T) what the losses would learn from without pooling, of `utils.data.targets`.
+        x: (N, p) their embeddings by the pre-trained encoder.
+        pooling: one of POOLINGS.
+    Returns: (N, T) float32, kept in the range of `values`, and {"level": ..., "differences": ...}, see `pool`.
+    Raises: ValueError for another pooling.
+    """
+    if pooling not in POOLINGS:
+        raise ValueError(f"--target_pooling is {pooling!r}; it must be none, {' or '.join(POOLINGS)}")
+    places = {question: place for place, question in enumerate(sorted(set(data.questions)))}
+    question = np.array([places[text] for text in data.questions])  # (N,) place among the M different questions
+    once = _means(values, question)  # (M, T)
+    x = _means(x, question)  # (M, p)
+    clusters = None
+    if data.clusters is not None:  # of equal questions with several ids the least
+        clusters = np.full(len(places), data.clusters.max())
+        np.minimum.at(clusters, question, data.clusters)
+    chance = {"level": None, "differences": None}
+    variance = sampling_variance(data.scores, data.kind) if pooling == "question" else None
+    if variance is not None:  # of T independent scores: that of their mean, and the rest
+        cell, llms = float(_means(variance, question).mean()), values.shape[1]
+        chance = {"level": cell / llms, "differences": cell * (1 - 1 / llms)}
+
+    level = once.mean(axis=1, keepdims=True)  # (M, 1)
+    parts = {"level": level, "differences": once - level}
+    pooled, found = {}, {}
+    for name, part in parts.items():
+        pooled[name], found[name] = pool(part, x, clusters, chance[name])
+    targets = (pooled["level"] + pooled["differences"])[question]
+    return targets.clip(values.min(), values.max()).astype(np.float32), found
+
+
+def _means(values: np.ndarray, group: np.ndarray) -> np.ndarray:
+    """Means of the rows of values (N, d) by group (N,), whose ids are 0 to M - 1 -> (M, d) float64."""
+    sums = np.zeros((group.max() + 1, values.shape[1]))
+    np.add.at(sums, group, values)
+    return sums / np.bincount(group)[:, None]
+
+
+def describe(found: dict[str, Any]) -> str:
+    """One line for each part of one task's estimate: the weights in %, neighbours by their number where they have any."""
+    lines = []
+    for name, part in found.items():
+        near = {count: 100 * share for count, share in part["neighbours"].items()}
+        named = ", ".join(f"{count}: {share:.0f}" for count, share in near.items() if share >= 0.5)
+        own, cluster, task = (100 * part[source] for source in ("row", "cluster", "task"))
+        neighbours = f"{sum(near.values()):.0f}" + (f" ({named})" if named else "")
+        lines.append(f"{name}: row {own:.0f} %, neighbours {neighbours} %, cluster {cluster:.0f} %, task {task:.0f} %")
+    return "; ".join(lines)

@@ -105,8 +105,8 @@ def parser() -> argparse.ArgumentParser:
     loss.add_argument("--target_groups", choices=("task", "cluster"), default="task", help="the groups of --target_shrinkage: tasks, or clusters within a task")
     loss.add_argument(
         "--target_pooling", choices=("none", *TARGET_POOLINGS), default="none",
-        help="estimate per task how far a target is pooled with its neighbours, cluster and task (utils/denoise.py), to give what is "
-        "expected on this very question, or on questions that look alike to the pre-trained encoder",
+        help="estimate per task how far a target is pooled with its neighbours, cluster and task (utils/denoise.py), to "
+        "give what is expected on this very question, or on questions that look alike to the pre-trained encoder",
     )  # fmt: skip
     loss.add_argument("--fidelity", default="paper", help="paper, upstream, or rows of the README's table to take as released, such as 1,3")
 
@@ -180,7 +180,8 @@ def check_pooling(args: argparse.Namespace) -> None:
     by_hand += [f"--target_groups {args.target_groups}"] if args.target_groups != "task" else []
     if by_hand:
         raise ValueError(
-            f"--target_pooling {args.target_pooling} estimates the pooling that {' and '.join(by_hand)} sets by hand; leave out one of them"
+            f"--target_pooling {args.target_pooling} estimates the pooling that {' and '.join(by_hand)} sets by hand; "
+            "leave out one of them"
         )
 
 
@@ -228,7 +229,7 @@ class Problem:
             raise ValueError("--selection best needs --validation_fraction above 0; with --validation_fraction 0 use --selection last")
 
     def pool_targets(self, embedded: torch.Tensor, pooling: str) -> dict[str, dict]:
-        """Pool the targets of the training rows as far as `utils.denoise` estimates from them alone; prints and returns that.
+        """Pool the targets of the training rows as far as `utils.denoise` estimates from them; prints and returns that.
 
         embedded: (N, p) all rows, by the pre-trained encoder. pooling: one of utils.denoise.POOLINGS.
         """
@@ -346,7 +347,7 @@ def train_alone(args: argparse.Namespace, run: Path) -> Path:
     if args.target_pooling != "none":  # before any weight of the encoder moves
         frozen = queries
         if queries.trained != "none":
-            frozen = Queries(encoder, problem.inputs, where, "none", Path(args.cache_dir), "training queries, for their targets")
+            frozen = Queries(encoder, problem.inputs, where, "none", Path(args.cache_dir), "queries for their targets")
         pooled = {"target_pooling": problem.pool_targets(frozen.embed(), args.target_pooling)}
     llm_weight = model.llm_embeddings.weight
     groups = [
@@ -462,10 +463,10 @@ def start_or_resume(run: Path, settings: dict, overwrite: bool) -> bool:
 
 
 def finish(
-    args: argparse.Namespace, settings: dict, run: Path, model: RouterDC, where: Setup, tests: list, overlap: dict[str, int], done: dict,
-    begun: float, estimated: dict,
+    args: argparse.Namespace, settings: dict, run: Path, model: RouterDC, where: Setup, tests: list,
+    overlap: dict[str, int], done: dict, begun: float, estimated: dict,
 ) -> None:  # fmt: skip
-    """Test once, save the checkpoint and the results (with what was `estimated` before training), draw the curve, print the tables."""
+    """Test once, save checkpoint and results (with what was `estimated` before training), draw the curve, print."""
     model.eval()
     result = evaluate(model, tests, where, trained_part(settings), Path(args.cache_dir), [task_of(path) for path in args.data_paths], args.cost_rate) if tests else {}
     result |= {"dataset": args.dataset} if tests else {}

@@ -6,7 +6,8 @@ import scipy.optimize
 
 from utils.baselines.base import unit
 from utils.data import RoutingData
-from utils.denoise import POOLINGS, attempts, describe, neighbour_means, other_means, pool, pool_targets, sampling_variance, stack
+from utils.denoise import POOLINGS, attempts, describe, neighbour_means, other_means, pool, pool_targets
+from utils.denoise import sampling_variance, stack
 
 SAMPLES = 10  # answers that a made-up multi_attempt score is a share of
 
@@ -14,7 +15,8 @@ SAMPLES = 10  # answers that a made-up multi_attempt score is a share of
 def made_up(scores: np.ndarray, kind: str = "multi_attempt", clusters: np.ndarray | None = None) -> RoutingData:
     """Routing data with these scores (N, T) and a question of its own in every row."""
     llms = tuple(f"llm {t}" for t in range(scores.shape[1]))
-    return RoutingData("task", kind, [f"question {i}" for i in range(len(scores))], scores.astype(np.float32), llms, clusters)
+    questions = [f"question {i}" for i in range(len(scores))]
+    return RoutingData("task", kind, questions, scores.astype(np.float32), llms, clusters)
 
 
 def embeddings(count: int, size: int = 3, seed: int = 0) -> np.ndarray:
@@ -29,7 +31,8 @@ def smooth_truth(x: np.ndarray, llms: int = 4, seed: int = 1) -> np.ndarray:
 
 def error(found: np.ndarray, truth: np.ndarray) -> float:
     """Mean squared error of the differences between LLMs, which decide a pick."""
-    return float((((found - found.mean(axis=1, keepdims=True)) - (truth - truth.mean(axis=1, keepdims=True))) ** 2).mean())
+    difference = found - truth
+    return float(((difference - difference.mean(axis=1, keepdims=True)) ** 2).mean())
 
 
 # Each part against another way to compute it
@@ -51,7 +54,8 @@ def test_means_of_the_others_in_a_group_are_those_of_a_plain_loop():
     y = np.random.default_rng(4).normal(size=(6, 3))
     found, others = other_means(y, groups)
     for i in range(6):
-        inside = [j for j in range(6) if j != i and (groups[j] == groups[i] or groups[i] == 9)]  # row 5 is alone: all others
+        alone = groups[i] == 9  # then all others
+        inside = [j for j in range(6) if j != i and (groups[j] == groups[i] or alone)]
         np.testing.assert_allclose(found[i], y[inside].mean(axis=0))
         assert others[i] == len(inside)
 
@@ -59,7 +63,8 @@ def test_means_of_the_others_in_a_group_are_those_of_a_plain_loop():
 def test_stacked_weights_are_the_minimum_that_a_general_solver_finds():
     rng = np.random.default_rng(5)
     y = rng.normal(size=(40, 3))
-    sources = y + rng.normal(size=(5, 40, 3)) * np.array([0.5, 1, 1, 2, 4])[:, None, None] + np.array([0, 1, -1, 0, 0])[:, None, None]
+    spread, bias = np.array([0.5, 1, 1, 2, 4])[:, None, None], np.array([0, 1, -1, 0, 0])[:, None, None]
+    sources = y + spread * rng.normal(size=(5, 40, 3)) + bias
     weights = stack(sources, y)
     assert weights.min() >= 0 and weights.sum() == pytest.approx(1)
 
@@ -67,8 +72,8 @@ def test_stacked_weights_are_the_minimum_that_a_general_solver_finds():
         return ((np.tensordot(w, sources, axes=1) - y) ** 2).mean()
 
     one = {"type": "eq", "fun": lambda w: w.sum() - 1}
-    start = np.full(5, 0.2)
-    other = scipy.optimize.minimize(loss, start, bounds=[(0, 1)] * 5, constraints=one, method="SLSQP", options={"ftol": 1e-12})
+    setting = {"bounds": [(0, 1)] * 5, "constraints": one, "options": {"ftol": 1e-12}}
+    other = scipy.optimize.minimize(loss, np.full(5, 0.2), method="SLSQP", **setting)
     np.testing.assert_allclose(weights, other.x, atol=1e-4)
     assert loss(weights) <= other.fun + 1e-9
     np.testing.assert_allclose(stack(np.stack([y + 1, y]), y), [0, 1], atol=1e-12)  # one without any error
@@ -104,7 +109,9 @@ def test_a_pooled_row_is_the_formula_of_the_module():
     sizes = np.array([[1] * 9, [2] * 9, [4] * 9, [8] * 9, [3] * 8 + [8], [8] * 9])
     for i in range(9):
         inside = sum(w / (size[i] + 1) for w, size in zip(weights, sizes))
-        with_row = sum(w * (size[i] * source[i] + y[i]) / (size[i] + 1) for w, size, source in zip(weights, sizes, sources))
+        with_row = np.zeros(2)
+        for weight, size, source in zip(weights, sizes, sources):
+            with_row += weight * (size[i] * source[i] + y[i]) / (size[i] + 1)
         more = max(0, (own - inside) / (1 - inside))
         np.testing.assert_allclose(found[i], (1 - more) * with_row + more * y[i])
     assert about["row"] + sum(about["neighbours"].values()) + about["cluster"] + about["task"] == pytest.approx(1)
@@ -120,8 +127,8 @@ def test_chance_around_the_task_mean_gives_the_task_mean(pooling):
     scores = (np.random.default_rng(10).uniform(size=(800, 4)) < truth).astype(float)
     clusters = np.random.default_rng(11).integers(3, size=800)
     found, about = pool_targets(made_up(scores, "probability", clusters), scores, embeddings(800), pooling)
-    to_mean, raw = error(found, np.tile(scores.mean(axis=0), (800, 1))), error(scores, np.tile(scores.mean(axis=0), (800, 1)))
-    assert to_mean < 0.02 * raw
+    mean = np.tile(scores.mean(axis=0), (800, 1))
+    assert error(found, mean) < 0.02 * error(scores, mean)
     assert about["differences"]["row"] < 0.1
 
 
@@ -137,7 +144,10 @@ def test_exact_scores_that_follow_the_embedding_stay_close(pooling):
 
 @pytest.mark.parametrize("own", [0.0, 0.15])
 def test_ten_answers_of_known_chances_come_nearer_to_them(own):
-    """Nearer than the scores and than the mean of the task, whether or not a question has something of its own (standard deviation `own`)."""
+    """Nearer than the scores and than the task's mean, whether or not questions have something of their own.
+
+    own: its standard deviation.
+    """
     rng, x = np.random.default_rng(12), embeddings(500)
     truth = np.clip(smooth_truth(x) + own * rng.normal(size=(500, 4)), 0.02, 0.98)
     scores = rng.binomial(SAMPLES, truth) / SAMPLES
@@ -150,7 +160,7 @@ def test_ten_answers_of_known_chances_come_nearer_to_them(own):
 
 
 def test_what_is_a_questions_own_counts_for_the_question_and_is_chance_for_its_like():
-    """Ten answers tell the question's own chances well; a router that sees embeddings can learn their smooth part alone."""
+    """Ten answers tell a question's own chances well; a router that sees embeddings learns their smooth part alone."""
     rng, x = np.random.default_rng(13), embeddings(600)
     smooth = smooth_truth(x)
     truth = np.clip(smooth + 0.25 * rng.normal(size=smooth.shape), 0, 1)

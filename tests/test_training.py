@@ -276,7 +276,8 @@ def test_pooled_targets_come_from_the_training_rows_alone(fake, tiny_bert):
     other.targets[held], x[held] = 1 - other.targets[held], -7.0
     assert other.pool_targets(x, "alike") == about
     trains = torch.from_numpy(np.unique(found.pool))
-    assert torch.equal(found.targets[trains], other.targets[trains]) and not torch.equal(found.targets[trains], before[trains])
+    assert torch.equal(found.targets[trains], other.targets[trains])
+    assert not torch.equal(found.targets[trains], before[trains])
     assert torch.equal(found.targets[held], before[held])
     for data, train, offset in found.training:  # what the module says of these rows
         values = targets(data)[train]
@@ -285,7 +286,7 @@ def test_pooled_targets_come_from_the_training_rows_alone(fake, tiny_bert):
 
 
 def test_pooling_is_estimated_once_kept_and_the_same_whatever_trains(train, monkeypatch):
-    """A frozen encoder computes each text once; the trained layers see the same targets, which are those of the pre-trained encoder."""
+    """A frozen encoder computes each text once. Trained layers get the same targets, of the pre-trained encoder."""
     computed, embed = [], encoders.embed
 
     def counted(encoder, inputs, rows, *rest):
@@ -349,7 +350,9 @@ def interrupted_at(step: int, monkeypatch, action) -> None:
     monkeypatch.setattr(program, "batch_rows", batch_rows)
 
 
-@pytest.mark.parametrize("flags", [{}, {"train_layers": 1, "target_pooling": "alike"}, {"freeze_encoder": True}, {"fidelity": "upstream"}])
+@pytest.mark.parametrize(
+    "flags", [{}, {"train_layers": 1, "target_pooling": "alike"}, {"freeze_encoder": True}, {"fidelity": "upstream"}]
+)
 def test_an_interrupted_run_goes_on_exactly(train, fake, tiny_bert, tmp_path, capsys, monkeypatch, flags):
     """Ctrl-C in the 14th of 32 steps: between two evaluations, and between two lines of the log."""
     flags |= {"training_steps": 32, "eval_steps": 5}
@@ -708,8 +711,8 @@ def test_training_on_a_task_that_the_paper_has_not(train, fake):
         ({"sample_loss_weight": "inf"}, "--sample_loss_weight is inf; it must be at least 0"),
         ({"dropout": 1.0}, "--dropout is 1.0; it must be at least 0 and below 1"),
         ({"target_shrinkage": 2.0}, "--target_shrinkage is 2.0; it must be from 0 to 1"),
-        ({"target_pooling": "alike", "target_shrinkage": 0.5}, "--target_pooling alike estimates the pooling that --target_shrinkage 0.5 sets"),
-        ({"target_pooling": "question", "target_groups": "cluster"}, "the pooling that --target_groups cluster sets by hand; leave out one"),
+        ({"target_pooling": "alike", "target_shrinkage": 0.5}, "alike estimates the pooling that --target_shrinkage 0.5 sets"),
+        ({"target_pooling": "question", "target_groups": "cluster"}, "--target_groups cluster sets by hand; leave out one"),
         ({"validation_fraction": 1.0}, "--validation_fraction is 1.0; it must be at least 0 and below 1"),
         ({"validation_fraction": 0}, "--selection best needs --validation_fraction above 0; with --validation_fraction 0 use --selection last"),
         ({"train_layers": 0}, "--train_layers is 0"),

@@ -1,30 +1,35 @@
-"""Denoised targets: how far each training row is pooled with its neighbours, its cluster and its task is estimated from the rows.
+"""Denoised targets: how far a training row is pooled with its neighbours, cluster and task is estimated from the rows.
 
-The scores y (N, T) of one task are noisy: one answer, or ten samples. What a row's target should be is estimated in two steps,
-for two parts of y apart: the level of a row (its mean over the LLMs) and its differences between LLMs, which alone decide a pick.
+The scores y (N, T) of one task are noisy: one answer, or ten samples. Two parts of y are estimated apart: the level of a
+row (its mean over the LLMs) and its differences between LLMs. The differences alone decide a pick. Each takes two steps:
 
-1. Stacking (Wolpert 1992; Breiman 1996: weights not negative, their sum 1). Sources j are the means of the 1, 2, 4, 8, ...
-   nearest other questions by cosine of their embeddings, of the other questions in the cluster, and of those in the task:
+1. Stacking (Wolpert 1992; Breiman 1996). The sources j are means of other questions: of the 1, 2, 4, 8, ... nearest by
+   the cosine of their embeddings, of those in the cluster, and of those in the task.
 
-       apart_i = sum over j of weight_j * mean of source j without row i,   error = mean over i of |y_i - apart_i|^2
+       apart_i = sum over j of weight_j * mean of source j without row i
+       error   = mean over i and the LLMs of (y_i - apart_i)^2
 
-   The weights minimise that leave-one-out error, for all LLMs at once.
-2. Empirical Bayes (Efron and Morris 1975). Of the error, `noise` is chance; what is left, the variance between questions that
-   the sources do not explain, speaks for the row itself:
+   The weights minimise this leave-one-out error for all LLMs at once. None is negative, and their sum is 1.
+2. Empirical Bayes (Efron and Morris 1975). Of the error, `noise` is chance. What is left is variance between questions
+   that the sources do not explain, and it speaks for the row itself:
 
-       own = max(0, 1 - noise / error),     target_i = (1 - own) * (sum over j of weight_j * mean of source j with row i) + own * y_i
+       own      = max(0, 1 - noise / error)
+       target_i = (1 - own) * (sum over j of weight_j * mean of source j with row i) + own * y_i
 
-   A mean with row i in it holds the row already; `own` counts that in, and is never less (the mean of N rows holds each 1 / N).
+   A mean with row i in it holds the row already. That share (1 / N in the mean of N rows) is counted in `own`, and the
+   row never has less.
 
 What is chance depends on what the target is to be (POOLINGS):
 
-    question  the expected score of this very question. A score that is a share of n >= 2 answers varies by p (1 - p) / n, estimated by
-              y (1 - y) / (n - 1): binomial, answers independent. Of one answer no variance can be told, so it is as in "alike".
-    alike     the expected score of questions that look alike to the encoder, which is all that a router can learn. Half the
-              mean squared difference of nearest questions is chance (Rice 1984): at most that, so it errs towards pooling.
+    question  the expected score of this very question. A score that is a share of n >= 2 answers varies by
+              p (1 - p) / n, estimated by y (1 - y) / (n - 1): binomial, answers independent. One answer alone tells no
+              variance, so such a task is treated as in "alike".
+    alike     the expected score of questions that look alike to the encoder: all that a router can learn. Chance is
+              half the mean squared difference of nearest questions (Rice 1984). It is never too little on average,
+              because nearest questions differ in their expected scores, too: it errs to pooling.
 
-One `noise` and one `own` hold for a whole task (rows alike in precision), and equal questions are one question. No number is set by
-hand. Nothing here depends on the order of rows or of LLMs. Only rows that may be trained on may be given.
+One `noise` and one `own` hold for a whole task: its rows are taken to be equally precise. Equal questions are one
+question. No number is set by hand. Nothing depends on the order of rows or of LLMs. Give training rows alone.
 
 Example: data are the training rows of one file, x their embeddings (N, p) by the pre-trained encoder:
     y, found = pool_targets(data, targets(data, "gain"), x, "alike")
@@ -45,7 +50,7 @@ MOST_ATTEMPTS = 100  # scores that are shares of no smaller number have no known
 
 
 def attempts(scores: np.ndarray) -> int | None:
-    """The smallest number of answers of which all scores (N, T), float32 in [0, 1], are shares; None above MOST_ATTEMPTS."""
+    """The least number of answers of which all scores (N, T), float32, are shares; None if above MOST_ATTEMPTS."""
     for count in range(1, MOST_ATTEMPTS + 1):
         right = scores * np.float64(count)
         if np.abs(right - right.round()).max() <= count * np.finfo(np.float32).eps:
@@ -86,7 +91,7 @@ def neighbour_means(x: np.ndarray, y: np.ndarray, counts: Sequence[int]) -> np.n
 
 
 def other_means(y: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean y (N, T) of the other rows of each row's group (N,), and how many they are (N,). A row alone has all other rows."""
+    """Mean y (N, T) of the other rows of each row's group (N,), and their number (N,); of all others if it is alone."""
     _, group = np.unique(groups, return_inverse=True)
     sums = np.zeros((group.max() + 1, y.shape[1]))
     np.add.at(sums, group, y)
@@ -100,8 +105,8 @@ def other_means(y: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray, np.ndarr
 def stack(sources: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Weights (J,), none negative, with sum 1, of the least mean squared error of sum_j weight_j * sources[j] from y.
 
-    sources: (J, N, T). y: (N, T). With the errors as columns R, the minimum of |R u|^2 + (1 - sum u)^2 over u >= 0 is that
-    of |R w|^2 with sum w = 1, up to scale: both have the same conditions of Kuhn and Tucker. So w = u / sum u is exact.
+    sources: (J, N, T). y: (N, T). Let R have the errors as columns. The minimum of |R u|^2 + (1 - sum u)^2 over u >= 0
+    is that of |R w|^2 with sum w = 1 up to scale, by the conditions of Kuhn and Tucker. So w = u / sum u is exact.
     """
     errors = (sources - y).reshape(len(sources), -1).T / np.sqrt(y.size)  # (N * T, J)
     triangle = np.linalg.qr(errors, mode="r")  # the same lengths in at most J rows
@@ -112,16 +117,18 @@ def stack(sources: np.ndarray, y: np.ndarray) -> np.ndarray:
     return weights / weights.sum()
 
 
-def pool(y: np.ndarray, x: np.ndarray, clusters: np.ndarray | None = None, noise: float | None = None) -> tuple[np.ndarray, dict[str, Any]]:
+def pool(
+    y: np.ndarray, x: np.ndarray, clusters: np.ndarray | None = None, noise: float | None = None
+) -> tuple[np.ndarray, dict[str, Any]]:
     """Pool the rows of one part of the scores of different questions, with the two steps of this module.
 
     Args:
         y: (N, T), float64.
         x: (N, p) embeddings.
         clusters: (N,) ids, or None: no cluster is a source.
-        noise: variance of y by chance, a mean over its cells; None takes half the mean squared difference of nearest rows.
-    Returns: the pooled rows (N, T), and what was estimated: the mean weights "row", "cluster", "task" and "neighbours" (by their
-        number), which add to 1, the leave-one-out "error" and the "noise".
+        noise: variance of y by chance, a mean over its cells; None: half the mean squared difference of nearest rows.
+    Returns: the pooled rows (N, T), and what was estimated: the mean weights "row", "cluster", "task" and "neighbours"
+        (by their number), which add to 1, the leave-one-out "error" and the "noise".
     """
     count = len(y)
     if count == 1:
@@ -143,11 +150,14 @@ def pool(y: np.ndarray, x: np.ndarray, clusters: np.ndarray | None = None, noise
     smooth = np.tensordot(weights, sources + (y - sources) * place[:, :, None], axes=1)
     shares = (weights[:, None] * (1 - place) * (1 - more)).mean(axis=1)  # (J,)
     found = {"row": float(1 - shares.sum()), "neighbours": dict(zip(map(str, counts), shares.tolist()))}
-    found |= {"cluster": float(shares[-2]) if clusters is not None else 0.0, "task": float(shares[-1]), "error": error, "noise": float(noise)}
+    found |= {"cluster": float(shares[-2]) if clusters is not None else 0.0, "task": float(shares[-1])}
+    found |= {"error": error, "noise": float(noise)}
     return (1 - more[:, None]) * smooth + more[:, None] * y, found
 
 
-def pool_targets(data: RoutingData, values: np.ndarray, x: np.ndarray, pooling: str) -> tuple[np.ndarray, dict[str, Any]]:
+def pool_targets(
+    data: RoutingData, values: np.ndarray, x: np.ndarray, pooling: str
+) -> tuple[np.ndarray, dict[str, Any]]:
     """Targets of the training rows of one task, pooled as far as these rows say.
 
     Args:
@@ -191,12 +201,12 @@ def _means(values: np.ndarray, group: np.ndarray) -> np.ndarray:
 
 
 def describe(found: dict[str, Any]) -> str:
-    """One line for each part of one task's estimate: the weights in %, neighbours by their number where they have any."""
+    """One task's estimate in a line: the weights of each part in %, those of neighbours by their number, too."""
     lines = []
     for name, part in found.items():
         near = {count: 100 * share for count, share in part["neighbours"].items()}
-        named = ", ".join(f"{count}: {share:.0f}" for count, share in near.items() if share >= 0.5)
+        named = ", ".join(f"{share:.0f} of {count}" for count, share in near.items() if share >= 0.5)
         own, cluster, task = (100 * part[source] for source in ("row", "cluster", "task"))
-        neighbours = f"{sum(near.values()):.0f}" + (f" ({named})" if named else "")
-        lines.append(f"{name}: row {own:.0f} %, neighbours {neighbours} %, cluster {cluster:.0f} %, task {task:.0f} %")
+        neighbours = f"{sum(near.values()):.0f} %" + (f" ({named})" if named else "")
+        lines.append(f"{name}: row {own:.0f} %, neighbours {neighbours}, cluster {cluster:.0f} %, task {task:.0f} %")
     return "; ".join(lines)

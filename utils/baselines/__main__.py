@@ -78,7 +78,7 @@ def parser() -> argparse.ArgumentParser:
     goal.add_argument("--target_shrinkage", type=float, default=0.0, help="0 to 1: how far each target moves to the mean of its task")
     goal.add_argument(
         "--target_pooling", choices=("none", *TARGET_POOLINGS), default="none",
-        help="estimate that amount, and those of neighbours and cluster, per task (utils/denoise.py); not for the controls",
+        help="estimate that, and parts of neighbours and cluster, per task (utils/denoise.py); not for the controls",
     )  # fmt: skip
 
     encoder = p.add_argument_group("encoder")
@@ -119,8 +119,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         raise ValueError("--routers voting needs --answers DIR, the answers of all LLMs. The released files have scores alone, which do not tell which wrong answers agree: voting cannot be computed from them")
     if args.target_pooling != "none" and args.target_shrinkage:
         raise ValueError(
-            f"--target_pooling {args.target_pooling} estimates the pooling that --target_shrinkage {args.target_shrinkage:g} sets by hand; "
-            "leave out one of them"
+            f"--target_pooling {args.target_pooling} estimates the pooling that "
+            f"--target_shrinkage {args.target_shrinkage:g} sets by hand; leave out one of them"
         )
     for name in ("routers", "seeds", "llms"):
         values = getattr(args, name) or []
@@ -283,7 +283,9 @@ def run_all(args: argparse.Namespace) -> list[Path]:
                     picks = {data.task: control.pick(data, problem.columns) for data in problem.tests}
                 else:
                     rows, validation = problem.rows(embeddings.train, seed, False, args.target_pooling)
-                    everything = problem.rows(embeddings.train, seed, True, args.target_pooling)[0] if args.refit else None
+                    everything = None
+                    if args.refit:
+                        everything, _ = problem.rows(embeddings.train, seed, True, args.target_pooling)
                     choice: Choice = choose(ROUTERS[key], rows, validation, seed, everything, worth, progress)
                     chosen = {"rule": "best", "step": None, "validation": choice.validation, "setting": choice.setting}
                     picks = {data.task: choice.router.pick(x, problem.columns) for x, data in zip(embeddings.test, problem.tests)}

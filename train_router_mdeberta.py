@@ -105,8 +105,8 @@ def parser() -> argparse.ArgumentParser:
     loss.add_argument("--target_groups", choices=("task", "cluster"), default="task", help="the groups of --target_shrinkage: tasks, or clusters within a task")
     loss.add_argument(
         "--target_pooling", choices=("none", *TARGET_POOLINGS), default="none",
-        help="estimate per task how far a target is pooled with its neighbours, cluster and task (utils/denoise.py), to "
-        "give what is expected on this very question, or on questions that look alike to the pre-trained encoder",
+        help="estimate per task how far a target is pooled with neighbours, cluster and task (utils/denoise.py): "
+        "expected on this very question, or on questions that look alike to the pre-trained encoder",
     )  # fmt: skip
     loss.add_argument("--fidelity", default="paper", help="paper, upstream, or rows of the README's table to take as released, such as 1,3")
 

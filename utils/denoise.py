@@ -1,7 +1,7 @@
 """Denoised targets: how far a training row is pooled with its neighbours, cluster and task is estimated from the rows.
 
-The scores y (N, T) of one task are noisy: one answer, or ten samples. Two parts of y are estimated apart: the level of a
-row (its mean over the LLMs) and its differences between LLMs. The differences alone decide a pick. Each takes two steps:
+The scores y (N, T) of one task are noisy: one answer, or ten samples. Two parts of y are estimated apart: the level of
+a row (its mean over the LLMs) and its differences between LLMs. The differences alone decide a pick. Two steps each:
 
 1. Stacking (Wolpert 1992; Breiman 1996). The sources j are means of other questions: of the 1, 2, 4, 8, ... nearest by
    the cosine of their embeddings, of those in the cluster, and of those in the task.

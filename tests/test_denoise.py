@@ -7,7 +7,7 @@ import scipy.optimize
 from utils.baselines.base import unit
 from utils.data import RoutingData
 from utils.denoise import POOLINGS, attempts, describe, neighbour_means, other_means, pool, pool_targets
-from utils.denoise import sampling_variance, stack
+from utils.denoise import sampling_variance, sources_of, stack
 
 SAMPLES = 10  # answers that a made-up multi_attempt score is a share of
 
@@ -101,9 +101,12 @@ def test_a_pooled_row_is_the_formula_of_the_module():
     """Two clusters, no neighbour in common: every number by hand in a loop."""
     rng = np.random.default_rng(8)
     x, clusters, y = embeddings(9, seed=9), np.array([0, 0, 0, 0, 1, 1, 1, 1, 2]), rng.normal(size=(9, 2))
-    found, about = pool(y, x, clusters, noise=0.3)
+    made = sources_of(y, x, clusters)
+    assert made.names == ["1", "2", "4", "8", "cluster", "task"]
+    found, about = pool(y, made, noise=0.3)
     near = neighbour_means(x, y, [1, 2, 4, 8])
     sources = np.stack([*near, other_means(y, clusters)[0], other_means(y, np.zeros(9))[0]])
+    np.testing.assert_allclose(made.means, sources)
     weights = stack(sources, y)
     own = max(0, 1 - 0.3 / ((y - np.tensordot(weights, sources, 1)) ** 2).mean())
     sizes = np.array([[1] * 9, [2] * 9, [4] * 9, [8] * 9, [3] * 8 + [8], [8] * 9])

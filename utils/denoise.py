@@ -37,6 +37,7 @@ Example: data are the training rows of one file, x their embeddings (N, p) by th
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -117,41 +118,58 @@ def stack(sources: np.ndarray, y: np.ndarray) -> np.ndarray:
     return weights / weights.sum()
 
 
-def pool(
-    y: np.ndarray, x: np.ndarray, clusters: np.ndarray | None = None, noise: float | None = None
-) -> tuple[np.ndarray, dict[str, Any]]:
+@dataclass(frozen=True)
+class Sources:
+    """Means of other questions, which N questions may be pooled with.
+
+    names: of J sources, the number of neighbours ("1", "2", "4", ...), "cluster" where there are ids, and "task".
+    means: (J, N, T), each without the question itself. sizes: (J, N), of how many questions each mean is.
+    """
+
+    names: list[str]
+    means: np.ndarray
+    sizes: np.ndarray
+
+
+def sources_of(y: np.ndarray, x: np.ndarray, clusters: np.ndarray | None = None) -> Sources:
+    """The sources for N different questions of one task: y (N, T) float64, x (N, p) embeddings, clusters (N,) ids."""
+    count = len(y)
+    if count == 1:
+        return Sources([], np.empty((0, *y.shape)), np.empty((0, 1)))
+    counts = [2**power for power in range((count - 1).bit_length())]  # below N
+    groups = {} if clusters is None else {"cluster": clusters}
+    groups["task"] = np.zeros(count, dtype=np.int64)
+    means, others = zip(*(other_means(y, ids) for ids in groups.values()))
+    sizes = np.repeat(np.array(counts)[:, None], count, axis=1)
+    near = neighbour_means(x, y, counts)
+    return Sources([*map(str, counts), *groups], np.concatenate([near, means]), np.concatenate([sizes, others]))
+
+
+def pool(y: np.ndarray, sources: Sources, noise: float | None = None) -> tuple[np.ndarray, dict[str, Any]]:
     """Pool the rows of one part of the scores of different questions, with the two steps of this module.
 
     Args:
         y: (N, T), float64.
-        x: (N, p) embeddings.
-        clusters: (N,) ids, or None: no cluster is a source.
+        sources: of these rows; the first is the nearest question.
         noise: variance of y by chance, a mean over its cells; None: half the mean squared difference of nearest rows.
     Returns: the pooled rows (N, T), and what was estimated: the mean weights "row", "cluster", "task" and "neighbours"
         (by their number), which add to 1, the leave-one-out "error" and the "noise".
     """
-    count = len(y)
-    if count == 1:
+    if not sources.names:
         return y, {"row": 1.0, "neighbours": {}, "cluster": 0.0, "task": 0.0, "error": None, "noise": noise}
-    counts = [2**power for power in range((count - 1).bit_length()) if 2**power < count]
-    groups = ([] if clusters is None else [clusters]) + [np.zeros(count, dtype=np.int64)]  # the last is the task
-    means, others = zip(*(other_means(y, ids) for ids in groups))
-    sources = np.concatenate([neighbour_means(x, y, counts), means])  # (J, N, T), each without the row
-    sizes = np.concatenate([np.repeat(np.array(counts)[:, None], count, axis=1), others])  # (J, N)
-
-    weights = stack(sources, y)
-    error = float(((y - np.tensordot(weights, sources, axes=1)) ** 2).mean())
+    weights = stack(sources.means, y)
+    error = float(((y - np.tensordot(weights, sources.means, axes=1)) ** 2).mean())
     if noise is None:
-        noise = float(((y - sources[0]) ** 2).mean() / 2)
+        noise = float(((y - sources.means[0]) ** 2).mean() / 2)
     own = max(0.0, 1 - noise / error) if error else 0.0
-    place = 1 / (sizes + 1)  # (J, N), the row's share in a mean that it is in
+    place = 1 / (sources.sizes + 1)  # (J, N), the row's share in a mean that it is in
     within = weights @ place  # (N,)
     more = np.maximum(0, (own - within) / (1 - within))  # what brings the row's share up to `own`
-    smooth = np.tensordot(weights, sources + (y - sources) * place[:, :, None], axes=1)
+    smooth = np.tensordot(weights, sources.means + (y - sources.means) * place[:, :, None], axes=1)
     shares = (weights[:, None] * (1 - place) * (1 - more)).mean(axis=1)  # (J,)
-    found = {"row": float(1 - shares.sum()), "neighbours": dict(zip(map(str, counts), shares.tolist()))}
-    found |= {"cluster": float(shares[-2]) if clusters is not None else 0.0, "task": float(shares[-1])}
-    found |= {"error": error, "noise": float(noise)}
+    near = dict(zip(sources.names, shares.tolist()))
+    groups = {name: near.pop(name, 0.0) for name in ("cluster", "task")}
+    found = {"row": float(1 - shares.sum()), "neighbours": near, **groups, "error": error, "noise": float(noise)}
     return (1 - more[:, None]) * smooth + more[:, None] * y, found
 
 
@@ -184,12 +202,13 @@ def pool_targets(
         cell, llms = float(_means(variance, question).mean()), values.shape[1]
         chance = {"level": cell / llms, "differences": cell * (1 - 1 / llms)}
 
-    level = once.mean(axis=1, keepdims=True)  # (M, 1)
-    parts = {"level": level, "differences": once - level}
-    pooled, found = {}, {}
-    for name, part in parts.items():
-        pooled[name], found[name] = pool(part, x, clusters, chance[name])
-    targets = (pooled["level"] + pooled["differences"])[question]
+    sources, total, found = sources_of(once, x, clusters), np.zeros_like(once), {}
+    level, levels = (values.mean(axis=-1, keepdims=True) for values in (once, sources.means))  # (M, 1), (J, M, 1)
+    parts = {"level": (level, levels), "differences": (once - level, sources.means - levels)}
+    for name, (part, means) in parts.items():
+        pooled, found[name] = pool(part, replace(sources, means=means), chance[name])
+        total += pooled
+    targets = total[question]
     return targets.clip(values.min(), values.max()).astype(np.float32), found
 
 

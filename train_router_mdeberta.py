@@ -23,6 +23,8 @@ from safetensors.torch import load_file, save_file
 
 from utils import checkpoint
 from utils.data import add_data_arguments, embedding_size, load_all, load_tests, reading, shrink, split_validation, targets, trained_on, training_rows
+from utils.denoise import POOLINGS as TARGET_POOLINGS
+from utils.denoise import describe, pool_targets
 from utils.encoders import GIVEN, MDEBERTA, POOLINGS, EncoderError, Given, Queries, load_encoder
 from utils.evaluate import evaluate, route, tables
 from utils.experiment import Setup, atomic_folder, batch_rows, locked, recover, setup, stream_seed, writable_folder, write_json, write_text
@@ -101,6 +103,11 @@ def parser() -> argparse.ArgumentParser:
     loss.add_argument("--cost_rate", type=float, default=0.0, help="targets are score - cost_rate * cost in US dollars; the checkpoint is chosen by that, too")
     loss.add_argument("--target_shrinkage", type=float, default=0.0, help="0 to 1: how far each target moves to the mean of its group")
     loss.add_argument("--target_groups", choices=("task", "cluster"), default="task", help="the groups of --target_shrinkage: tasks, or clusters within a task")
+    loss.add_argument(
+        "--target_pooling", choices=("none", *TARGET_POOLINGS), default="none",
+        help="estimate per task how far a target is pooled with neighbours, cluster and task (utils/denoise.py): "
+        "expected on this very question, or on questions that look alike to the pre-trained encoder",
+    )  # fmt: skip
     loss.add_argument("--fidelity", default="paper", help="paper, upstream, or rows of the README's table to take as released, such as 1,3")
 
     train = p.add_argument_group("training")
@@ -158,10 +165,24 @@ def check_numbers(args: argparse.Namespace) -> None:
         if args.sample_loss_weight or args.cluster_loss_weight not in (0, 1):
             raise ValueError(f"--loss {args.loss} has no sample-sample loss; leave out --cluster_loss_weight and --sample_loss_weight")
         args.cluster_loss_weight = 0.0
+    check_pooling(args)
     if args.llms and len(set(args.llms)) < len(args.llms):
         raise ValueError(f"--llms names an LLM twice: {' '.join(args.llms)}")
     if args.train_layers is not None and args.train_layers < 1:
         raise ValueError(f"--train_layers is {args.train_layers}; it must be at least 1. To train none, use --freeze_encoder")
+
+
+def check_pooling(args: argparse.Namespace) -> None:
+    """Raise ValueError, naming the flags, if the amount of pooling is to be estimated and is also set by hand."""
+    if args.target_pooling == "none":
+        return
+    by_hand = [f"--target_shrinkage {args.target_shrinkage:g}"] if args.target_shrinkage else []
+    by_hand += [f"--target_groups {args.target_groups}"] if args.target_groups != "task" else []
+    if by_hand:
+        raise ValueError(
+            f"--target_pooling {args.target_pooling} estimates the pooling that {' and '.join(by_hand)} sets by hand; "
+            "leave out one of them"
+        )
 
 
 class Problem:
@@ -180,7 +201,7 @@ class Problem:
         for name in ("top_k", "last_k") if args.loss == "routerdc" else ():
             if not 1 <= getattr(args, name) <= len(self.llms):
                 raise ValueError(f"--{name} is {getattr(args, name)}; with {len(self.llms)} LLMs it must be from 1 to {len(self.llms)}")
-        pool, self.validation, goals, offset = [], [], [], 0
+        pool, self.validation, self.training, goals, offset = [], [], [], [], 0
         for data in self.files:
             train, held = split_validation(data, args.validation_fraction, args.seed)
             if 5 in rows:  # fidelity row 5 as released: "validation" scores the training files
@@ -190,6 +211,7 @@ class Problem:
             goal[train] = shrink(goal[train], groups[train], args.target_shrinkage)  # means of training rows only
             goals.append(goal)
             pool.append(offset + training_rows(train, args.training_samples_per_dataset))
+            self.training.append((data, train, offset))
             self.validation.append((data.rows(held), offset + held))
             offset += len(data)
         self.pool = np.concatenate(pool)  # rows of one epoch, repeats included
@@ -205,6 +227,20 @@ class Problem:
             self.clusters = torch.from_numpy(np.concatenate([data.clusters for data in self.files])).to(device)  # (N,)
         if args.selection == "best" and not sum(len(held) for held, _ in self.validation):
             raise ValueError("--selection best needs --validation_fraction above 0; with --validation_fraction 0 use --selection last")
+
+    def pool_targets(self, embedded: torch.Tensor, pooling: str) -> dict[str, dict]:
+        """Pool the targets of the training rows as far as `utils.denoise` estimates from them; prints and returns that.
+
+        embedded: (N, p) all rows, by the pre-trained encoder. pooling: one of utils.denoise.POOLINGS.
+        """
+        embedded, found = embedded.float().cpu().numpy(), {}
+        for data, train, offset in self.training:
+            places = torch.from_numpy(offset + train).to(self.targets.device)
+            values = self.targets[places].cpu().numpy()
+            pooled, found[data.task] = pool_targets(data.rows(train), values, embedded[offset + train], pooling)
+            self.targets[places] = torch.from_numpy(pooled).to(self.targets.device)
+            print(f"targets of {data.task}: {describe(found[data.task])}")
+        return found
 
 
 def validate(model: RouterDC, queries: Queries, problem: Problem) -> dict[str, float]:
@@ -307,6 +343,12 @@ def train_alone(args: argparse.Namespace, run: Path) -> Path:
     model = RouterDC(encoder, problem.llms, args.similarity_function, head=args.freeze_encoder)
     model.place(where, trained_part(settings), args.train_layers)
     queries = Queries(encoder, problem.inputs, where, trained_part(settings), Path(args.cache_dir), "training queries")
+    pooled = {}
+    if args.target_pooling != "none":  # before any weight of the encoder moves
+        frozen = queries
+        if queries.trained != "none":
+            frozen = Queries(encoder, problem.inputs, where, "none", Path(args.cache_dir), "queries for their targets")
+        pooled = {"target_pooling": problem.pool_targets(frozen.embed(), args.target_pooling)}
     llm_weight = model.llm_embeddings.weight
     groups = [
         {"params": [value for value in trained(model).values() if value is not llm_weight], "lr": args.learning_rate},
@@ -390,7 +432,7 @@ def train_alone(args: argparse.Namespace, run: Path) -> Path:
     with torch.no_grad():
         for name, parameter in trained(model).items():
             parameter.copy_(best[name])
-    finish(args, settings, run, model, where, tests, overlap, done, begun)
+    finish(args, settings, run, model, where, tests, overlap, done, begun, pooled)
     return run
 
 
@@ -420,8 +462,11 @@ def start_or_resume(run: Path, settings: dict, overwrite: bool) -> bool:
     return True
 
 
-def finish(args: argparse.Namespace, settings: dict, run: Path, model: RouterDC, where: Setup, tests: list, overlap: dict[str, int], done: dict, begun: float) -> None:
-    """Test once, save the checkpoint and the results, draw the curve, print the tables."""
+def finish(
+    args: argparse.Namespace, settings: dict, run: Path, model: RouterDC, where: Setup, tests: list,
+    overlap: dict[str, int], done: dict, begun: float, estimated: dict,
+) -> None:  # fmt: skip
+    """Test once, save checkpoint and results (with what was `estimated` before training), draw the curve, print."""
     model.eval()
     result = evaluate(model, tests, where, trained_part(settings), Path(args.cache_dir), [task_of(path) for path in args.data_paths], args.cost_rate) if tests else {}
     result |= {"dataset": args.dataset} if tests else {}
@@ -438,7 +483,7 @@ def finish(args: argparse.Namespace, settings: dict, run: Path, model: RouterDC,
         "device": where.describe(),
         "precision": "bf16" if where.bf16 else "fp32",
         "command": args.command,
-    }
+    } | estimated
     checkpoint.save(model, run / "checkpoint", about)
     training_curve(run / "metrics.jsonl", run / "training_curve.png", done["best_step"])
     text = tables(result, f"{ROUTERS[args.loss]} (this run)") if tests else "No test sets were read (--no-final_eval).\n"

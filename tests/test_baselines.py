@@ -27,6 +27,7 @@ from utils.baselines.ridge import Ridge
 from utils.baselines.task_classifier import TaskClassifier
 from utils.baselines.voting import vote, voting
 from utils.data import DataError, RoutingData, gains, load, split_validation
+from utils.denoise import pool_targets
 from utils.metrics import accuracy
 
 SETTINGS = {
@@ -497,6 +498,20 @@ def test_rows_and_targets_are_those_of_training(fake, line):
         assert len(problem.rows(embedded, 3, everything=True)[0].x) == sum(min(count, len(data)) for data in problem.files)
 
 
+def test_pooled_targets_are_those_of_the_training_rows(fake, line):
+    """The same ones as of a training run, and none for the controls, which have no embeddings."""
+    args = command.parse([*line("x"), "--target_pooling", "question", "--training_samples_per_dataset", "20"])
+    problem, rng = command.Problem(args), np.random.default_rng(0)
+    embedded = [rng.normal(size=(len(data), 5)).astype(np.float32) for data in problem.files]
+    found, expected = problem.rows(embedded, 3, False, args.target_pooling)[0], []
+    for data, x in zip(problem.files, embedded):
+        train, _ = split_validation(data, 0.2, 3)
+        pooled, _ = pool_targets(data.rows(train), gains(data.scores, data.kind)[train], x[train], "question")
+        expected.append(pooled[:20])
+    np.testing.assert_array_equal(found.y, np.concatenate(expected))
+    assert not np.array_equal(found.y, problem.rows(embedded, 3, False)[0].y)
+
+
 def test_llms_that_are_absent_are_not_picked(run, fake, tmp_path):
     run("runs", "--routers", "ridge", "random", "best_per_task", "--test_data_paths", fake.fewer, "--final_eval_data_paths")
     for result in results(tmp_path / "runs").values():
@@ -615,6 +630,7 @@ def test_text_and_embeddings_do_not_mix(embedded, fake, fails):
         (["--training_samples_per_dataset", "-1"], ["--training_samples_per_dataset is -1; it must be at least 0"]),
         (["--routers", "ridge", "--validation_fraction", "0"], ["Ridge: --validation_fraction must be above 0"]),
         (["--validation_fraction", "1"], ["--validation_fraction is 1.0"]),
+        (["--target_pooling", "alike", "--target_shrinkage", "1"], ["--target_pooling alike", "--target_shrinkage 1"]),
         (["--target_shrinkage", "2", "--routers", "ridge"], ["--target_shrinkage is 2.0; it must be from 0 to 1"]),
         (["--encoder", "no/such"], ["--encoder no/such: cannot be loaded"]),
         (["--llms", "lab/psi"], ["no scores for lab/psi"]),

@@ -81,6 +81,7 @@ for other in ("env.sh", "recipes.sh", "overrides.sh", "figures.sh", "ablations.s
 LABELS = {"save_path", "recipe", "seed"}  # what differs between any two runs
 AVERAGED = {"targets", "target_shrinkage", "top_k", "last_k", "negative_below", "temperature", "llm_learning_rate", "training_samples_per_dataset"}
 AVERAGED |= {"validation_fraction", "selection"}
+DENOISED = AVERAGED - {"target_shrinkage"} | {"target_pooling"}
 CHANGED = {  # what the recipes set otherwise than the paper, as router_train_minilm.sh says
     "paper": {"dropout"},
     "layers": {"train_layers", "learning_rate", "llm_learning_rate", "training_steps"},
@@ -88,6 +89,8 @@ CHANGED = {  # what the recipes set otherwise than the paper, as router_train_mi
     "tuned": AVERAGED | {"freeze_encoder", "learning_rate"},
     "tuned-layers": AVERAGED | {"train_layers", "learning_rate", "training_steps", "dropout"},
     "tuned-all": AVERAGED | {"training_steps", "dropout"},
+    "denoised": DENOISED | {"freeze_encoder", "learning_rate"},
+    "denoised-layers": DENOISED | {"train_layers", "learning_rate", "training_steps", "dropout"},
 }
 
 
@@ -165,7 +168,10 @@ def test_the_recipes_differ_from_the_paper_where_they_say(planned):
     assert trained == {
         "paper": (False, None, 1000, 0.0), "layers": (False, 2, 100, None), "frozen": (True, None, 1000, None),
         "tuned": (True, None, 1000, None), "tuned-layers": (False, 2, 200, 0.0), "tuned-all": (False, None, 200, 0.0),
+        "denoised": (True, None, 1000, None), "denoised-layers": (False, 2, 200, 0.0),
     }  # fmt: skip
+    for name in ("", "-layers"):  # what differs is how the targets are pooled
+        assert changed(runs[f"tuned{name}"], runs[f"denoised{name}"]) == {"target_shrinkage", "target_pooling"}
     for recipe in ("tuned-layers", "tuned-all"):  # the same targets
         assert {name: getattr(runs[recipe], name) for name in AVERAGED} == {name: getattr(runs["tuned"], name) for name in AVERAGED}
     assert (runs["tuned"].targets, runs["tuned"].target_shrinkage, runs["tuned"].target_groups, runs["tuned"].validation_fraction) == ("gain", 1.0, "task", 0.0)
@@ -189,7 +195,8 @@ def test_the_search_reads_validation_rows_alone_and_has_its_winners_in_the_recip
     assert seeds.pop("task_mean_1_layers_2") == [2] and all(found == [1, 2, 3] for found in seeds.values())
     candidates = {run.recipe: run for run in runs if run.seed == 2}
     assert all(changed(one, two) for one in candidates.values() for two in candidates.values() if one is not two)
-    for recipe, winner in (("tuned", "task_mean_1_head_3e-4"), ("tuned-layers", "task_mean_1_layers_2")):
+    winners = {"tuned": "task_mean_1_head_3e-4", "tuned-layers": "task_mean_1_layers_2", "denoised": "pooled_alike_head_3e-4"}
+    for recipe, winner in winners.items():
         chosen = planned("router_train_minilm.sh", RECIPE=recipe, SEEDS="2")[0]
         assert changed(chosen, candidates[winner]) == {"final_eval", "validation_fraction", "eval_steps"}
 
@@ -304,11 +311,14 @@ def test_lookahead_gives_baselines_and_voting_the_files_of_routerdc(commands, pl
 
 def test_every_setting_of_the_list_has_its_variable(planned):
     names = re.findall(r"\b[A-Z]+(?:_[A-Z]+)*\b", re.search(r"for name in (.*?); do", (REPO / "train_scripts" / "overrides.sh").read_text(), re.DOTALL)[1])
+    names.remove("TARGET_POOLING")  # it excludes TARGET_SHRINKAGE
     values = {"SIMILARITY_FUNCTION": "inner", "TARGETS": "gain", "TARGET_GROUPS": "cluster", "TIES": "random", "SELECTION": "last", "POOLING": "mean"}
     chosen = {name: values.get(name, "0.5" if name in ("DROPOUT", "TARGET_SHRINKAGE", "VALIDATION_FRACTION") else "2") for name in names}
     for script in ("router_train.sh", "router_train_minilm.sh"):
         (plain,), (run,) = planned(script, SEEDS="1", RECIPE="frozen"), planned(script, SEEDS="1", RECIPE="frozen", LABEL="mine", **chosen)
         assert changed(run, plain) == {"H" if name == "H" else name.lower() for name in names}, script
+        (pooled,) = planned(script, SEEDS="1", RECIPE="frozen", LABEL="mine", TARGET_POOLING="alike")
+        assert changed(pooled, plain) == {"target_pooling"}
         (last,) = planned(script, "--top_k", "1", SEEDS="1", LABEL="mine", TOP_K="2")
         assert last.top_k == 1
 

@@ -18,7 +18,9 @@ from safetensors.torch import load_file
 
 import evaluation_router
 import train_router_mdeberta as program
-from utils.data import load, split_validation
+from utils import encoders
+from utils.data import load, split_validation, targets
+from utils.denoise import pool_targets
 from utils.experiment import batch_rows
 from utils.losses import sample_sample_loss
 
@@ -263,6 +265,49 @@ def test_targets_are_scores_gains_and_group_means_of_training_rows(fake):
         np.testing.assert_allclose(by_cluster[members], np.tile(files[0].scores[members].mean(axis=0), (len(members), 1)), rtol=1e-5)
 
 
+def test_pooled_targets_come_from_the_training_rows_alone(fake, tiny_bert):
+    """Other scores and embeddings in the validation rows change nothing, and what validation counts stays as it is."""
+    found = problem(fake, "--validation_fraction", "0.3", "--target_pooling", "alike")
+    before = found.targets.clone()
+    x = torch.randn(len(found.questions), 8, generator=torch.Generator().manual_seed(0))
+    about = found.pool_targets(x, "alike")
+    other = problem(fake, "--validation_fraction", "0.3", "--target_pooling", "alike")
+    held = torch.from_numpy(np.concatenate([rows for _, rows in other.validation]))
+    other.targets[held], x[held] = 1 - other.targets[held], -7.0
+    assert other.pool_targets(x, "alike") == about
+    trains = torch.from_numpy(np.unique(found.pool))
+    assert torch.equal(found.targets[trains], other.targets[trains])
+    assert not torch.equal(found.targets[trains], before[trains])
+    assert torch.equal(found.targets[held], before[held])
+    for data, train, offset in found.training:  # what the module says of these rows
+        values = targets(data)[train]
+        expected, _ = pool_targets(data.rows(train), values, x.numpy()[offset + train], "alike")
+        np.testing.assert_array_equal(found.targets[offset + train], expected)
+
+
+def test_pooling_is_estimated_once_kept_and_the_same_whatever_trains(train, monkeypatch):
+    """A frozen encoder computes each text once. Trained layers get the same targets, of the pre-trained encoder."""
+    computed, embed = [], encoders.embed
+
+    def counted(encoder, inputs, rows, *rest):
+        computed.append(len(rows))
+        return embed(encoder, inputs, rows, *rest)
+
+    monkeypatch.setattr(encoders, "embed", counted)
+    flags = {"target_pooling": "question", "final_eval": False, "no-final_eval": True, "training_steps": 2}
+    frozen = train("frozen", freeze_encoder=True, **flags)
+    assert sum(computed) == 148  # rows of the three training files
+    estimate = frozen.results["target_pooling"]
+    assert set(estimate) == {"gsm8k", "arc_challenge", "mmlu"} and set(estimate["mmlu"]) == {"level", "differences"}
+    part = estimate["gsm8k"]["differences"]
+    assert part["row"] + sum(part["neighbours"].values()) + part["cluster"] + part["task"] == pytest.approx(1)
+    assert f"targets of gsm8k: level: row {100 * estimate['gsm8k']['level']['row']:.0f} %, neighbours" in frozen.text
+    for name, more in (("layers", {"train_layers": 1}), ("all", {})):
+        assert train(name, **flags, **more).results["target_pooling"] == estimate
+    plain = train("plain", freeze_encoder=True, **flags | {"target_pooling": None})
+    assert "target_pooling" not in plain.results and "targets of" not in plain.text and not same(plain, frozen)
+
+
 # Repeatable, and independent of what should not matter
 
 
@@ -305,7 +350,9 @@ def interrupted_at(step: int, monkeypatch, action) -> None:
     monkeypatch.setattr(program, "batch_rows", batch_rows)
 
 
-@pytest.mark.parametrize("flags", [{}, {"train_layers": 1}, {"freeze_encoder": True}, {"fidelity": "upstream"}])
+@pytest.mark.parametrize(
+    "flags", [{}, {"train_layers": 1, "target_pooling": "alike"}, {"freeze_encoder": True}, {"fidelity": "upstream"}]
+)
 def test_an_interrupted_run_goes_on_exactly(train, fake, tiny_bert, tmp_path, capsys, monkeypatch, flags):
     """Ctrl-C in the 14th of 32 steps: between two evaluations, and between two lines of the log."""
     flags |= {"training_steps": 32, "eval_steps": 5}
@@ -669,6 +716,8 @@ def test_training_on_a_task_that_the_paper_has_not(train, fake):
         ({"sample_loss_weight": "inf"}, "--sample_loss_weight is inf; it must be at least 0"),
         ({"dropout": 1.0}, "--dropout is 1.0; it must be at least 0 and below 1"),
         ({"target_shrinkage": 2.0}, "--target_shrinkage is 2.0; it must be from 0 to 1"),
+        ({"target_pooling": "alike", "target_shrinkage": 0.5}, "the pooling that --target_shrinkage 0.5 sets by hand"),
+        ({"target_pooling": "question", "target_groups": "cluster"}, "that --target_groups cluster sets by hand"),
         ({"validation_fraction": 1.0}, "--validation_fraction is 1.0; it must be at least 0 and below 1"),
         ({"validation_fraction": 0}, "--selection best needs --validation_fraction above 0; with --validation_fraction 0 use --selection last"),
         ({"train_layers": 0}, "--train_layers is 0"),

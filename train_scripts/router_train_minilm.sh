@@ -6,6 +6,8 @@
 #   tuned         frozen encoder and a linear head; targets averaged over the rows of a task     under a minute
 #   tuned-layers  the same targets, the last two encoder layers trained                          about 4 minutes
 #   tuned-all     the same targets, all layers trained                                           about 10 minutes, estimated (35 on one busy core)
+#   denoised      as tuned, but how far rows are pooled is estimated for each task (utils/denoise.py) under a minute
+#   denoised-layers  the same targets, the last two encoder layers trained                       about 4 minutes
 #   frozen        frozen encoder and a linear head, else the paper's settings                    under a minute
 #   layers        the last two encoder layers trained, else the paper's settings, 100 steps      about 3 minutes
 #   paper         all layers, the paper's settings; dropout off, which the paper leaves open     41 minutes

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # How the "tuned" MiniLM recipe was chosen: candidates compared on validation rows only, no test file is opened.
-#   bash train_scripts/search_minilm.sh        about 35 minutes on 2 cores
+#   bash train_scripts/search_minilm.sh        about 50 minutes on 2 cores
 # Each candidate is trained on a random 80 % of the training rows of each seed and scored on the other 20 %, at the last step;
 # results/search.md has mean and standard deviation. router_train_minilm.sh then trains the winners, one with a frozen
 # encoder and one with its last layers trained, on all rows.
@@ -62,5 +62,15 @@ try task_mean_1_head_3e-5 "${small[@]}" --learning_rate 3e-5
 try task_mean_1_head_1e-4_temperature_0.1 "${small[@]}" --learning_rate 1e-4 --temperature 0.1
 try task_mean_1_head_1e-4_lambda_0 "${small[@]}" --learning_rate 1e-4 --cluster_loss_weight 0
 try cluster_mean_1_head_1e-4 "${small[@]}" --learning_rate 1e-4 --target_groups cluster
+fitted=("${averaged[@]}" --training_samples_per_dataset 2000 --llm_learning_rate 1e-2)
+try pooled_question --target_pooling question
+try pooled_question_gain --target_pooling question --targets gain
+try pooled_question_head_3e-4 "${fitted[@]}" --target_pooling question --learning_rate 3e-4
+try pooled_question_score_head_3e-4 "${fitted[@]}" --target_pooling question --learning_rate 3e-4 --targets score
+try pooled_alike --target_pooling alike
+try pooled_alike_gain --target_pooling alike --targets gain
+try pooled_alike_head_3e-4 "${fitted[@]}" --target_pooling alike --learning_rate 3e-4
+try pooled_alike_head_1e-4 "${fitted[@]}" --target_pooling alike --learning_rate 1e-4
+try pooled_alike_score_head_3e-4 "${fitted[@]}" --target_pooling alike --learning_rate 3e-4 --targets score
 validate task_mean_1_layers_2 "$SEEDS_LAYERS" "${small[@]}" --train_layers 2 --learning_rate 1e-4 --training_steps 200 --dropout 0
 python -m utils.report --search "$RUNS"

@@ -34,6 +34,8 @@ from utils.baselines.ridge import Ridge
 from utils.baselines.task_classifier import TaskClassifier
 from utils.baselines.voting import answers_of, voting
 from utils.data import RoutingData, add_data_arguments, embedding_size, load_all, load_tests, reading, shrink, split_validation, targets, trained_on
+from utils.denoise import POOLINGS as TARGET_POOLINGS
+from utils.denoise import pool_targets
 from utils.encoders import GIVEN, MDEBERTA, POOLINGS, EncoderError, Queries, load_encoder
 from utils.evaluate import measure, tables
 from utils.experiment import Setup, setup, writable_folder, write_json, write_text
@@ -74,6 +76,10 @@ def parser() -> argparse.ArgumentParser:
     goal.add_argument("--targets", choices=("score", "gain"), default="gain", help="gain: right or wrong for multiple choice, what the metric counts")
     goal.add_argument("--cost_rate", type=float, default=0.0, help="targets are score - cost_rate * cost in US dollars; settings are chosen by that, too")
     goal.add_argument("--target_shrinkage", type=float, default=0.0, help="0 to 1: how far each target moves to the mean of its task")
+    goal.add_argument(
+        "--target_pooling", choices=("none", *TARGET_POOLINGS), default="none",
+        help="estimate that, and parts of neighbours and cluster, per task (utils/denoise.py); not for the controls",
+    )  # fmt: skip
 
     encoder = p.add_argument_group("encoder")
     encoder.add_argument("--encoder", default=MDEBERTA, help="hub name, local folder, minilm (a PyPI package), or given (data files of embeddings)")
@@ -111,6 +117,11 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
             raise ValueError(f"--routers {name}: no such router; it must be one of {', '.join([*ROUTERS, *CONTROLS, VOTING])}")
     if VOTING in args.routers and not args.answers:
         raise ValueError("--routers voting needs --answers DIR, the answers of all LLMs. The released files have scores alone, which do not tell which wrong answers agree: voting cannot be computed from them")
+    if args.target_pooling != "none" and args.target_shrinkage:
+        raise ValueError(
+            f"--target_pooling {args.target_pooling} estimates the pooling that "
+            f"--target_shrinkage {args.target_shrinkage:g} sets by hand; leave out one of them"
+        )
     for name in ("routers", "seeds", "llms"):
         values = getattr(args, name) or []
         if len(set(values)) < len(values):
@@ -145,14 +156,21 @@ class Problem:
         if any(name in ROUTERS for name in args.routers) and given != (args.encoder == GIVEN):
             raise ValueError(f"--encoder {args.encoder}: {self.files[0].path} has {'embeddings and no text; use --encoder given' if given else 'text; name an encoder that reads it'}")
 
-    def rows(self, embedded: Sequence[np.ndarray], seed: int, everything: bool) -> tuple[Rows, list[tuple[np.ndarray, RoutingData]]]:
-        """Training rows of the seed, all of them with `everything`, and the validation rows of each task. embedded: of each file, (N, p)."""
+    def rows(
+        self, embedded: Sequence[np.ndarray], seed: int, everything: bool, pooling: str = "none"
+    ) -> tuple[Rows, list[tuple[np.ndarray, RoutingData]]]:
+        """Training rows of the seed, all of them with `everything`, and the validation rows of each task.
+
+        embedded: of each file, (N, p). pooling: of the targets, "none" or one of utils.denoise.POOLINGS.
+        """
         args, parts, validation = self.args, [], []
         for data, x in zip(self.files, embedded):
             train, held = split_validation(data, args.validation_fraction, seed)
             train = np.arange(len(data)) if everything else train
             y = targets(data, args.targets, args.cost_rate)[train]
             y = shrink(y, np.zeros(len(train), dtype=np.int64), args.target_shrinkage)
+            if pooling != "none":
+                y, _ = pool_targets(data.rows(train), y, x[train], pooling)
             kept = slice(args.training_samples_per_dataset or None)
             clusters = None if data.clusters is None else data.clusters[train][kept]
             parts.append((x[train][kept], y[kept], np.full(len(y[kept]), data.task), clusters))
@@ -209,6 +227,7 @@ def is_finished(run: Path, settings: dict[str, Any]) -> bool:
     if not path.is_file():
         return False
     old, new = json.loads(path.read_text())["settings"], json.loads(json.dumps(settings))
+    old = {"target_pooling": "none"} | old  # of a run from before that argument was there
     changed = [f"{name}: {old.get(name)!r} there, {new.get(name)!r} now" for name in sorted({*old, *new}) if old.get(name) != new.get(name)]
     if changed:
         raise ValueError(f"{run} holds a run with other settings ({'; '.join(changed)}). Choose another --save_path, or remove that folder")
@@ -263,8 +282,10 @@ def run_all(args: argparse.Namespace) -> list[Path]:
                     control = CONTROLS[key](seed, args.cost_rate).fit(problem.rows(nothing, seed, everything=True)[0])
                     picks = {data.task: control.pick(data, problem.columns) for data in problem.tests}
                 else:
-                    rows, validation = problem.rows(embeddings.train, seed, everything=False)
-                    everything = problem.rows(embeddings.train, seed, everything=True)[0] if args.refit else None
+                    rows, validation = problem.rows(embeddings.train, seed, False, args.target_pooling)
+                    everything = None
+                    if args.refit:
+                        everything, _ = problem.rows(embeddings.train, seed, True, args.target_pooling)
                     choice: Choice = choose(ROUTERS[key], rows, validation, seed, everything, worth, progress)
                     chosen = {"rule": "best", "step": None, "validation": choice.validation, "setting": choice.setting}
                     picks = {data.task: choice.router.pick(x, problem.columns) for x, data in zip(embeddings.test, problem.tests)}

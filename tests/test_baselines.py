@@ -450,6 +450,17 @@ def test_other_settings_in_the_same_folder_are_refused(run, fails, line, tmp_pat
     assert "Ridge" in text and "targets: 'gain' there, 'score' now" in text and "Choose another --save_path" in text
 
 
+def test_a_run_from_before_an_argument_is_still_finished(run, fails, tmp_path):
+    run("failed", "--routers", "ridge")
+    path = tmp_path / "failed" / "Ridge" / "seed_1" / "results.json"
+    old = json.loads(path.read_text())
+    for name in ("keep_characters", "encoder_ckpt"):
+        del old["settings"][name]
+    path.write_text(json.dumps(old))
+    assert "1 of 1 runs are already done" in run("failed", "--routers", "ridge")
+    assert "keep_characters: 'last' there, 'first' now" in fails("--routers", "ridge", "--keep_characters", "first")
+
+
 def test_an_interrupted_command_goes_on(run, line, tmp_path, monkeypatch, capsys):
     def stop(*args, **kwargs):
         raise KeyboardInterrupt

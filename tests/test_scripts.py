@@ -241,7 +241,7 @@ def test_the_baselines_and_routerdc_learn_from_the_same_targets(commands, planne
         assert other.seeds == [1, 2]
 
 
-def test_routerbench_trains_every_cost_rate_with_every_seed(planned):
+def test_routerbench_trains_every_cost_rate_with_every_seed(planned, commands):
     runs = planned("router_train_routerbench.sh", COST_RATES="0 30", SEEDS="1 2")
     assert [(run.cost_rate, run.seed) for run in runs] == [(0, 1), (0, 2), (30, 1), (30, 2)]
     for run in runs:
@@ -251,6 +251,15 @@ def test_routerbench_trains_every_cost_rate_with_every_seed(planned):
     (tuned,) = planned("router_train_routerbench.sh", RECIPE="tuned", COST_RATES="0", SEEDS="1")
     assert changed(tuned, runs[0]) == {"top_k", "last_k", "negative_below", "temperature", "target_shrinkage"}
     assert tuned.recipe == "routerbench_tuned" and Path(tuned.save_path).parts[1] != Path(runs[0].save_path).parts[1]
+    released = {"KEEP_CHARACTERS": "first", "COST_RATES": "0", "SEEDS": "1"}
+    (first,) = planned("router_train_routerbench.sh", **released)
+    assert changed(first, runs[0]) == {"keep_characters"} and first.recipe == "routerbench_first"
+    (both,) = planned("router_train_routerbench.sh", RECIPE="tuned", **released)
+    assert changed(both, tuned) == {"keep_characters"} and both.recipe == "routerbench_tuned_first"
+    assert len({run.save_path for run in (runs[0], tuned, first, both)}) == 4
+    for settings, place in ((released, "/routerbench_first"), ({"RECIPE": "tuned"}, "/routerbench_tuned"), ({}, "")):
+        last = commands("router_train_routerbench.sh", **settings)[-1]
+        assert last[last.index("--output") + 1] == f"results{place}"
 
 
 def test_every_setting_of_the_list_has_its_variable(planned):

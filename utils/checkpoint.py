@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import AutoConfig, AutoModel
 
-from utils.data import MISSING
+from utils.data import ENDS, MISSING
 from utils.encoders import GIVEN, Encoder, Given, load_tokenizer
 from utils.experiment import atomic_folder, write_json
 from utils.model import RouterDC
@@ -52,11 +52,14 @@ NEEDED: dict[str, tuple[Callable[[Any], bool], str]] = {  # what the config must
     "settings.freeze_encoder": (lambda value: isinstance(value, bool), "true or false"),
     "settings.train_layers": (lambda value: value is None or _number(value), "null or a number of layers"),
     "settings.max_characters": (lambda value: value is None or _number(value), "null or a number of characters"),
+    "settings.keep_characters": (lambda value: value in ENDS, " or ".join(ENDS)),
     "settings.missing_cells": (lambda value: value in MISSING, " or ".join(MISSING)),
     "settings.cost_rate": (lambda value: isinstance(value, (int, float)) and value >= 0, "a number that is at least 0"),
     "settings.dataset": (lambda value: value in [*DATASETS], " or ".join(DATASETS)),
 }
-LATER = ("settings.max_characters", "settings.missing_cells", "settings.cost_rate", "settings.dataset")  # older checkpoints have none of these
+LATER = tuple(  # older checkpoints have none of these
+    f"settings.{name}" for name in ("max_characters", "keep_characters", "missing_cells", "cost_rate", "dataset")
+)
 EMBEDS = ("pooling", "max_length", "head")  # keys of the config that change the embedding of a query
 
 

@@ -33,6 +33,10 @@ from utils.tasks import short, title_of
 BASELINES: tuple[type[Router], ...] = (KNN, MLP)
 ZERO, ORACLE = "single LLMs, mixed", "per-query oracle"
 VARIES = ("seed", "cost_rate")  # settings in which the runs may differ
+NAMED = (  # settings that results name
+    "freeze_encoder", "train_layers", "top_k", "last_k", "ties", "training_steps", "learning_rate", "max_characters",
+    "keep_characters", "validation_fraction",
+)  # fmt: skip
 THOUSAND = 1000  # costs are printed in US dollars per 1000 queries
 
 
@@ -57,7 +61,8 @@ def check(runs: Sequence[Mapping[str, Any]], folder: str) -> tuple[list[float], 
         key = (settings.get("cost_rate", 0.0), settings["seed"])
         if not run["test"].get("costs") or set(run["test"]["costs"]["router"]) != set(run["test"]["tasks"]):
             raise ValueError(f"{folder}: the run `{run['command']}` has test files without costs; only runs on data with costs belong here")
-        same = {"router": run["router"]} | {name: value for name, value in settings.items() if name not in VARIES}
+        same = {"router": run["router"], "keep_characters": "last"}  # of runs made before that was an argument
+        same |= {name: value for name, value in settings.items() if name not in VARIES}
         first = first or same
         if changed := [name for name in {**first, **same} if first.get(name) != same.get(name)]:
             raise ValueError(f"{folder}: its runs differ in {', '.join(changed)}; only {' and '.join(VARIES)} may")
@@ -177,7 +182,8 @@ def compare(folder: str, where: Setup, cache: Path) -> dict[str, Any]:
         "test_queries": {data.task: len(data) for data in tests},
         "left_out": {data.path: data.left_out for data in [*train, *tests]},
         "encoder": settings["encoder"],
-        "settings": {name: settings[name] for name in ("freeze_encoder", "train_layers", "top_k", "last_k", "training_steps", "learning_rate", "max_characters", "validation_fraction")},
+        "recipe": runs[0]["recipe"],
+        "settings": {"keep_characters": "last"} | {name: settings[name] for name in NAMED if name in settings},
         "cost_rates": rates,
         "seeds": seeds,
         "llms": {llm: {name: values[name] for name in ("accuracy", "cost")} for llm, values in llms.items()},
@@ -186,6 +192,22 @@ def compare(folder: str, where: Setup, cache: Path) -> dict[str, Any]:
         "training_seconds": round(sum(run["seconds"] for run in runs), 1),
         "device": where.describe(),
     }
+
+
+def script_of(result: Mapping[str, Any]) -> str:
+    """The command line of the script that made the runs, as far as their recipe tells it."""
+    variables = ["RECIPE=tuned"] if result["recipe"].startswith("routerbench_tuned") else []
+    variables += ["KEEP_CHARACTERS=first"] if result["settings"]["keep_characters"] == "first" else []
+    return " ".join([*variables, "bash train_scripts/router_train_routerbench.sh"])
+
+
+def prompts_of(settings: Mapping[str, Any]) -> str:
+    """A sentence on how the prompts are cut, or nothing where they are whole."""
+    if not settings["max_characters"]:
+        return ""
+    end = settings["keep_characters"]
+    released = "as in the released code" if end == "first" else "the released code keeps the first ones"
+    return f"Of each prompt the {end} {settings['max_characters']} characters are read ({released}). "
 
 
 def text_of(result: Mapping[str, Any]) -> str:
@@ -214,7 +236,9 @@ def text_of(result: Mapping[str, Any]) -> str:
     queries = ", ".join(f"{title_of(task)} {result['training_queries'].get(task, 0)} / {result['test_queries'][task]}" for task in tasks)
     return "\n\n".join([
         "# RouterBench: accuracy against cost",
-        f"Made by `{result['command']}`, which `bash train_scripts/router_train_routerbench.sh` ends with; routerbench.json has every point. Queries (training / test): {queries}. "
+        f"Made by `{result['command']}`, which `{script_of(result)}` ends with; routerbench.json has every point. "
+        f"Queries (training / test): {queries}. "
+        f"{prompts_of(settings)}"
         + (f"Rows left out for empty cells: {'; '.join(left)}. " if left else "")
         + f"Encoder: {result['encoder']}, {part}; {len(seeds)} seed(s); mean ± standard deviation over them; averages are over tasks. "
         + (f"The trained router's utility on its own validation rows, mean over the cost rates: {spread(result['validation'])} %. " if result["validation"] else "")

@@ -158,7 +158,7 @@ class Problem:
             self.files = [data.for_llms(args.llms) for data in self.files]
         self.llms = self.files[0].llms
         self.tests = load_tests(args, self.llms)
-        self.overlap = trained_on(self.tests, [question for data in self.files for question in data.questions])
+        self.overlap = trained_on(self.tests, self.files)
         self.columns = [self.llms.index(name) for name in self.tests[0].llms]  # of the LLMs present, among those of training
         self.inside = [data.task for data in self.files]
         given = embedding_size([*self.files, *self.tests]) is not None
@@ -252,6 +252,7 @@ def is_finished(run: Path, settings: dict[str, Any]) -> bool:
     if not path.is_file():
         return False
     old, new = json.loads(path.read_text())["settings"], json.loads(json.dumps(settings))
+    old = {"keep_characters": "last"} | old  # a run made before that was an argument
     changed = [f"{name}: {old.get(name)!r} there, {new.get(name)!r} now" for name in sorted({*old, *new}) if old.get(name) != new.get(name)]
     if changed:
         raise ValueError(f"{run} holds a run with other settings ({'; '.join(changed)}). Choose another --save_path, or remove that folder")

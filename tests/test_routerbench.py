@@ -323,7 +323,9 @@ def made_up_runs(tmp_path, monkeypatch):
             picks = {data.task: np.zeros(len(data), dtype=int) for data in files[2:]}
             found = routerbench.point(picks, files[2:], rate)
             test = {"tasks": found["accuracy"], "costs": {"router": found["cost"]}, "utilities": {"router": found["utility"]}, "cost_rate": rate}
-            result = {"recipe": recipe, "router": "RouterDC", "settings": settings, "test": test, "tests": [{"path": d.path, "kind": d.kind} for d in files[2:]], "seconds": 1, "command": "x", "selection": {"validation": None}}
+            result = {"router": "RouterDC", "recipe": recipe, "settings": settings, "test": test, "seconds": 1}
+            result |= {"command": "x", "selection": {"validation": None}}
+            result["tests"] = [{"path": data.path, "kind": data.kind} for data in files[2:]]
             target = tmp_path / "runs" / f"{rate:g}" / "results.json"
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_text(json.dumps(result))
@@ -354,6 +356,24 @@ def test_the_page_says_which_characters_were_read_and_what_made_it(data, made_up
     script = "RECIPE=tuned KEEP_CHARACTERS=first bash train_scripts/router_train_routerbench.sh"
     assert f"which `{script}` ends with" in text and found["settings"]["keep_characters"] == "first"
     assert "Of each prompt the first 1400 characters are read (as in the released code)." in text
+
+
+def test_two_cuts_are_compared_seed_by_seed(data, made_up_runs, tmp_path, capsys):
+    first, _ = made_up_runs(data, "--keep_characters", "first")
+    (tmp_path / "other.json").write_text(json.dumps(first | {"validation": [41.5]}))
+    found, _ = made_up_runs(data)
+    (tmp_path / "mine.json").write_text(json.dumps(found | {"validation": [40.0]}))
+    other = json.loads((tmp_path / "other.json").read_text())
+    pair = routerbench.paired(found | {"validation": [40.0]}, other, tmp_path / "other.json")
+    assert pair["settings"] == {"keep_characters": ["last", "first"]}
+    assert (pair["validation"], pair["aiq"]) == ([-1.5], [0.0])
+    text = routerbench.against_of(pair)
+    assert "(keep characters last here, first there)" in text and "-1.50 points" in text
+    command = [str(tmp_path / "runs"), "--against", str(tmp_path / "other.json"), "--output", str(tmp_path)]
+    assert routerbench.main(command) == 2
+    assert "runs without validation rows cannot be compared" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="other.json: it differs in seeds; seeds are paired"):
+        routerbench.paired(found, other | {"seeds": [1, 2]}, tmp_path / "other.json")
 
 
 def test_runs_from_before_the_end_was_an_argument_kept_the_last_characters():

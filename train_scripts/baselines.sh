@@ -8,7 +8,7 @@
 #   tuned    right or wrong averaged over the rows of a task, up to 2000 rows of each task, no row held back in the end (see router_train_minilm.sh)
 # The training loop repeats the rows of a small task up to that number, as the paper does; the other routers see each row once.
 # Finished runs are skipped, a stopped one goes on. Further flags name data and lengths, and go to both trainers; TRAINER_FLAGS to the training loop alone.
-# Each recipe ends with LoraRetriever on the embeddings of its RouterDC: LoraRetriever as released has a trained encoder.
+# Each recipe ends with LoraRetriever on the embeddings of its RouterDC: as released it has a trained encoder.
 # ON_TRAINED names the routers that run so: none with ON_TRAINED= or where LOSSES has no routerdc.
 # ROUTERS and LOSSES choose fewer routers: with --cost_rate leave out matrix_factorization and irt, which only predict right or wrong.
 set -euo pipefail

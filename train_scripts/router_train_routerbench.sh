@@ -7,9 +7,9 @@
 #   DATA=DIR                     a folder with routerbench_cluster/ and routerbench_zs/ of your own: nothing is downloaded
 #   RECIPE=tuned                 K+ = 1 against all others and targets moved to the mean of their task, which does better on validation rows;
 #                                makes results/routerbench_tuned/
-#   KEEP_CHARACTERS=first        keep the first 1400 characters of a prompt, as the released code does, and not the last:
+#   KEEP_CHARACTERS=first        keep the first 1400 characters of a prompt, as the released code does, not the last:
 #                                all of ARC's are then one text. Makes results/routerbench_first/, with RECIPE=tuned
-#                                results/routerbench_tuned_first/
+#                                results/routerbench_tuned_first/; its page compares with the last ones, if there
 # A cost rate is what a dollar costs in score (right is 1, wrong 0): at 100, an answer for 0.5 cents must be right 50 points more often than a free one.
 # Finished runs are skipped, a stopped one goes on. Further flags go to train_router_mdeberta.py:
 #   SEEDS=1 RUNS=runs/mine RESULTS=runs/mine bash train_scripts/router_train_routerbench.sh --training_steps 300
@@ -31,9 +31,14 @@ case "$RECIPE" in
   *) echo "error: RECIPE is '$RECIPE'; it must be routerbench or tuned" >&2; exit 2 ;;
 esac
 KEEP_CHARACTERS="${KEEP_CHARACTERS:-last}"
+against=()
 case "$KEEP_CHARACTERS" in
   last) ;;
-  first) name+=_first ;;
+  first)
+    last="results${name:+/routerbench$name}/routerbench.json"
+    if [[ -z "${RUNS:-}${RESULTS:-}" && -f "$last" ]]; then against=(--against "$last"); fi
+    name+=_first
+    ;;
   *) echo "error: KEEP_CHARACTERS is '$KEEP_CHARACTERS'; it must be last or first" >&2; exit 2 ;;
 esac
 RUNS="${RUNS:-runs/${ENCODER##*/}_routerbench$name}"
@@ -68,4 +73,8 @@ for rate in $COST_RATES; do
       "$@"
   done
 done
-python -m utils.routerbench "$RUNS" --output "$RESULTS" --device "$DEVICE" --precision "$PRECISION"
+python -m utils.routerbench "$RUNS" \
+  --output "$RESULTS" \
+  --device "$DEVICE" \
+  --precision "$PRECISION" \
+  ${against[@]+"${against[@]}"}

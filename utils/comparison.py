@@ -255,9 +255,9 @@ def text(result: dict[str, Any], command: str) -> str:
     if any(entry["router"].endswith(SUFFIX) for entry in groups):
         parts.append(
             f'Rows named "{SUFFIX.removeprefix(", ")}" read the query embeddings of a trained router in place of the '
-            "pre-trained encoder's: in train_scripts/baselines.sh the RouterDC of their recipe and seed, whose training "
-            "rows are theirs. LoraRetriever then clusters in that space. As released it routes with a trained encoder, "
-            "too; how that one was trained is not stated."
+            "pre-trained encoder's: in train_scripts/baselines.sh the RouterDC of their recipe and seed, whose "
+            "training rows are theirs. LoraRetriever then clusters in that space. As released it routes with a trained "
+            "encoder, too; how that one was trained is not stated."
         )
     if not any(entry["router"] == "Voting" for entry in groups):
         parts.append("Voting cannot be computed from the released files: they have scores, and not the answers that would be counted. The paper reports "

@@ -8,6 +8,8 @@ validation rows. Any runs whose test files have costs will do.
 """
 
 import argparse
+import json
+import shlex
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -210,6 +212,48 @@ def prompts_of(settings: Mapping[str, Any]) -> str:
     return f"Of each prompt the {end} {settings['max_characters']} characters are read ({released}). "
 
 
+ALIKE = (  # what two results to compare must have in common
+    "tasks", "training_queries", "test_queries", "seeds", "cost_rates", "encoder", "llms",
+)  # fmt: skip
+
+
+def paired(result: Mapping[str, Any], other: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """What the trained router gains over that of `other`, the content of another routerbench.json, by seed.
+
+    Returns: {"path", "settings": {name: [here, there]} where they differ, "validation": points of utility by seed,
+    "aiq": points by seed}.
+    Raises: ValueError if the two have other data, seeds or cost rates, or no validation rows.
+    """
+    if changed := [name for name in ALIKE if result[name] != other.get(name)]:
+        what = ", ".join(changed)
+        raise ValueError(f"--against {path}: it differs in {what}; seeds are paired on the same data only")
+    if not result["validation"] or not other.get("validation"):
+        raise ValueError(f"--against {path}: runs without validation rows cannot be compared on them")
+    names = sorted({*result["settings"], *other["settings"]})
+    pairs = {name: [result["settings"].get(name), other["settings"].get(name)] for name in names}
+    router = next(iter(result["routers"]))
+    gain = {"validation": np.subtract(result["validation"], other["validation"])}
+    gain["aiq"] = np.subtract(result["aiq"][router]["average"], other["aiq"][router]["average"])
+    return {
+        "path": str(path),
+        "settings": {name: pair for name, pair in pairs.items() if pair[0] != pair[1]},
+        **{name: values.round(4).tolist() for name, values in gain.items()},
+    }
+
+
+def against_of(found: Mapping[str, Any]) -> str:
+    """A sentence on what `paired` found."""
+    changes = []
+    for name, (here, there) in found["settings"].items():
+        changes.append(f"{name.replace('_', ' ')} {here} here, {there} there")
+    return (
+        f"Against `{found['path']}` ({'; '.join(changes) or 'the same settings'}), paired over the seeds: the trained "
+        f"router's utility on validation rows, mean over the cost rates, {spread(found['validation'], '+')} points; "
+        f"its AIQ on the test files {spread(found['aiq'], '+')} points. The choice between the two is by validation "
+        "rows; the test files had been read before. "
+    )
+
+
 def text_of(result: Mapping[str, Any]) -> str:
     """results/routerbench.md."""
     tasks, seeds, rates = result["tasks"], result["seeds"], result["cost_rates"]
@@ -242,6 +286,7 @@ def text_of(result: Mapping[str, Any]) -> str:
         + (f"Rows left out for empty cells: {'; '.join(left)}. " if left else "")
         + f"Encoder: {result['encoder']}, {part}; {len(seeds)} seed(s); mean ± standard deviation over them; averages are over tasks. "
         + (f"The trained router's utility on its own validation rows, mean over the cost rates: {spread(result['validation'])} %. " if result["validation"] else "")
+        + (against_of(result["against"]) if "against" in result else "")
         + f"Training took {result['training_seconds']:.0f} s in all, this comparison {result['seconds']:.0f} s ({result['device']}).",
         "Every router learns from score - cost_rate * cost (cost in US dollars): kNN and MLP by regression on the same embeddings, from every row; RouterDC and CosineClassifier "
         "from the rows in which some LLM has a value above 0, since only such an LLM is a positive (as in the paper): a row in which none is worth its cost tells them nothing "
@@ -264,6 +309,7 @@ def main(argv: list[str] | None = None) -> int:
     p = argparse.ArgumentParser(prog="python -m utils.routerbench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("runs", help="folder of finished runs: every cost rate with every seed")
     p.add_argument("--output", type=Path, default=Path("results"), help="folder for routerbench.md, .json and .png")
+    p.add_argument("--against", type=Path, metavar="JSON", help="routerbench.json of other runs on these data")
     p.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N, mps")
     p.add_argument("--precision", choices=("auto", "bf16", "fp32"), default="auto")
     p.add_argument("--cache_dir", type=Path, default=Path(".cache/queries"), help="embeddings")
@@ -273,7 +319,11 @@ def main(argv: list[str] | None = None) -> int:
         where = setup(args.device, args.precision)
         writable_folder(args.output, "--output")
         result = compare(args.runs, where, args.cache_dir)
-        result["command"] = f"python -m utils.routerbench {args.runs}"
+        if args.against:
+            result["against"] = paired(result, json.loads(args.against.read_text()), args.against)
+        given = [("--output", args.output if args.output != Path("results") else None), ("--against", args.against)]
+        words = [word for flag, value in given if value for word in (flag, str(value))]
+        result["command"] = shlex.join(["python", "-m", "utils.routerbench", args.runs, *words])
         result["seconds"] = round(time.monotonic() - begun, 1)
         text = text_of(result)
         cost_curve(result, args.output / "routerbench.png")

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from utils import checkpoint
-from utils.data import DataError, load_all, reading
+from utils.data import DataError, cut, load_all, reading
 from utils.encoders import Queries
 from utils.evaluate import evaluate, tables
 from utils.experiment import Setup, setup, writable_folder, write_json
@@ -37,10 +37,18 @@ def parser() -> argparse.ArgumentParser:
 
 
 @torch.no_grad()
-def choose(model: RouterDC, queries: Sequence[str], llms: Sequence[str], where: Setup, characters: int | None = None) -> list[dict[str, Any]]:
+def choose(
+    model: RouterDC,
+    queries: Sequence[str],
+    llms: Sequence[str],
+    where: Setup,
+    characters: int | None = None,
+    keep: str = "last",
+) -> list[dict[str, Any]]:
     """Route queries: for each {"query", "llm": the one picked, "similarity": {llm: cosine or inner product}}.
 
-    The pick is the arg-max over `llms` alone. Of each query the last `characters` are read, all by default. Raises: ValueError for no query, an empty one, or an LLM that the router does not know.
+    The pick is the arg-max over `llms` alone. Of each query `characters` are read, all by default, from the end `keep`.
+    Raises: ValueError for no query, an empty one, or an LLM that the router does not know.
     """
     columns = model.columns(llms)
     if not queries:
@@ -48,7 +56,7 @@ def choose(model: RouterDC, queries: Sequence[str], llms: Sequence[str], where: 
     for number, query in enumerate(queries):
         if not query.strip():
             raise ValueError(f"--query: number {number} is empty; give the text that an LLM would get")
-    read = [query[-characters:] if characters else query for query in queries]
+    read = [cut(query, characters, keep) for query in queries]
     similarity = model(Queries(model.encoder, read, where, "all").embed())[1][:, columns]  # (N, T)
     picks = similarity.argmax(dim=1).tolist()
     return [{"query": q, "llm": llms[t], "similarity": dict(zip(llms, row))} for q, t, row in zip(queries, picks, similarity.tolist())]
@@ -70,7 +78,8 @@ def main(argv: list[str] | None = None) -> int:
             if args.test_data_paths:
                 raise ValueError("--query and --test_data_paths exclude each other; give one")
             texts = sys.stdin.read().splitlines() if args.query == ["-"] else args.query
-            routed = choose(model, texts, args.llms or model.llms, where, reading(config["settings"])["characters"])
+            options = reading(config["settings"])
+            routed = choose(model, texts, args.llms or model.llms, where, options["characters"], options["keep"])
             for pick in routed:
                 near = sorted(pick["similarity"].items(), key=lambda item: -item[1])
                 print(f"{pick['llm']}\t{pick['query']}\n    similarity: {', '.join(f'{short(llm)} {value:.3f}' for llm, value in near)}")

@@ -108,7 +108,11 @@ def parser() -> argparse.ArgumentParser:
         help="estimate per task how far a target is pooled with neighbours, cluster and task (utils/denoise.py): "
         "expected on this very question, or on questions that look alike to the pre-trained encoder",
     )  # fmt: skip
-    loss.add_argument("--fidelity", default="paper", help="paper, upstream, or rows of the README's table to take as released, such as 1,3")
+    loss.add_argument(
+        "--fidelity", default="paper",
+        help="paper, upstream, or rows of the README's table to take as released, such as 1,3; it changes no data: "
+        "RouterBench's prompts are cut as released with --keep_characters first",
+    )  # fmt: skip
 
     train = p.add_argument_group("training")
     train.add_argument("--batch_size", type=int, default=64, help="queries per batch")
@@ -328,7 +332,7 @@ def train_alone(args: argparse.Namespace, run: Path) -> Path:
     problem = Problem(args, rows, where.device)
     tests = load_tests(args, problem.llms) if args.final_eval else []
     embedding_size([*problem.files, *tests])  # what cannot be tested is not trained
-    overlap = trained_on(tests, problem.questions)
+    overlap = trained_on(tests, problem.files)
     settings = {name: value for name, value in vars(args).items() if name not in NOT_SETTINGS}
     settings["data"] = {data.path: data.sha256 for data in [*problem.files, *tests]}
     if not start_or_resume(run, settings, args.overwrite):

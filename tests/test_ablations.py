@@ -55,6 +55,17 @@ def is_spread(cell: str, values: list[float], sign: str = "") -> bool:
     return float(mean) == pytest.approx(statistics.mean(values), abs=0.006) and float(deviation) == pytest.approx(statistics.stdev(values), abs=0.006)
 
 
+def test_an_llm_is_lost_on_the_characters_that_the_run_read(fake, tiny_bert, tmp_path):
+    found = {}
+    for keep in ("first", "last"):
+        flags = FROZEN | {"max_characters": 9, "keep_characters": keep, "training_steps": 4, "eval_steps": 4}
+        assert train_router_mdeberta.main(arguments(fake, tiny_bert, tmp_path / keep, **flags)) == 0
+        (whole, *_) = ablations.lose_llms(tmp_path / keep, tmp_path / "cache", "cpu")
+        found[keep] = json.loads((tmp_path / keep / "results.json").read_text())["test"]["id_avg"]
+        assert whole["id_avg"] == pytest.approx(found[keep], abs=1e-3)
+    assert found["first"] != found["last"]
+
+
 def test_every_row_follows_from_the_files_of_its_runs(runs, table):
     def figures(folder: str) -> dict[int, tuple[float, float, float]]:
         found = [json.loads(path.read_text()) for path in (runs / folder).glob("seed_*/results.json")]

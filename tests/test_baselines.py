@@ -12,6 +12,8 @@ import pytest
 import scipy.optimize
 import torch
 from conftest import LLMS, REPO, arguments, make_rows
+from safetensors.torch import load_file
+from transformers import AutoConfig, AutoModel, AutoTokenizer
 
 import train_router_mdeberta as program
 from utils.baselines import __main__ as command
@@ -25,7 +27,9 @@ from utils.baselines.matrix_factorization import MatrixFactorization
 from utils.baselines.mlp import MLP
 from utils.baselines.ridge import Ridge
 from utils.baselines.task_classifier import TaskClassifier
+from utils.baselines.trained_encoder import clustered
 from utils.baselines.voting import vote, voting
+from utils.checkpoint import content_hash
 from utils.data import DataError, RoutingData, gains, load, split_validation
 from utils.denoise import pool_targets
 from utils.metrics import accuracy
@@ -447,6 +451,17 @@ def test_other_settings_in_the_same_folder_are_refused(run, fails, line, tmp_pat
     assert "Ridge" in text and "targets: 'gain' there, 'score' now" in text and "Choose another --save_path" in text
 
 
+def test_a_run_from_before_an_argument_is_still_finished(run, fails, tmp_path):
+    run("failed", "--routers", "ridge")
+    path = tmp_path / "failed" / "Ridge" / "seed_1" / "results.json"
+    old = json.loads(path.read_text())
+    for name in ("keep_characters", "encoder_ckpt"):
+        del old["settings"][name]
+    path.write_text(json.dumps(old))
+    assert "1 of 1 runs are already done" in run("failed", "--routers", "ridge")
+    assert "keep_characters: 'last' there, 'first' now" in fails("--routers", "ridge", "--keep_characters", "first")
+
+
 def test_an_interrupted_command_goes_on(run, line, tmp_path, monkeypatch, capsys):
     def stop(*args, **kwargs):
         raise KeyboardInterrupt
@@ -577,6 +592,155 @@ def test_answers_are_a_setting_of_voting_alone_and_new_ones_are_another_run(run,
     assert "voting needs the answers to every query" in fails("--routers", "voting", *flags)
 
 
+# Embeddings of a trained router
+
+
+@pytest.fixture(scope="module")
+def routers_trained(fake, tiny_bert, tmp_path_factory):
+    """Folders of short RouterDC runs by what of the encoder trained: "none", "last" or "all". Seed 2, split 0.2."""
+    folder, found = tmp_path_factory.mktemp("routers"), {}
+    for part, flags in (("none", {"freeze_encoder": True}), ("last", {"train_layers": 1}), ("all", {})):
+        found[part] = folder / part / "seed_2"
+        flags |= {"pooling": "mean", "seed": 2, "validation_fraction": 0.2, "learning_rate": 1e-2}
+        assert program.main(arguments(fake, tiny_bert, found[part], **flags)) == 0
+    return found
+
+
+def plain_embeddings(run, questions: list[str]) -> np.ndarray:
+    """E(x) of a checkpoint, one query at a time by transformers alone, scaled to length 1."""
+    folder = run / "checkpoint"
+    weights = load_file(folder / "model.safetensors")
+    backbone = AutoModel.from_config(AutoConfig.from_pretrained(folder / "encoder")).eval()
+    own = {name.removeprefix("encoder.backbone."): value for name, value in weights.items() if "backbone" in name}
+    backbone.load_state_dict(own, strict=False)
+    tokenizer = AutoTokenizer.from_pretrained(folder / "encoder", truncation_side="left")
+    head, found = weights.get("head.weight", torch.eye(32)), []
+    for question in questions:
+        tokens = tokenizer(question, truncation=True, max_length=64, return_tensors="pt")
+        with torch.no_grad():
+            x = head @ backbone(**tokens).last_hidden_state[0].mean(dim=0)
+        found.append((x / x.norm()).numpy())
+    return np.stack(found)
+
+
+@pytest.mark.parametrize("part", ["none", "last", "all"])
+def test_embeddings_of_a_checkpoint_are_those_that_its_evaluation_computes(routers_trained, line, tmp_path, part):
+    run = routers_trained[part]
+    args = command.parse([*line("x", "--encoder_ckpt", run)])
+    problem = command.Problem(args)
+    train, test = command.Embeddings(problem, command.setup("cpu", "fp32")).of(2)
+    for files, found in ((problem.files, train), (problem.tests, test)):
+        for data, x in zip(files, found, strict=True):
+            assert x == pytest.approx(plain_embeddings(run, data.questions), abs=1e-5)
+    llms = unit(load_file(run / "checkpoint" / "model.safetensors")["llm_embeddings.weight"].numpy())
+    picks = json.loads((run / "picks.json").read_text())
+    for data, x in zip(problem.tests, test):
+        assert (x @ llms.T).argmax(axis=1).tolist() == picks[data.task]
+
+
+def test_lora_retriever_routes_by_clusters_in_the_trained_space(routers_trained, run, line, tmp_path):
+    ckpt = routers_trained["none"]
+    flags = ("--routers", "lora_retriever", "oracle", "--seeds", 2)
+    text = run("runs", *flags, "--encoder_ckpt", ckpt.with_name("seed_{seed}"))
+    assert "| LoraRetriever, trained encoder, frozen " in text and "| Oracle, control " in text
+    folder = tmp_path / "runs" / "LoraRetriever_trained_encoder" / "seed_2"
+    settings = json.loads((folder / "results.json").read_text())["settings"]
+    trained = json.loads((ckpt / "results.json").read_text())["settings"]
+    assert settings["encoder_ckpt"] == content_hash(ckpt / "checkpoint")
+    assert all(settings[name] == trained[name] for name in ("encoder", "pooling", "max_length", "seed"))
+    assert str(ckpt.parent) not in json.dumps(settings)
+    assert results(tmp_path / "runs")["Oracle", 2]["settings"]["encoder_ckpt"] is None
+
+    problem = command.Problem(command.parse(line("x", "--encoder", "given", "--routers", "oracle")))
+    sides = [split_validation(data, 0.2, 2)[0] for data in problem.files]
+    x = np.concatenate([plain_embeddings(ckpt, data.questions)[side] for data, side in zip(problem.files, sides)])
+    y = np.concatenate([gains(data.scores, data.kind)[side] for data, side in zip(problem.files, sides)])
+    ids = clustered(Rows(x, y, np.full(len(x), "any"), np.arange(len(x)) % 4), 2).clusters  # the files have four ids
+    centres = unit(np.stack([x[ids == number].mean(axis=0) for number in range(4)]))
+    picks = json.loads((folder / "picks.json").read_text())
+    for data in problem.tests:
+        nearest = (plain_embeddings(ckpt, data.questions) @ centres.T).argmax(axis=1)
+        best = [y[ids == number].mean(axis=0).argmax() for number in range(4)]
+        assert picks[data.task] == [int(best[number]) for number in nearest]
+    assert run("runs", *flags, "--encoder_ckpt", ckpt).count("2 of 2 runs are already done") == 1
+    assert run("runs", *flags).count("1 of 2 runs are already done") == 1  # the plain one has a folder of its own
+
+
+def test_clusters_made_anew_do_not_depend_on_the_order_of_the_rows(rows):
+    order = np.random.default_rng(3).permutation(90)
+    doubled = np.concatenate([order, order[:20]])  # nor on repeats
+    other = Rows(rows.x[doubled], rows.y[doubled], rows.tasks[doubled], rows.clusters[doubled])
+    found, again = clustered(rows, 1).clusters, clustered(other, 1).clusters
+    assert (again == found[doubled]).all() and len(set(found.tolist())) == 3
+    far = made_up(0, noise=0.1)
+    found, plain = clustered(far, 1).clusters, plain_k_means(far.x.astype(np.float64), 3)
+    assert len({*zip(found.tolist(), plain.tolist())}) == 3  # the same groups, whatever their numbers
+    assert clustered(Rows(rows.x, rows.y, rows.tasks), 1).clusters is None
+
+
+def test_a_checkpoint_that_saw_other_rows_is_refused(routers_trained, fake, fails, tmp_path):
+    ckpt = routers_trained["none"]
+    flags = ("--routers", "ridge", "--encoder_ckpt", ckpt)
+
+    def refused(*more, seed=2) -> str:
+        text = fails(*flags, "--seeds", seed, *more)
+        assert text.startswith("--encoder_ckpt ") and "trained on other rows or with another encoder" in text
+        return text.split("(", 1)[1].split("). Train one", 1)[0]
+
+    assert refused(seed=1) == "seed: 2 there, 1 here"
+    assert refused("--validation_fraction", "0.1") == "validation_fraction: 0.2 there, 0.1 here"
+    assert refused("--max_characters", "30") == "characters: None there, 30 here"
+    assert refused("--max_length", "32") == "max_length: 64 there, 32 here"
+    assert refused("--pooling", "first") == "pooling: 'mean' there, 'first' here"
+    changed = tmp_path / "gsm8k-train.json"
+    changed.write_text(fake.train["gsm8k"].read_text() + "\n")
+    paths = [changed, *list(fake.train.values())[1:]]
+    assert refused("--data_paths", *paths).startswith("training files: [")
+    assert "training files" in refused("--data_paths", *paths[1:])
+    wrong = tmp_path / "fidelity" / "seed_2"
+    shutil.copytree(ckpt, wrong)
+    path = wrong / "checkpoint" / "config.json"
+    config = json.loads(path.read_text())
+    config["settings"]["fidelity"] = "5"  # its "validation" reads the training rows
+    path.write_text(json.dumps(config))
+    assert "fidelity: '5' there, 'paper' here" in fails("--routers", "ridge", "--seeds", 2, "--encoder_ckpt", wrong)
+    text = fails("--routers", "ridge", "--encoder_ckpt", ckpt.with_name("seed_{seed}"))
+    assert text.startswith(f"--encoder_ckpt {ckpt.with_name('seed_1')}: no checkpoint there")
+
+
+def test_another_checkpoint_is_another_run(routers_trained, run, fails, tmp_path):
+    """Its weights, its tokenizer and its pooling count; when and where it was trained does not."""
+    ckpt = tmp_path / "seed_2"
+    shutil.copytree(routers_trained["none"], ckpt)
+    flags = ("--routers", "ridge", "--seeds", 2, "--encoder_ckpt", ckpt)
+    run("failed", *flags)
+    path = ckpt / "checkpoint" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"seconds": 1.5, "device": "another"}))
+    assert "1 of 1 runs are already done" in run("failed", *flags)
+    before = content_hash(ckpt / "checkpoint")
+    shutil.copy(routers_trained["all"] / "checkpoint" / "model.safetensors", ckpt / "checkpoint")
+    assert content_hash(ckpt / "checkpoint") != before
+    assert f"encoder_ckpt: '{before}' there" in fails(*flags)
+
+
+def test_a_trained_router_of_given_embeddings_serves_too(embedded, fails, tmp_path):
+    train, _, _ = embedded("topics_train", 80, 0)
+    test, queries, _ = embedded("topics_test", 40, 1)
+    kinds = ["--data_type", "multi_attempt", "--test_data_type", "multi_attempt", "--final_eval_data_paths"]
+    data = ["--data_paths", train, "--test_data_paths", test, *kinds]
+    trainer = ["--encoder", "given", "--freeze_encoder", "--cluster_loss_weight", "0", "--training_steps", "5"]
+    assert program.main([*data, *trainer, "--device", "cpu", "--save_path", str(tmp_path / "router")]) == 0
+    flags = [*data, "--encoder_ckpt", str(tmp_path / "router"), "--device", "cpu"]
+    flags += ["--save_path", str(tmp_path / "runs")]
+    assert command.main([*flags, "--routers", "knn"]) == 0
+    assert results(tmp_path / "runs")["kNN, trained encoder", 1]["settings"]["encoder"] == "given"
+    problem = command.Problem(command.parse(flags))
+    (x,) = command.Embeddings(problem, command.setup("cpu", "fp32")).of(1)[1]
+    head = load_file(tmp_path / "router" / "checkpoint" / "model.safetensors")["head.weight"].numpy()
+    assert x == pytest.approx(unit(queries @ head.T), abs=1e-5)
+    assert "training files" in fails("--routers", "knn", "--encoder_ckpt", tmp_path / "router")
+
+
 # Embeddings without text
 
 
@@ -680,11 +844,14 @@ def test_one_script_for_everything(mirror, fake, tiny_bert, tmp_path):
     flags = [*fake.arguments(), "--max_length", "64", "--cache_dir", str(tmp_path / "cache")]
     run = subprocess.run(["bash", str(REPO / "train_scripts" / "baselines.sh"), *flags], capture_output=True, text=True, cwd=tmp_path, timeout=600, env=environment)
     assert run.returncode == 0, run.stderr
-    assert "left out: 14 runs that were not tested on all eight tasks" in run.stderr and not (tmp_path / "results" / "runs.jsonl").exists()
+    assert "left out: 15 runs that were not tested on all eight tasks" in run.stderr
+    assert not (tmp_path / "results" / "runs.jsonl").exists()
     names = {"RouterDC", "ZOOTER", "kNN", "Ridge", "MLP", "MatrixFactorization", "KMeans", "LoraRetriever", "IRT", "TaskClassifier", "Random", "BestSingle", "BestPerTask", "Oracle"}
+    names |= {"LoraRetriever, trained encoder"}
     assert {name for name, _ in results(tmp_path / "runs")} == names
     compared = json.loads((tmp_path / "results" / "comparison.json").read_text())
     assert {entry["router"] for entry in compared["groups"]} >= names and compared["against"] == "tuned"
     text = (tmp_path / "results" / "comparison.md").read_text()
     assert all(f"| {name}, " in text for name in names)
-    assert "Voting is not among these runs" in text and "released" not in text and "(paper)" not in text
+    assert "Voting is not among these runs" in text and "released files" not in text and "(paper)" not in text
+    assert 'Rows named "trained encoder" read the query embeddings of a trained router' in text

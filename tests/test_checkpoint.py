@@ -46,6 +46,7 @@ WRONG = [  # keys of the config, and what may not stand there
     ("encoder", None), ("pooling", ["mean"]), ("max_length", "40"), ("max_length", True), ("similarity_function", ["cos"]), ("head", None), ("llms", None),
     ("llms", []), ("llms", "org/alpha-7b"), ("llms", [*LLMS[:3], 4]), ("llms", [*LLMS[:3], LLMS[0]]), ("router", None), ("precision", "fp8"), ("tests", None),
     ("tests", ["mbpp.json"]), ("tests", [{"path": "mbpp.json"}]), ("settings", []), ("settings", None), ("settings.data_paths", None), ("settings.freeze_encoder", 1),
+    ("settings.keep_characters", "middle"),
     ("settings.train_layers", "2"), ("settings.max_characters", "1400"), ("settings.missing_cells", None), ("settings.cost_rate", None), ("settings.dataset", []),
 ]  # fmt: skip
 

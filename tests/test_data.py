@@ -10,7 +10,8 @@ import pytest
 import torch
 from conftest import LLMS, make_rows
 
-from utils.data import DataError, gains, load, load_all, shrink, split_validation, targets, training_rows
+from utils.data import DataError, cut, gains, load, load_all, reading, shrink
+from utils.data import split_validation, targets, trained_on, training_rows
 from utils.losses import sample_llm_loss
 from utils.tasks import TASKS, TRAIN_ORDER, fill_kinds, kind_of, task_of
 
@@ -259,6 +260,8 @@ def test_routerbenchs_columns(tmp_path):
         "oracle_model_to_route_to": ["org/z", "a"], "cluster_id": [7, 2],
     })  # fmt: skip
     table.to_csv(tmp_path / "mbpp_train.csv")
+    first = load(tmp_path / "mbpp_train.csv", characters=6, keep="first")
+    assert first.questions == ['one,\n"', "[three"] and first.whole == ['one,\n"two"?', "[three]?"]
     data = load(tmp_path / "mbpp_train.csv", need_clusters=True, characters=6)
     assert data.llms == ("org/z", "a") and data.questions == ['"two"?', "hree]?"] and data.clusters.tolist() == [7, 2]
     np.testing.assert_array_equal(data.costs, [[0.25, 3e-5], [1, 0.5]])
@@ -301,6 +304,29 @@ def test_the_split_is_a_partition_by_question(data, fraction):
     assert not sides[0] & sides[1] and len(set(data.questions)) < len(data)  # there are repeated questions to keep together
     assert len(sides[1]) == round(fraction * 54)
     assert list(train) == sorted(train) and list(held) == sorted(held)
+
+
+def test_where_questions_are_cut_decides_no_split(fake):
+    """Cut to one character many of the made-up questions are alike, as RouterBench's of one task may be."""
+    whole = load(fake.train["gsm8k"])
+    for keep, kept in (("last", lambda text: text[-1:]), ("first", lambda text: text[:1])):
+        short = load(fake.train["gsm8k"], characters=1, keep=keep)
+        assert short.questions == [kept(question) for question in whole.questions]
+        assert len(set(short.questions)) < len(set(whole.questions)) and short.identity == whole.questions
+        for seed in range(3):
+            for side, other in zip(split_validation(short, 0.2, seed), split_validation(whole, 0.2, seed)):
+                assert side.tolist() == other.tolist()
+                assert short.rows(side).identity == [whole.questions[i] for i in side]
+        assert trained_on([load(fake.test["gsm8k"], characters=1, keep=keep)], [short]) == {}  # whole questions count
+    assert trained_on([short], [whole]) == {short.path: 54}
+
+
+def test_a_run_made_before_an_option_means_its_default():
+    assert reading({}) == {"missing": "error", "characters": None, "keep": "last"}
+    newer = {"missing_cells": "drop", "max_characters": 7, "keep_characters": "first"}
+    assert reading(newer) == {"missing": "drop", "characters": 7, "keep": "first"}
+    ways = ((None, "first"), (2, "first"), (2, "last"), (9, "last"))
+    assert [cut("abcdef", *how) for how in ways] == ["abcdef", "ab", "ef", "abcdef"]
 
 
 def test_repeated_questions_stay_together_for_every_seed(data):

@@ -126,15 +126,26 @@ def test_queries_from_the_command_line(trained, evaluate, script, tmp_path):
     assert [line.split("\t")[0] for line in text.splitlines() if "\t" in line] == [(LLMS[3], LLMS[1])[t] for t in left]
 
 
-def test_queries_are_cut_as_those_of_training_were(fake, tiny_bert, tmp_path, evaluate, capsys):
-    assert train_router_mdeberta.main(arguments(fake, tiny_bert, tmp_path / "run", max_characters=12, training_steps=2, eval_steps=2)) == 0
+@pytest.mark.parametrize("keep", ["first", "last", None])
+def test_queries_are_cut_as_those_of_training_were(fake, tiny_bert, tmp_path, evaluate, capsys, keep):
+    """None: a checkpoint from before --keep_characters, which means the last ones. Its tables come again, too."""
+    flags = {"max_characters": 12, "keep_characters": keep, "training_steps": 2, "eval_steps": 2}
+    assert train_router_mdeberta.main(arguments(fake, tiny_bert, tmp_path / "run", **flags)) == 0
+    config = tmp_path / "run" / "checkpoint" / "config.json"
+    if keep is None:
+        content = json.loads(config.read_text())
+        assert content["settings"].pop("keep_characters") == "last"
+        config.write_text(json.dumps(content))
+    capsys.readouterr()
+    assert evaluate(tmp_path / "run").strip() == (tmp_path / "run" / "tables.md").read_text().strip()
     capsys.readouterr()
     queries = [row["question"] for row in make_rows(6, "probability", 21)]
     evaluate(tmp_path / "run", "--query", *queries, "--output", tmp_path / "out.json")
     routed = json.loads((tmp_path / "out.json").read_text())["queries"]
     found = np.array([[pick["similarity"][llm] for llm in LLMS] for pick in routed])
     assert [pick["query"] for pick in routed] == queries  # whole, as they were asked
-    np.testing.assert_allclose(found, similarities(tmp_path / "run" / "checkpoint", [query[-12:] for query in queries]), atol=1e-5)
+    cut = [query[:12] if keep == "first" else query[-12:] for query in queries]
+    np.testing.assert_allclose(found, similarities(tmp_path / "run" / "checkpoint", cut), atol=1e-5)
     assert np.abs(found - similarities(tmp_path / "run" / "checkpoint", queries)).max() > 1e-3  # the test can fail
 
 

@@ -102,7 +102,8 @@ def flags(data, encoder, folder, *more):
 
 def test_the_defaults_of_the_variant():
     args = program.parse(["--dataset", "routerbench"])
-    assert (args.top_k, args.last_k, args.max_characters, args.missing_cells, args.cost_rate) == (4, 4, 1400, "drop", 0)
+    assert (args.top_k, args.last_k, args.missing_cells, args.cost_rate) == (4, 4, "drop", 0)
+    assert (args.max_characters, args.keep_characters) == (1400, "last")
     assert len(args.data_paths) == len(args.test_data_paths) == 6 and args.final_eval_data_paths == []
     assert args.data_paths[0] == "datasets/routerbench_cluster/gsm8k_train.csv" and args.test_data_paths[0] == "datasets/routerbench_zs/gsm8k_test.csv"
     manifest = json.loads((REPO / "datasets" / "manifest.json").read_text())["files"]
@@ -112,6 +113,23 @@ def test_the_defaults_of_the_variant():
     for flag, value in (("cost_rate", -1), ("cost_rate", "inf"), ("cost_rate", "nan"), ("max_characters", 0)):
         with pytest.raises(ValueError, match=f"--{flag} is"):
             program.check_numbers(program.parse([f"--{flag}", str(value)]))
+
+
+def test_prompts_may_be_cut_at_the_end_as_released(data, tmp_path):
+    """The same rows train and validate, whichever characters are read."""
+    more = ("--max_characters", "9", "--validation_fraction", "0.2", "--keep_characters")
+    problems = {}
+    for end in ("first", "last"):
+        args = program.parse(flags(data, "unused", tmp_path, *more, end))
+        problems[end] = program.Problem(args, frozenset(), torch.device("cpu"))
+    prompts = []
+    for path in paths(data, "train"):
+        prompts += [row["prompt"][2:-2] for _, row in pd.read_csv(path).iterrows() if pd.notna(row).all()]
+    assert problems["first"].questions == [prompt[:9] for prompt in prompts]
+    assert problems["last"].questions == [prompt[-9:] for prompt in prompts]
+    assert (problems["first"].pool == problems["last"].pool).all()
+    for (_, one), (_, other) in zip(problems["first"].validation, problems["last"].validation, strict=True):
+        assert one.tolist() == other.tolist()
 
 
 def test_training_charges_the_cost_once(data, tmp_path):
@@ -297,7 +315,7 @@ def made_up_runs(tmp_path, monkeypatch):
     monkeypatch.setattr(routerbench, "BASELINES", (KNN,))
     monkeypatch.setattr(routerbench, "embeddings", lambda train, tests, *_: {d.path: np.eye(len(d), 4, dtype=np.float32) for d in [*train, *tests]})
 
-    def write(folder, *more):
+    def write(folder, *more, recipe="routerbench"):
         files = [load(path, "multi_attempt", missing="drop") for side in ("train", "test") for path in paths(folder, side)]
         for rate, seed in ((0.0, 1), (300.0, 1)):
             settings = vars(program.parse(flags(folder, "unused", tmp_path, "--validation_fraction", "0.2", *more)))
@@ -305,7 +323,9 @@ def made_up_runs(tmp_path, monkeypatch):
             picks = {data.task: np.zeros(len(data), dtype=int) for data in files[2:]}
             found = routerbench.point(picks, files[2:], rate)
             test = {"tasks": found["accuracy"], "costs": {"router": found["cost"]}, "utilities": {"router": found["utility"]}, "cost_rate": rate}
-            result = {"router": "RouterDC", "settings": settings, "test": test, "tests": [{"path": d.path, "kind": d.kind} for d in files[2:]], "seconds": 1, "command": "x", "selection": {"validation": None}}
+            result = {"router": "RouterDC", "recipe": recipe, "settings": settings, "test": test, "seconds": 1}
+            result |= {"command": "x", "selection": {"validation": None}}
+            result["tests"] = [{"path": data.path, "kind": data.kind} for data in files[2:]]
             target = tmp_path / "runs" / f"{rate:g}" / "results.json"
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_text(json.dumps(result))
@@ -326,6 +346,44 @@ def test_a_comparison_is_among_the_llms_of_the_runs(data, made_up_runs):
         dearest = max(table[f"{llm}|total_cost"].mean() for llm in LLMS[:2])
         assert all(p["cost"][task] <= dearest + 1e-12 for points in found["routers"].values() for p in points)
         assert all(p["accuracy"][task] <= best + 1e-9 for points in found["routers"].values() for p in points)
+
+
+def test_the_page_says_which_characters_were_read_and_what_made_it(data, made_up_runs):
+    found, text = made_up_runs(data)
+    assert "which `bash train_scripts/router_train_routerbench.sh` ends with" in text
+    assert "Of each prompt the last 1400 characters are read (the released code keeps the first ones)." in text
+    found, text = made_up_runs(data, "--keep_characters", "first", recipe="routerbench_tuned_first")
+    script = "RECIPE=tuned KEEP_CHARACTERS=first bash train_scripts/router_train_routerbench.sh"
+    assert f"which `{script}` ends with" in text and found["settings"]["keep_characters"] == "first"
+    assert "Of each prompt the first 1400 characters are read (as in the released code)." in text
+
+
+def test_two_cuts_are_compared_seed_by_seed(data, made_up_runs, tmp_path, capsys):
+    first, _ = made_up_runs(data, "--keep_characters", "first")
+    (tmp_path / "other.json").write_text(json.dumps(first | {"validation": [41.5]}))
+    found, _ = made_up_runs(data)
+    (tmp_path / "mine.json").write_text(json.dumps(found | {"validation": [40.0]}))
+    other = json.loads((tmp_path / "other.json").read_text())
+    pair = routerbench.paired(found | {"validation": [40.0]}, other, tmp_path / "other.json")
+    assert pair["settings"] == {"keep_characters": ["last", "first"]}
+    assert (pair["validation"], pair["aiq"]) == ([-1.5], [0.0])
+    text = routerbench.against_of(pair)
+    assert "(keep characters last here, first there)" in text and "-1.50 points" in text
+    command = [str(tmp_path / "runs"), "--against", str(tmp_path / "other.json"), "--output", str(tmp_path)]
+    assert routerbench.main(command) == 2
+    assert "runs without validation rows cannot be compared" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="other.json: it differs in seeds; seeds are paired"):
+        routerbench.paired(found, other | {"seeds": [1, 2]}, tmp_path / "other.json")
+
+
+def test_runs_from_before_the_end_was_an_argument_kept_the_last_characters():
+    test = {"tasks": {"a": 1}, "costs": {"router": {"a": 1}}}
+    old = {"router": "RouterDC", "settings": {"seed": 1, "cost_rate": 0.0}, "test": test, "command": "x"}
+    new = old | {"settings": {"seed": 2, "cost_rate": 0.0, "keep_characters": "last"}}
+    assert routerbench.check([old, new], "folder") == ([0.0], [1, 2])
+    new["settings"]["keep_characters"] = "first"
+    with pytest.raises(ValueError, match="its runs differ in keep_characters; only"):
+        routerbench.check([old, new], "folder")
 
 
 def test_a_task_whose_llms_cost_the_same_has_no_aiq(data, tmp_path, made_up_runs):

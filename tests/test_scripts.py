@@ -229,16 +229,27 @@ def test_the_baselines_and_routerdc_learn_from_the_same_targets(commands, planne
     for run in runs:
         ours = next(other for other in runs if (other.recipe, other.seed, other.loss) == (run.recipe, run.seed, "routerdc"))
         assert changed(run, ours) == ({"loss", "cluster_loss_weight"} if run is not ours else set())
-    others = [baselines.parse(command[2:]) for command in commands("baselines.sh", **settings) if command[:2] == ["-m", "utils.baselines"]]
-    assert [other.recipe for other in others] == ["frozen", "tuned", others[2].recipe] and {*others[2].routers} == {"random", "best_single", "best_per_task", "oracle"}
-    for other in others[:2]:
+    calls = [call[2:] for call in commands("baselines.sh", **settings) if call[:2] == ["-m", "utils.baselines"]]
+    others = [baselines.parse(call) for call in calls]
+    recipes = ["frozen", "frozen", "tuned", "tuned", "frozen", "tuned-layers"]  # the third "frozen" is of the controls
+    assert [other.recipe for other in others] == recipes
+    assert {*others[4].routers} == {"random", "best_single", "best_per_task", "oracle"}
+    for other in (others[1], others[3], others[5]):  # on the embeddings of the same recipe's RouterDC, with its split
+        assert other.routers == ["lora_retriever"]
+        for seed in other.seeds:
+            folder = other.encoder_ckpt.replace("{seed}", str(seed))
+            (ours,) = [run for run in runs if run.save_path == folder]
+            assert (ours.recipe, ours.seed, ours.loss) == (other.recipe, seed, "routerdc")
+            for name in ("targets", "target_shrinkage", "validation_fraction", "data_paths", "test_data_paths"):
+                assert getattr(other, name) == getattr(ours, name), name
+    for other in (others[0], others[2]):
         ours = next(run for run in runs if run.recipe == other.recipe)
         for name in ("targets", "target_shrinkage", "training_samples_per_dataset", "data_paths", "test_data_paths", "final_eval_data_paths", "encoder"):
             assert getattr(other, name) == getattr(ours, name), name
         assert other.seeds == [1, 2]
 
 
-def test_routerbench_trains_every_cost_rate_with_every_seed(planned):
+def test_routerbench_trains_every_cost_rate_with_every_seed(planned, commands):
     runs = planned("router_train_routerbench.sh", COST_RATES="0 30", SEEDS="1 2")
     assert [(run.cost_rate, run.seed) for run in runs] == [(0, 1), (0, 2), (30, 1), (30, 2)]
     for run in runs:
@@ -248,6 +259,15 @@ def test_routerbench_trains_every_cost_rate_with_every_seed(planned):
     (tuned,) = planned("router_train_routerbench.sh", RECIPE="tuned", COST_RATES="0", SEEDS="1")
     assert changed(tuned, runs[0]) == {"top_k", "last_k", "negative_below", "temperature", "target_shrinkage"}
     assert tuned.recipe == "routerbench_tuned" and Path(tuned.save_path).parts[1] != Path(runs[0].save_path).parts[1]
+    released = {"KEEP_CHARACTERS": "first", "COST_RATES": "0", "SEEDS": "1"}
+    (first,) = planned("router_train_routerbench.sh", **released)
+    assert changed(first, runs[0]) == {"keep_characters"} and first.recipe == "routerbench_first"
+    (both,) = planned("router_train_routerbench.sh", RECIPE="tuned", **released)
+    assert changed(both, tuned) == {"keep_characters"} and both.recipe == "routerbench_tuned_first"
+    assert len({run.save_path for run in (runs[0], tuned, first, both)}) == 4
+    for settings, place in ((released, "/routerbench_first"), ({"RECIPE": "tuned"}, "/routerbench_tuned"), ({}, "")):
+        last = commands("router_train_routerbench.sh", **settings)[-1]
+        assert last[last.index("--output") + 1] == f"results{place}"
 
 
 IMPORTED = ("math", "gsm8k", "humaneval", "mbpp")  # the tasks of Lookahead Routing

@@ -8,6 +8,8 @@
 #   tuned    right or wrong averaged over the rows of a task, up to 2000 rows of each task, no row held back in the end (see router_train_minilm.sh)
 # The training loop repeats the rows of a small task up to that number, as the paper does; the other routers see each row once.
 # Finished runs are skipped, a stopped one goes on. Further flags name data and lengths, and go to both trainers; TRAINER_FLAGS to the training loop alone.
+# Each recipe ends with LoraRetriever on the embeddings of its RouterDC: as released it has a trained encoder.
+# ON_TRAINED names the routers that run so: none with ON_TRAINED= or where LOSSES has no routerdc.
 # ROUTERS and LOSSES choose fewer routers: with --cost_rate leave out matrix_factorization and irt, which only predict right or wrong.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -18,6 +20,7 @@ SEEDS_LAYERS="${SEEDS_LAYERS:-$SEEDS}"
 RECIPES="${RECIPES:-frozen tuned}"
 LOSSES="${LOSSES:-routerdc cosine_classifier zooter}"
 ROUTERS="${ROUTERS:-knn ridge mlp matrix_factorization kmeans lora_retriever irt task_classifier}"
+ON_TRAINED="${ON_TRAINED-lora_retriever}"
 ENCODER="${ENCODER:-minilm}"
 DEVICE="${DEVICE:-auto}"
 PRECISION="${PRECISION:-auto}"
@@ -46,11 +49,27 @@ losses() { # losses RECIPE SEEDS FLAGS...: the routers that share RouterDC's tra
   done
 }
 
+on_trained() { # on_trained RECIPE SEEDS FLAGS...: other routers on the query embeddings of the recipe's RouterDC
+  local recipe="$1" seeds="$2"
+  shift 2
+  if [[ -z "$ON_TRAINED" || " $LOSSES " != *" routerdc "* ]]; then return; fi
+  python -m utils.baselines \
+    --routers $ON_TRAINED \
+    --seeds $seeds \
+    --encoder_ckpt "$RUNS/$recipe/routerdc/seed_{seed}" \
+    --device "$DEVICE" \
+    --precision "$PRECISION" \
+    --recipe "$recipe" \
+    --save_path "$RUNS/$recipe" \
+    "$@"
+}
+
+averaged=(--targets gain --target_shrinkage 1 --training_samples_per_dataset 2000 --refit)
 for recipe in $RECIPES; do
   losses "$recipe" "$SEEDS" "$@"
   case "$recipe" in
-    frozen) flags=(--targets score) ;;
-    tuned) flags=(--targets gain --target_shrinkage 1 --training_samples_per_dataset 2000 --refit) ;;
+    frozen) flags=(--targets score) held=() ;;
+    tuned) flags=("${averaged[@]}") held=(--validation_fraction 0) ;; # held: RouterDC's split, where it has another
     *) echo "error: RECIPES names '$recipe'; it must be frozen or tuned" >&2; exit 2 ;;
   esac
   python -m utils.baselines \
@@ -63,8 +82,12 @@ for recipe in $RECIPES; do
     --save_path "$RUNS/$recipe" \
     "${flags[@]}" \
     "$@"
+  on_trained "$recipe" "$SEEDS" "${flags[@]}" ${held[@]+"${held[@]}"} "$@"
 done
 python -m utils.baselines --routers random best_single best_per_task oracle --seeds $SEEDS --training_samples_per_dataset 0 --save_path "$RUNS/controls" "$@"
-if [[ "$FINETUNED" == 1 ]]; then losses tuned-layers "$SEEDS_LAYERS" "$@"; fi
+if [[ "$FINETUNED" == 1 ]]; then
+  losses tuned-layers "$SEEDS_LAYERS" "$@"
+  on_trained tuned-layers "$SEEDS_LAYERS" "${averaged[@]}" --validation_fraction 0 "$@"
+fi
 if [[ "$COLLECT" == 1 ]]; then python -m utils.report "$RUNS" --results "$RESULTS"; fi
 python -m utils.report --compare "$RUNS" --against "$AGAINST" --resamples "$RESAMPLES" --results "$RESULTS"

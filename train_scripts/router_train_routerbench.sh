@@ -1,11 +1,15 @@
 #!/usr/bin/env bash
 # RouterBench: RouterDC trained on score - cost_rate * cost at several cost rates, and its accuracy / cost curve against kNN, MLP and the single LLMs.
 #   bash train_scripts/router_train_routerbench.sh        30 runs: about 27 minutes on one busy core, 9 of them for embedding every query once
-# K+ = K- = 4 and prompts cut to 1400 characters, as the variant has it (the last ones: ARC's begin with the same examples); a frozen MiniLM and a linear head. Makes results/routerbench.md, .json, .png.
+# K+ = K- = 4 and prompts cut to 1400 characters, as the variant has it; a frozen MiniLM and a linear head.
+# Makes results/routerbench.md, .json, .png.
 #   TASKS="arc_challenge gsm8k hellaswag mbpp mmlu winograde"   all six tasks; by default the three whose files are verified to the byte
 #   DATA=DIR                     a folder with routerbench_cluster/ and routerbench_zs/ of your own: nothing is downloaded
 #   RECIPE=tuned                 K+ = 1 against all others and targets moved to the mean of their task, which does better on validation rows;
 #                                makes results/routerbench_tuned/
+#   KEEP_CHARACTERS=first        keep the first 1400 characters of a prompt, as the released code does, not the last:
+#                                all of ARC's are then one text. Makes results/routerbench_first/, with RECIPE=tuned
+#                                results/routerbench_tuned_first/; its page compares with the last ones, if there
 # A cost rate is what a dollar costs in score (right is 1, wrong 0): at 100, an answer for 0.5 cents must be right 50 points more often than a free one.
 # Finished runs are skipped, a stopped one goes on. Further flags go to train_router_mdeberta.py:
 #   SEEDS=1 RUNS=runs/mine RESULTS=runs/mine bash train_scripts/router_train_routerbench.sh --training_steps 300
@@ -26,6 +30,17 @@ case "$RECIPE" in
   tuned) recipe=(--top_k 1 --last_k 10 --negative_below 2 --temperature 0.2 --target_shrinkage 0.9) name=_tuned ;;
   *) echo "error: RECIPE is '$RECIPE'; it must be routerbench or tuned" >&2; exit 2 ;;
 esac
+KEEP_CHARACTERS="${KEEP_CHARACTERS:-last}"
+against=()
+case "$KEEP_CHARACTERS" in
+  last) ;;
+  first)
+    last="results${name:+/routerbench$name}/routerbench.json"
+    if [[ -z "${RUNS:-}${RESULTS:-}" && -f "$last" ]]; then against=(--against "$last"); fi
+    name+=_first
+    ;;
+  *) echo "error: KEEP_CHARACTERS is '$KEEP_CHARACTERS'; it must be last or first" >&2; exit 2 ;;
+esac
 RUNS="${RUNS:-runs/${ENCODER##*/}_routerbench$name}"
 RESULTS="${RESULTS:-results${name:+/routerbench$name}}"
 
@@ -42,6 +57,7 @@ for rate in $COST_RATES; do
   for seed in $SEEDS; do
     python train_router_mdeberta.py \
       --dataset routerbench \
+      --keep_characters "$KEEP_CHARACTERS" \
       --data_paths "${train[@]}" \
       --test_data_paths "${test[@]}" \
       --cost_rate "$rate" \
@@ -57,4 +73,8 @@ for rate in $COST_RATES; do
       "$@"
   done
 done
-python -m utils.routerbench "$RUNS" --output "$RESULTS" --device "$DEVICE" --precision "$PRECISION"
+python -m utils.routerbench "$RUNS" \
+  --output "$RESULTS" \
+  --device "$DEVICE" \
+  --precision "$PRECISION" \
+  ${against[@]+"${against[@]}"}

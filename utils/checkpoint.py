@@ -1,5 +1,6 @@
 """Checkpoints are folders that describe themselves: safetensors weights, a JSON config, the tokenizer. Nothing is unpickled."""
 
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import AutoConfig, AutoModel
 
-from utils.data import MISSING
+from utils.data import ENDS, MISSING
 from utils.encoders import GIVEN, Encoder, Given, load_tokenizer
 from utils.experiment import atomic_folder, write_json
 from utils.model import RouterDC
@@ -51,11 +52,15 @@ NEEDED: dict[str, tuple[Callable[[Any], bool], str]] = {  # what the config must
     "settings.freeze_encoder": (lambda value: isinstance(value, bool), "true or false"),
     "settings.train_layers": (lambda value: value is None or _number(value), "null or a number of layers"),
     "settings.max_characters": (lambda value: value is None or _number(value), "null or a number of characters"),
+    "settings.keep_characters": (lambda value: value in ENDS, " or ".join(ENDS)),
     "settings.missing_cells": (lambda value: value in MISSING, " or ".join(MISSING)),
     "settings.cost_rate": (lambda value: isinstance(value, (int, float)) and value >= 0, "a number that is at least 0"),
     "settings.dataset": (lambda value: value in [*DATASETS], " or ".join(DATASETS)),
 }
-LATER = ("settings.max_characters", "settings.missing_cells", "settings.cost_rate", "settings.dataset")  # older checkpoints have none of these
+LATER = tuple(  # older checkpoints have none of these
+    f"settings.{name}" for name in ("max_characters", "keep_characters", "missing_cells", "cost_rate", "dataset")
+)
+EMBEDS = ("pooling", "max_length", "head")  # keys of the config that change the embedding of a query
 
 
 class CheckpointError(RuntimeError):
@@ -83,15 +88,16 @@ def save(model: RouterDC, folder: Path, about: dict[str, Any]) -> None:
         write_json(part / CONFIG, config)
 
 
-def find(folder: str | Path) -> Path:
+def find(folder: str | Path, flag: str = "--ckpt") -> Path:
     """The checkpoint folder that a path means: itself, or its `checkpoint` if the path is a run's folder.
 
-    Raises: CheckpointError if neither is one.
+    Raises: CheckpointError, naming the flag that gave the path, if neither is one.
     """
     for candidate in (Path(folder), Path(folder) / "checkpoint"):
         if (candidate / CONFIG).is_file() and (candidate / WEIGHTS).is_file():
             return candidate
-    raise CheckpointError(f"--ckpt {folder}: no checkpoint there ({CONFIG} and {WEIGHTS} are missing). Give the --save_path of a finished training run")
+    missing = f"no checkpoint there ({CONFIG} and {WEIGHTS} are missing)"
+    raise CheckpointError(f"{flag} {folder}: {missing}. Give the --save_path of a finished training run")
 
 
 def check(config: dict[str, Any], path: Path) -> None:
@@ -107,12 +113,11 @@ def check(config: dict[str, Any], path: Path) -> None:
             raise CheckpointError(f"{path}: {key} is {json.dumps(inside[name])[:100]}, it must be {words}; {AGAIN}")
 
 
-def load(folder: str | Path) -> tuple[RouterDC, dict[str, Any]]:
-    """Rebuild a router and return it with its config, without a network, a hub or a pickle.
+def read_config(folder: Path) -> dict[str, Any]:
+    """The config of a checkpoint folder.
 
-    Raises: CheckpointError for another format, missing or damaged files, or a config without something NEEDED.
+    Raises: CheckpointError for another format, or a config that is damaged or without something NEEDED.
     """
-    folder = find(folder)
     try:
         config = json.loads((folder / CONFIG).read_text())
     except ValueError as error:
@@ -121,6 +126,29 @@ def load(folder: str | Path) -> tuple[RouterDC, dict[str, Any]]:
     if found != FORMAT:
         raise CheckpointError(f"{folder / CONFIG}: format is {found!r}, this code reads {FORMAT!r}. Weights of the released code (.pth) cannot be read: they are bare pickles")
     check(config, folder / CONFIG)
+    return config
+
+
+def content_hash(folder: Path) -> str:
+    """SHA-256 over what decides the query embeddings of a checkpoint: weights, tokenizer, EMBEDS.
+
+    When, where and how it was trained is no part of it. Raises: CheckpointError as `read_config`.
+    """
+    config = read_config(folder)
+    digest = hashlib.sha256(json.dumps([config[name] for name in EMBEDS]).encode())
+    for path in [folder / WEIGHTS, *sorted((folder / ENCODER).glob("*"))]:
+        digest.update(path.name.encode())
+        digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def load(folder: str | Path) -> tuple[RouterDC, dict[str, Any]]:
+    """Rebuild a router and return it with its config, without a network, a hub or a pickle.
+
+    Raises: CheckpointError for another format, missing or damaged files, or a config without something NEEDED.
+    """
+    folder = find(folder)
+    config = read_config(folder)
     try:
         weights = load_file(folder / WEIGHTS)
         if config["encoder"] == GIVEN:

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from utils.baselines.trained_encoder import SUFFIX
 from utils.data import DataError, RoutingData, gains, load, reading
 from utils.evaluate import markdown
 from utils.meters import bar
@@ -251,6 +252,13 @@ def text(result: dict[str, Any], command: str) -> str:
         "right or wrong, averaged over the rows of a task. RouterDC, CosineClassifier and ZOOTER repeat the rows of a small task up to the number for each task, as the paper does, "
         "so that tasks weigh alike; the others see each row once, since a repeated row would be its own neighbour. `control` is no router, or one that knows what none can.",
     ]
+    if any(entry["router"].endswith(SUFFIX) for entry in groups):
+        parts.append(
+            f'Rows named "{SUFFIX.removeprefix(", ")}" read the query embeddings of a trained router in place of the '
+            "pre-trained encoder's: in train_scripts/baselines.sh the RouterDC of their recipe and seed, whose "
+            "training rows are theirs. LoraRetriever then clusters in that space. As released it routes with a trained "
+            "encoder, too; how that one was trained is not stated."
+        )
     if not any(entry["router"] == "Voting" for entry in groups):
         parts.append("Voting cannot be computed from the released files: they have scores, and not the answers that would be counted. The paper reports "
                      f"{PAPER_AVERAGE['Voting'][0]:.2f} in and {PAPER_AVERAGE['Voting'][1]:.2f} out of distribution." if result["of_paper"] else

@@ -15,6 +15,7 @@ from utils.formats import DataError, read_rows
 from utils.tasks import BY_NAME, DATASETS, KINDS, TASKS, TRAIN_ORDER, kind_of, task_of
 
 MISSING = ("error", "drop")  # what to do with a row that lacks a score or a cost
+ENDS = ("last", "first")  # which characters of a query are kept
 
 
 @dataclass
@@ -25,6 +26,7 @@ class RoutingData:
     where the file has none. kind: "probability" or "multi_attempt". sha256: of the file, as read. costs: (N, T) float64, what
     each LLM's answer costs in US dollars, or None. left_out: rows of the file that are not here, see `load`.
     embeddings: (N, p) float32 where the file (.npz) has them in place of text; `questions` then names each by its content.
+    whole: N strings, the questions before they were cut; None where they are whole.
     """
 
     task: str
@@ -38,6 +40,7 @@ class RoutingData:
     costs: np.ndarray | None = None
     left_out: int = 0
     embeddings: np.ndarray | None = None
+    whole: list[str] | None = None
 
     def __len__(self) -> int:
         return len(self.questions)
@@ -47,10 +50,16 @@ class RoutingData:
         """What an encoder gets: the questions, or the embeddings where there is no text."""
         return self.questions if self.embeddings is None else self.embeddings
 
+    @property
+    def identity(self) -> list[str]:
+        """What tells two queries apart: the whole questions, since those of a task may begin alike."""
+        return self.questions if self.whole is None else self.whole
+
     def rows(self, index: np.ndarray) -> "RoutingData":
         """The rows of `index` (n,), repeats allowed, as a new object."""
         part = {name: None if (values := getattr(self, name)) is None else values[index] for name in ("scores", "costs", "clusters", "embeddings")}
-        return replace(self, questions=[self.questions[i] for i in index], **part)
+        whole = None if self.whole is None else [self.whole[i] for i in index]
+        return replace(self, questions=[self.questions[i] for i in index], whole=whole, **part)
 
     def for_llms(self, llms: Sequence[str]) -> "RoutingData":
         """The same queries with the columns of `llms`, by name, in their order.
@@ -89,6 +98,7 @@ def load(
     flag: str = "--test_data_type",
     missing: str = "error",
     characters: int | None = None,
+    keep: str = "last",
 ) -> RoutingData:
     """Read one file of `{"question", "scores", "costs", "cluster_id"}` rows and check every row. Its suffix gives the format.
 
@@ -99,8 +109,9 @@ def load(
         flag: the flag that gives the kind, for errors.
         missing: what an empty score, or an empty cost in a file with costs, is: an "error", or a reason to "drop" its row. What
             is dropped is counted on stderr.
-        characters: keep that many of each question, the last ones: RouterBench's prompts begin with examples that are the same for a
-            whole task, and the question comes last. None keeps all.
+        characters: keep that many of each question; None keeps all.
+        keep: one of ENDS. RouterBench's prompts begin with examples that may be the same for a whole task, and the
+            question comes last. The released code keeps the first characters.
     Raises: DataError that names file and row.
     """
     path = Path(path)
@@ -147,8 +158,11 @@ def load(
     clusters = None
     if all(isinstance(row.get("cluster_id"), int) for row in rows):
         clusters = np.array([row["cluster_id"] for row in rows], dtype=np.int64)
-    questions = [row["question"][-characters:] if characters else row["question"] for row in rows]
-    data = RoutingData(task, kind, questions, scores, llms, clusters, str(path), hashlib.sha256(raw).hexdigest(), costs if priced else None)
+    whole = [row["question"] for row in rows]
+    questions = [cut(question, characters, keep) for question in whole]
+    sha256 = hashlib.sha256(raw).hexdigest()
+    data = RoutingData(task, kind, questions, scores, llms, clusters, str(path), sha256, costs if priced else None)
+    data.whole = whole if characters else None
     if all(isinstance(row.get("embedding"), np.ndarray) for row in rows):
         data.embeddings = np.stack([row["embedding"] for row in rows])
     return _whole(data)
@@ -185,9 +199,20 @@ def _whole(data: RoutingData) -> RoutingData:
     return replace(data.rows(kept), left_out=len(data) - len(kept))
 
 
+def cut(question: str, characters: int | None, keep: str = "last") -> str:
+    """The `characters` of a question at one of its ENDS; None or 0 keeps all."""
+    if not characters:
+        return question
+    return question[:characters] if keep == "first" else question[-characters:]
+
+
 def reading(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of `load` that a run's settings hold."""
-    return {"missing": settings.get("missing_cells", "error"), "characters": settings.get("max_characters")}
+    """The options of `load` that a run's settings hold; where a run is older than an option, its default."""
+    return {
+        "missing": settings.get("missing_cells", "error"),
+        "characters": settings.get("max_characters"),
+        "keep": settings.get("keep_characters", "last"),
+    }
 
 
 def _difference(expected: Sequence[str], found: Sequence[str]) -> str:
@@ -239,7 +264,8 @@ def add_data_arguments(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--final_eval_data_type", nargs="+", choices=KINDS, help="score kind of each of these")
     group.add_argument("--llms", nargs="+", metavar="LLM", help="choose among these LLMs only; default: all that the training files have scores for")
     group.add_argument("--missing_cells", choices=MISSING, default="error", help="a row with an empty score or cost: an error, or left out and counted")
-    group.add_argument("--max_characters", type=int, help="keep the last N characters of a query; default: all")
+    group.add_argument("--max_characters", type=int, help="keep N characters of a query; default: all")
+    group.add_argument("--keep_characters", choices=ENDS, default="last", help="which ones; the released code: first")
 
 
 def load_tests(args: argparse.Namespace, llms: Sequence[str]) -> list[RoutingData]:
@@ -264,17 +290,22 @@ def load_tests(args: argparse.Namespace, llms: Sequence[str]) -> list[RoutingDat
     return [data.for_llms([name for name in llms if name in data.llms]) for data in tests]
 
 
-def trained_on(tests: Sequence[RoutingData], questions: Iterable[str]) -> dict[str, int]:
-    """How many questions of each test file, by its path, are among `questions`, those of training; files with none are left out. Says so on stderr."""
-    known = set(questions)
-    found = {data.path: count for data in tests if (count := len(known.intersection(data.questions)))}
+def trained_on(tests: Sequence[RoutingData], files: Iterable[RoutingData]) -> dict[str, int]:
+    """How many questions of each test file, by its path, are in the training `files`. Says so on stderr.
+
+    Whole questions count. Test files with none are left out.
+    """
+    known: set[str] = set()
+    for data in files:
+        known.update(data.identity)
+    found = {data.path: count for data in tests if (count := len(known.intersection(data.identity)))}
     for path, count in found.items():
         print(f"note: {path}: {count} of its questions stand in the training files, too", file=sys.stderr)
     return found
 
 
 def split_validation(data: RoutingData, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Rows (indices) for training and for validation, in file order; equal questions stay on one side.
+    """Rows (indices) for training and for validation, in file order; equal questions (whole ones) stay on one side.
 
     Args:
         fraction: share of the distinct questions that is held out, 0 <= fraction < 1; above 0 at least one.
@@ -284,7 +315,7 @@ def split_validation(data: RoutingData, fraction: float, seed: int) -> tuple[np.
     if not 0 <= fraction < 1:
         raise ValueError(f"--validation_fraction is {fraction}; it must be at least 0 and below 1")
     first: dict[str, int] = {}
-    group = np.array([first.setdefault(question, len(first)) for question in data.questions])
+    group = np.array([first.setdefault(question, len(first)) for question in data.identity])
     held = max(1, round(fraction * len(first))) if fraction else 0
     if held >= len(first):
         raise ValueError(f"{data.path}: {len(first)} distinct questions cannot be split with --validation_fraction {fraction}")

@@ -8,6 +8,8 @@ validation rows. Any runs whose test files have costs will do.
 """
 
 import argparse
+import json
+import shlex
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -33,6 +35,10 @@ from utils.tasks import short, title_of
 BASELINES: tuple[type[Router], ...] = (KNN, MLP)
 ZERO, ORACLE = "single LLMs, mixed", "per-query oracle"
 VARIES = ("seed", "cost_rate")  # settings in which the runs may differ
+NAMED = (  # settings that results name
+    "freeze_encoder", "train_layers", "top_k", "last_k", "ties", "training_steps", "learning_rate", "max_characters",
+    "keep_characters", "validation_fraction",
+)  # fmt: skip
 THOUSAND = 1000  # costs are printed in US dollars per 1000 queries
 
 
@@ -57,7 +63,8 @@ def check(runs: Sequence[Mapping[str, Any]], folder: str) -> tuple[list[float], 
         key = (settings.get("cost_rate", 0.0), settings["seed"])
         if not run["test"].get("costs") or set(run["test"]["costs"]["router"]) != set(run["test"]["tasks"]):
             raise ValueError(f"{folder}: the run `{run['command']}` has test files without costs; only runs on data with costs belong here")
-        same = {"router": run["router"]} | {name: value for name, value in settings.items() if name not in VARIES}
+        same = {"router": run["router"], "keep_characters": "last"}  # of runs made before that was an argument
+        same |= {name: value for name, value in settings.items() if name not in VARIES}
         first = first or same
         if changed := [name for name in {**first, **same} if first.get(name) != same.get(name)]:
             raise ValueError(f"{folder}: its runs differ in {', '.join(changed)}; only {' and '.join(VARIES)} may")
@@ -177,7 +184,8 @@ def compare(folder: str, where: Setup, cache: Path) -> dict[str, Any]:
         "test_queries": {data.task: len(data) for data in tests},
         "left_out": {data.path: data.left_out for data in [*train, *tests]},
         "encoder": settings["encoder"],
-        "settings": {name: settings[name] for name in ("freeze_encoder", "train_layers", "top_k", "last_k", "training_steps", "learning_rate", "max_characters", "validation_fraction")},
+        "recipe": runs[0]["recipe"],
+        "settings": {"keep_characters": "last"} | {name: settings[name] for name in NAMED if name in settings},
         "cost_rates": rates,
         "seeds": seeds,
         "llms": {llm: {name: values[name] for name in ("accuracy", "cost")} for llm, values in llms.items()},
@@ -186,6 +194,64 @@ def compare(folder: str, where: Setup, cache: Path) -> dict[str, Any]:
         "training_seconds": round(sum(run["seconds"] for run in runs), 1),
         "device": where.describe(),
     }
+
+
+def script_of(result: Mapping[str, Any]) -> str:
+    """The command line of the script that made the runs, as far as their recipe tells it."""
+    variables = ["RECIPE=tuned"] if result["recipe"].startswith("routerbench_tuned") else []
+    variables += ["KEEP_CHARACTERS=first"] if result["settings"]["keep_characters"] == "first" else []
+    return " ".join([*variables, "bash train_scripts/router_train_routerbench.sh"])
+
+
+def prompts_of(settings: Mapping[str, Any]) -> str:
+    """A sentence on how the prompts are cut, or nothing where they are whole."""
+    if not settings["max_characters"]:
+        return ""
+    end = settings["keep_characters"]
+    released = "as in the released code" if end == "first" else "the released code keeps the first ones"
+    return f"Of each prompt the {end} {settings['max_characters']} characters are read ({released}). "
+
+
+ALIKE = (  # what two results to compare must have in common
+    "tasks", "training_queries", "test_queries", "seeds", "cost_rates", "encoder", "llms",
+)  # fmt: skip
+
+
+def paired(result: Mapping[str, Any], other: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """What the trained router gains over that of `other`, the content of another routerbench.json, by seed.
+
+    Returns: {"path", "settings": {name: [here, there]} where they differ, "validation": points of utility by seed,
+    "aiq": points by seed}.
+    Raises: ValueError if the two have other data, seeds or cost rates, or no validation rows.
+    """
+    if changed := [name for name in ALIKE if result[name] != other.get(name)]:
+        what = ", ".join(changed)
+        raise ValueError(f"--against {path}: it differs in {what}; seeds are paired on the same data only")
+    if not result["validation"] or not other.get("validation"):
+        raise ValueError(f"--against {path}: runs without validation rows cannot be compared on them")
+    names = sorted({*result["settings"], *other["settings"]})
+    pairs = {name: [result["settings"].get(name), other["settings"].get(name)] for name in names}
+    router = next(iter(result["routers"]))
+    gain = {"validation": np.subtract(result["validation"], other["validation"])}
+    gain["aiq"] = np.subtract(result["aiq"][router]["average"], other["aiq"][router]["average"])
+    return {
+        "path": str(path),
+        "settings": {name: pair for name, pair in pairs.items() if pair[0] != pair[1]},
+        **{name: values.round(4).tolist() for name, values in gain.items()},
+    }
+
+
+def against_of(found: Mapping[str, Any]) -> str:
+    """A sentence on what `paired` found."""
+    changes = []
+    for name, (here, there) in found["settings"].items():
+        changes.append(f"{name.replace('_', ' ')} {here} here, {there} there")
+    return (
+        f"Against `{found['path']}` ({'; '.join(changes) or 'the same settings'}), paired over the seeds: the trained "
+        f"router's utility on validation rows, mean over the cost rates, {spread(found['validation'], '+')} points; "
+        f"its AIQ on the test files {spread(found['aiq'], '+')} points. The choice between the two is by validation "
+        "rows; the test files had been read before. "
+    )
 
 
 def text_of(result: Mapping[str, Any]) -> str:
@@ -214,10 +280,13 @@ def text_of(result: Mapping[str, Any]) -> str:
     queries = ", ".join(f"{title_of(task)} {result['training_queries'].get(task, 0)} / {result['test_queries'][task]}" for task in tasks)
     return "\n\n".join([
         "# RouterBench: accuracy against cost",
-        f"Made by `{result['command']}`, which `bash train_scripts/router_train_routerbench.sh` ends with; routerbench.json has every point. Queries (training / test): {queries}. "
+        f"Made by `{result['command']}`, which `{script_of(result)}` ends with; routerbench.json has every point. "
+        f"Queries (training / test): {queries}. "
+        f"{prompts_of(settings)}"
         + (f"Rows left out for empty cells: {'; '.join(left)}. " if left else "")
         + f"Encoder: {result['encoder']}, {part}; {len(seeds)} seed(s); mean ± standard deviation over them; averages are over tasks. "
         + (f"The trained router's utility on its own validation rows, mean over the cost rates: {spread(result['validation'])} %. " if result["validation"] else "")
+        + (against_of(result["against"]) if "against" in result else "")
         + f"Training took {result['training_seconds']:.0f} s in all, this comparison {result['seconds']:.0f} s ({result['device']}).",
         "Every router learns from score - cost_rate * cost (cost in US dollars): kNN and MLP by regression on the same embeddings, from every row; RouterDC and CosineClassifier "
         "from the rows in which some LLM has a value above 0, since only such an LLM is a positive (as in the paper): a row in which none is worth its cost tells them nothing "
@@ -240,6 +309,7 @@ def main(argv: list[str] | None = None) -> int:
     p = argparse.ArgumentParser(prog="python -m utils.routerbench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("runs", help="folder of finished runs: every cost rate with every seed")
     p.add_argument("--output", type=Path, default=Path("results"), help="folder for routerbench.md, .json and .png")
+    p.add_argument("--against", type=Path, metavar="JSON", help="routerbench.json of other runs on these data")
     p.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N, mps")
     p.add_argument("--precision", choices=("auto", "bf16", "fp32"), default="auto")
     p.add_argument("--cache_dir", type=Path, default=Path(".cache/queries"), help="embeddings")
@@ -249,7 +319,11 @@ def main(argv: list[str] | None = None) -> int:
         where = setup(args.device, args.precision)
         writable_folder(args.output, "--output")
         result = compare(args.runs, where, args.cache_dir)
-        result["command"] = f"python -m utils.routerbench {args.runs}"
+        if args.against:
+            result["against"] = paired(result, json.loads(args.against.read_text()), args.against)
+        given = [("--output", args.output if args.output != Path("results") else None), ("--against", args.against)]
+        words = [word for flag, value in given if value for word in (flag, str(value))]
+        result["command"] = shlex.join(["python", "-m", "utils.routerbench", args.runs, *words])
         result["seconds"] = round(time.monotonic() - begun, 1)
         text = text_of(result)
         cost_curve(result, args.output / "routerbench.png")

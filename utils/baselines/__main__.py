@@ -7,6 +7,11 @@ Each (router, seed) is a run of its own, `<save_path>/<name>/seed_<seed>`, with 
 ones are skipped, and `python -m utils.report` collects them. Settings are chosen on the validation rows of the seed, from the grid in the
 router's file. CosineClassifier and ZOOTER share RouterDC's training loop: train_router_mdeberta.py --loss. All by one command:
 train_scripts/baselines.sh.
+
+    python -m utils.baselines --routers lora_retriever --encoder_ckpt "runs/routerdc/seed_{seed}" --save_path runs/mine
+
+takes the embeddings of trained routers in place of a pre-trained encoder's. The name of such a run ends in
+"trained encoder".
 """
 
 import argparse
@@ -16,12 +21,14 @@ import json
 import shlex
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tqdm.auto import tqdm
 
+from utils.baselines import trained_encoder
 from utils.baselines.base import Choice, Gradient, Router, Rows, choose, unit
 from utils.baselines.controls import BestPerTask, BestSingle, Control, Oracle, Random
 from utils.baselines.irt import IRT
@@ -33,6 +40,7 @@ from utils.baselines.mlp import MLP
 from utils.baselines.ridge import Ridge
 from utils.baselines.task_classifier import TaskClassifier
 from utils.baselines.voting import answers_of, voting
+from utils.checkpoint import CheckpointError
 from utils.data import RoutingData, add_data_arguments, embedding_size, load_all, load_tests, reading, shrink, split_validation, targets, trained_on
 from utils.denoise import POOLINGS as TARGET_POOLINGS
 from utils.denoise import pool_targets
@@ -53,7 +61,7 @@ VOTING = "voting"
 TRAINED = ("routerdc", "cosine_classifier", "zooter")  # what the training loop fits, by its --loss
 BOUNDED = tuple(name for name, kind in ROUTERS.items() if issubclass(kind, Gradient))  # their targets must be in [0, 1], so they cannot charge a cost
 NOT_SETTINGS = ("routers", "seeds", "save_path", "recipe", "device", "cache_dir", "command", "answers")  # change no result, or, the answers, voting's alone
-OF_ENCODER = ("encoder", "pooling", "max_length")
+MAX_LENGTH = 512
 
 
 def parser() -> argparse.ArgumentParser:
@@ -82,9 +90,18 @@ def parser() -> argparse.ArgumentParser:
     )  # fmt: skip
 
     encoder = p.add_argument_group("encoder")
-    encoder.add_argument("--encoder", default=MDEBERTA, help="hub name, local folder, minilm (a PyPI package), or given (data files of embeddings)")
+    encoder.add_argument(
+        "--encoder",
+        help="hub name, local folder, minilm (a PyPI package), or given (data files of embeddings); "
+        f"default: {MDEBERTA}",
+    )  # fmt: skip
     encoder.add_argument("--pooling", choices=POOLINGS, help="default: first token; mean for minilm")
-    encoder.add_argument("--max_length", type=int, default=512, help="tokens kept of a query, the last ones")
+    encoder.add_argument("--max_length", type=int, help=f"tokens kept of a query, the last ones; default: {MAX_LENGTH}")
+    encoder.add_argument(
+        trained_encoder.FLAG, metavar="RUN",
+        help="finished run of train_router_mdeberta.py whose query embeddings to take in place of these three, "
+        f"{trained_encoder.SEED} in it standing for the seed; training files and split must be those of the baseline",
+    )  # fmt: skip
     encoder.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N, mps; of the encoder")
     encoder.add_argument("--precision", choices=("auto", "bf16", "fp32"), default="auto")
     encoder.add_argument("--cache_dir", default=".cache/queries", help="embeddings")
@@ -103,6 +120,9 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     p.set_defaults(**DATASETS[p.parse_args(arguments).dataset])
     args = p.parse_args(arguments)
     fill_kinds(args)
+    if not args.encoder_ckpt:
+        args.encoder = args.encoder or MDEBERTA
+        args.max_length = MAX_LENGTH if args.max_length is None else args.max_length
     bounded = [name for name in args.routers or () if name in BOUNDED]
     if args.cost_rate and bounded:
         raise ValueError(f"--routers {' '.join(bounded)}: they predict the probability of a right answer and cannot learn score - cost_rate * cost; leave them out, or --cost_rate 0")
@@ -149,11 +169,12 @@ class Problem:
             self.files = [data.for_llms(args.llms) for data in self.files]
         self.llms = self.files[0].llms
         self.tests = load_tests(args, self.llms)
-        self.overlap = trained_on(self.tests, [question for data in self.files for question in data.questions])
+        self.overlap = trained_on(self.tests, self.files)
         self.columns = [self.llms.index(name) for name in self.tests[0].llms]  # of the LLMs present, among those of training
         self.inside = [data.task for data in self.files]
         given = embedding_size([*self.files, *self.tests]) is not None
-        if any(name in ROUTERS for name in args.routers) and given != (args.encoder == GIVEN):
+        reads = any(name in ROUTERS for name in args.routers) and not args.encoder_ckpt
+        if reads and given != (args.encoder == GIVEN):
             raise ValueError(f"--encoder {args.encoder}: {self.files[0].path} has {'embeddings and no text; use --encoder given' if given else 'text; name an encoder that reads it'}")
 
     def rows(
@@ -185,36 +206,58 @@ class Embeddings:
 
     def __init__(self, problem: Problem, where: Setup):
         self.problem, self.where = problem, where
-        self.train: list[np.ndarray] = []
-        self.test: list[np.ndarray] = []
+        self.known: dict[int | None, tuple[list[np.ndarray], list[np.ndarray]]] = {}  # by seed; None: the same for all
 
-    def load(self) -> None:
-        """Fill `train` and `test`, one (N, p) array for each file, unless they are there."""
-        if self.train:
-            return
+    def of(self, seed: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """One (N, p) array for each training file, and for each test file."""
+        args, problem = self.problem.args, self.problem
+        key = seed if args.encoder_ckpt else None
+        if key not in self.known:
+            if args.encoder_ckpt:
+                self.known[key] = trained_encoder.embeddings(args, seed, problem.files, problem.tests, self.where)
+            else:
+                self.known[key] = self._pretrained()
+        return self.known[key]
+
+    def _pretrained(self) -> tuple[list[np.ndarray], list[np.ndarray]]:
         args, problem = self.problem.args, self.problem
         if args.encoder == GIVEN:
-            self.train, self.test = ([unit(data.inputs) for data in files] for files in (problem.files, problem.tests))
-            return
+            return [unit(data.inputs) for data in problem.files], [unit(data.inputs) for data in problem.tests]
         encoder = load_encoder(args.encoder, args.pooling, args.max_length).eval()
         encoder.place(self.where)
-        cache = Path(args.cache_dir)
+
+        def embed(questions: Sequence[str], title: str) -> np.ndarray:
+            queries = Queries(encoder, questions, self.where, "none", Path(args.cache_dir), title)
+            return unit(queries.embed().cpu().numpy())
+
         questions = [question for data in problem.files for question in data.questions]  # one list, as training keeps it in the cache
-        x = unit(Queries(encoder, questions, self.where, "none", cache, "training queries").embed().cpu().numpy())
-        self.train = np.split(x, np.cumsum([len(data) for data in problem.files])[:-1])
-        self.test = [unit(Queries(encoder, data.questions, self.where, "none", cache, data.task).embed().cpu().numpy()) for data in problem.tests]
+        x = embed(questions, "training queries")
+        train = np.split(x, np.cumsum([len(data) for data in problem.files])[:-1])
+        return train, [embed(data.questions, data.task) for data in problem.tests]
+
+
+def name_of(args: argparse.Namespace, key: str) -> str:
+    """What results call a router, control or voting."""
+    if key == VOTING:
+        return "Voting"
+    if key in CONTROLS:
+        return CONTROLS[key].name
+    return ROUTERS[key].name + (trained_encoder.SUFFIX if args.encoder_ckpt else "")
 
 
 def settings_of(problem: Problem, seed: int, key: str) -> dict[str, Any]:
     """What decides the result of a run of the router `key`. Controls and voting have no encoder; voting alone has answers, which are data of its own.
 
-    Raises: DataError if a file of answers is not there.
+    Raises: DataError if a file of answers is not there; CheckpointError or ValueError for a checkpoint that is no use.
     """
     args = problem.args
     settings = {name: value for name, value in vars(args).items() if name not in NOT_SETTINGS}
     files = {data.path: data.sha256 for data in [*problem.files, *problem.tests]}
     if key not in ROUTERS:
-        settings |= {name: None for name in OF_ENCODER} | {"encoder": "none", "precision": None}
+        settings |= {name: None for name in trained_encoder.OF_ENCODER}
+        settings |= {"encoder": "none", "precision": None, "encoder_ckpt": None}
+    elif args.encoder_ckpt:
+        settings |= trained_encoder.settings_of(args, seed, problem.files)
     if key == VOTING:
         settings["answers"] = args.answers
         files |= {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in (answers_of(data, args.answers) for data in problem.tests)}
@@ -227,7 +270,7 @@ def is_finished(run: Path, settings: dict[str, Any]) -> bool:
     if not path.is_file():
         return False
     old, new = json.loads(path.read_text())["settings"], json.loads(json.dumps(settings))
-    old = {"target_pooling": "none"} | old  # of a run from before that argument was there
+    old = {"keep_characters": "last", "target_pooling": "none", "encoder_ckpt": None} | old  # of an older run
     changed = [f"{name}: {old.get(name)!r} there, {new.get(name)!r} now" for name in sorted({*old, *new}) if old.get(name) != new.get(name)]
     if changed:
         raise ValueError(f"{run} holds a run with other settings ({'; '.join(changed)}). Choose another --save_path, or remove that folder")
@@ -245,6 +288,27 @@ def finish(run: Path, about: dict[str, Any], result: dict[str, Any], earned: dic
     write_json(run / "results.json", about | {"test": {name: value for name, value in result.items() if name != "picks"}})
 
 
+def fitted(
+    problem: Problem,
+    embedded: Sequence[np.ndarray],
+    key: str,
+    seed: int,
+    worth: Callable[[np.ndarray, RoutingData], float],
+    progress: tqdm,
+) -> Choice:
+    """The router `key`, its setting chosen on the validation rows of the seed. embedded: of each training file, (N, p).
+
+    With the embeddings of a checkpoint, clusters are made anew in their space.
+    """
+    pooling = problem.args.target_pooling
+    rows, validation = problem.rows(embedded, seed, False, pooling)
+    everything = problem.rows(embedded, seed, True, pooling)[0] if problem.args.refit else None
+    if problem.args.encoder_ckpt:
+        rows = trained_encoder.clustered(rows, seed)
+        everything = None if everything is None else trained_encoder.clustered(everything, seed)
+    return choose(ROUTERS[key], rows, validation, seed, everything, worth, progress)
+
+
 def run_all(args: argparse.Namespace) -> list[Path]:
     """Fit, test and write every (router, seed) that is not finished; returns the folders of all of them."""
     where = setup(args.device, args.precision)
@@ -253,23 +317,23 @@ def run_all(args: argparse.Namespace) -> list[Path]:
     writable_folder(Path(args.cache_dir), "--cache_dir")
     problem = Problem(args)
     worth = lambda picks, data: utility(picks, data, args.cost_rate)  # noqa: E731, without a cost rate this is the accuracy
-    names = {**{key: kind.name for key, kind in {**ROUTERS, **CONTROLS}.items()}, VOTING: "Voting"}
     plan = []
     for key, seed in itertools.product(args.routers, args.seeds):
         if key in ROUTERS or seed == args.seeds[0] or (key in CONTROLS and CONTROLS[key].drawn):  # the others are the same for every seed
-            plan.append((key, seed, root / names[key] / f"seed_{seed}", settings_of(problem, seed, key)))
+            folder = name_of(args, key).replace(", ", "_").replace(" ", "_")
+            plan.append((key, seed, root / folder / f"seed_{seed}", settings_of(problem, seed, key)))
     pending = [entry for entry in plan if not is_finished(entry[2], entry[3])]
     if len(pending) < len(plan):
         print(f"{root}: {len(plan) - len(pending)} of {len(plan)} runs are already done")
 
     embeddings = Embeddings(problem, where)
     fits = sum(len(list(itertools.product(*ROUTERS[key].grid.values()))) if key in ROUTERS else 1 for key, *_ in pending)
-    if any(key in ROUTERS for key, *_ in pending):
-        embeddings.load()
+    for seed in dict.fromkeys(seed for key, seed, *_ in pending if key in ROUTERS):
+        embeddings.of(seed)
     with bar(fits, "baselines", "fit") as progress:
         for key, seed, run, settings in pending:
             begun, chosen, done = time.monotonic(), {"rule": "none", "step": None, "validation": None}, progress.n
-            progress.set_postfix_str(f"{names[key]}, seed {seed}", refresh=False)
+            progress.set_postfix_str(f"{name_of(args, key)}, seed {seed}", refresh=False)
             earned = None
             if key == VOTING:
                 earned = {data.task: voting(data, args.answers) for data in problem.tests}
@@ -282,16 +346,13 @@ def run_all(args: argparse.Namespace) -> list[Path]:
                     control = CONTROLS[key](seed, args.cost_rate).fit(problem.rows(nothing, seed, everything=True)[0])
                     picks = {data.task: control.pick(data, problem.columns) for data in problem.tests}
                 else:
-                    rows, validation = problem.rows(embeddings.train, seed, False, args.target_pooling)
-                    everything = None
-                    if args.refit:
-                        everything, _ = problem.rows(embeddings.train, seed, True, args.target_pooling)
-                    choice: Choice = choose(ROUTERS[key], rows, validation, seed, everything, worth, progress)
+                    choice = fitted(problem, embeddings.of(seed)[0], key, seed, worth, progress)
                     chosen = {"rule": "best", "step": None, "validation": choice.validation, "setting": choice.setting}
-                    picks = {data.task: choice.router.pick(x, problem.columns) for x, data in zip(embeddings.test, problem.tests)}
+                    tests = zip(embeddings.of(seed)[1], problem.tests)
+                    picks = {data.task: choice.router.pick(x, problem.columns) for x, data in tests}
                 result = measure(picks, problem.tests, problem.inside, args.cost_rate)
             about = {
-                "router": names[key],
+                "router": name_of(args, key),
                 "recipe": args.recipe if key in ROUTERS else "control" if key in CONTROLS else VOTING,
                 "settings": settings,
                 "selection": chosen,
@@ -315,7 +376,7 @@ def main(argv: list[str] | None = None) -> int:
         args.command = shlex.join(["python", "-m", "utils.baselines", *arguments])
         runs = run_all(args)
         print(summary([json.loads((run / "results.json").read_text()) for run in runs]))
-    except (EncoderError, ValueError, OSError) as error:
+    except (EncoderError, CheckpointError, ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

@@ -9,7 +9,8 @@ class LoraRetriever(Router):
     """Clusters are those of the paper's sample-sample loss (`cluster_id`: t-SNE, then k-means); each stands for its mean embedding.
 
     A query goes to the cluster with the most similar (cosine) mean embedding and takes that cluster's best LLM. There is nothing
-    to choose. `KMeans` clusters the embeddings themselves and chooses how many clusters.
+    to choose. `KMeans` clusters the embeddings themselves and chooses how many clusters. As released it routes with a
+    trained encoder: with `--encoder_ckpt` the clusters, as many, are those of k-means in the space of that encoder.
     Raises: ValueError where training rows have no clusters.
     """
 

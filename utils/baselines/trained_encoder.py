@@ -1,0 +1,110 @@
+"""Query embeddings of a trained router for the baselines: `--encoder_ckpt`.
+
+LoraRetriever as released routes with a trained encoder. How that one was trained is not stated: here it is RouterDC's.
+"""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from utils import checkpoint
+from utils.baselines.base import Rows, unit
+from utils.clustering import kmeans
+from utils.data import RoutingData, reading
+from utils.encoders import Queries
+from utils.experiment import Setup
+from utils.meters import bar
+from utils.model import trained_part
+
+FLAG = "--encoder_ckpt"
+SEED = "{seed}"  # stands for the seed of a run in the value of the flag
+SUFFIX = ", trained encoder"  # what the name of a router in results ends in
+OF_ENCODER = ("encoder", "pooling", "max_length")  # settings that the checkpoint decides
+
+
+def folder_of(args: argparse.Namespace, seed: int) -> Path:
+    """The checkpoint of a seed. Raises: CheckpointError if there is none."""
+    return checkpoint.find(args.encoder_ckpt.replace(SEED, str(seed)), FLAG)
+
+
+def settings_of(args: argparse.Namespace, seed: int, files: Sequence[RoutingData]) -> dict[str, Any]:
+    """What a run's settings say of its encoder: that of the checkpoint, which is named by the hash of its content.
+
+    Raises: CheckpointError for no checkpoint or a damaged one; ValueError as `check`.
+    """
+    folder = folder_of(args, seed)
+    config = checkpoint.read_config(folder)
+    check(args, seed, files, folder, config)
+    return {name: config[name] for name in OF_ENCODER} | {"encoder_ckpt": checkpoint.content_hash(folder)}
+
+
+def check(
+    args: argparse.Namespace, seed: int, files: Sequence[RoutingData], folder: Path, config: dict[str, Any]
+) -> None:
+    """Refuse a checkpoint whose training rows are not those of a baseline with this seed: it has seen validation rows.
+
+    Args:
+        args: of the baselines. files: their training files.
+        folder, config: of the checkpoint.
+    Raises: ValueError naming the checkpoint, what differs, and what would help.
+    """
+    settings = config["settings"]
+    there: dict[str, Any] = {name: settings.get(name) for name in ("seed", "validation_fraction", "fidelity")}
+    here: dict[str, Any] = {"seed": seed, "validation_fraction": args.validation_fraction, "fidelity": "paper"}
+    there |= reading(settings)
+    here |= reading(vars(args))
+    for name in OF_ENCODER:  # flags that the checkpoint takes the place of; who gives them must mean the same
+        if getattr(args, name) is not None:
+            there[name], here[name] = config[name], getattr(args, name)
+    hashes = settings.get("data", {})
+    there["training files"] = sorted(str(hashes.get(str(Path(path))))[:12] for path in settings["data_paths"])
+    here["training files"] = sorted(data.sha256[:12] for data in files)
+    if changed := [f"{name}: {there[name]!r} there, {here[name]!r} here" for name in here if there[name] != here[name]]:
+        raise ValueError(
+            f"{FLAG} {folder}: its router was trained on other rows or with another encoder ({'; '.join(changed)}). "
+            f"Train one with the same data, seed, split and encoder, and give its --save_path with {SEED} for the seed"
+        )
+
+
+@torch.no_grad()
+def embeddings(
+    args: argparse.Namespace, seed: int, files: Sequence[RoutingData], tests: Sequence[RoutingData], where: Setup
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """E(x) of a trained router, as its evaluation computes it, of length 1: (N, p) for each training and test file.
+
+    What lies below the trained layers is looked up in the cache, where training has left it.
+    Raises: CheckpointError for a damaged checkpoint; ValueError for text with a router of embeddings, or the reverse.
+    """
+    model, config = checkpoint.load(folder_of(args, seed))
+    part = trained_part(config["settings"])
+    model.place(where, part, config["settings"]["train_layers"])
+    if files[0].embeddings is None:
+        together = list(chain.from_iterable(data.questions for data in files))  # one list, as training caches it
+    else:
+        together = np.concatenate([data.embeddings for data in files])
+    parts = {"training queries": together} | {data.task: data.inputs for data in tests}
+    found = []
+    with bar(sum(map(len, parts.values())), f"trained encoder, seed {seed}", "query") as progress:
+        for title, inputs in parts.items():
+            queries = Queries(model.encoder, inputs, where, part, Path(args.cache_dir), title)
+            found.append(unit(model(queries.embed(progress=progress))[0].cpu().numpy()))
+    return np.split(found[0], np.cumsum([len(data) for data in files])[:-1]), found[1:]
+
+
+def clustered(rows: Rows, seed: int) -> Rows:
+    """The rows with clusters made anew by k-means in the space of their embeddings, as many as their files have.
+
+    The ids of the files are clusters of the pre-trained encoder. Equal embeddings are one point, and the order of the
+    rows changes nothing. Rows of files without clusters stay as they are.
+    """
+    if rows.clusters is None:
+        return rows
+    points, place = np.unique(rows.x, axis=0, return_inverse=True)
+    count = len(np.unique(rows.clusters))
+    return replace(rows, clusters=kmeans(points, count, seed)[place.reshape(-1)])

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# The learnable ceiling: what of the oracle's head-room the queries' text gives away, in the paper's test files and RouterBench's.
-#   bash train_scripts/ceiling.sh           makes results/ceiling.json, ceiling.md, figures/ceiling.png and figures/learning.png
-# About 12 minutes on one free core, 6 of them for embedding every query once; a stopped run goes on. RouterBench: the three files whose bytes are
-# verified; TASKS names others. FINE_TUNED names the tasks for which an encoder is fine-tuned, too (4 minutes for PreAlgebra); '' is none.
+# The learnable ceiling: what of the oracle's head-room the queries' text gives away, in every test file.
+#   bash train_scripts/ceiling.sh     makes results/ceiling.json, ceiling.md, figures/ceiling.png, figures/learning.png
+# A stopped run goes on. RouterBench: the three files whose bytes are verified; TASKS names others.
+# FINE_TUNED names the tasks for which an encoder is fine-tuned, too; '' is none.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -19,7 +19,8 @@ for task in $TASKS; do files+=("routerbench_zs/${task}_test.csv"); done
 read -ra seeds <<< "$SEEDS"
 read -ra curve_seeds <<< "$CURVE_SEEDS"
 read -ra tasks <<< "$FINE_TUNED"
-common=(--encoder "$ENCODER" --device "$DEVICE" --seeds "${seeds[@]}" --curve_seeds "${curve_seeds[@]}" --results "$RESULTS")
+common=(--encoder "$ENCODER" --device "$DEVICE" --results "$RESULTS")
+common+=(--seeds "${seeds[@]}" --curve_seeds "${curve_seeds[@]}")
 
 source train_scripts/env.sh
 python -m utils.download

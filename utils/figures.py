@@ -246,7 +246,7 @@ def learning(args: argparse.Namespace) -> None:
             size = everything if point["labelled"] == "all" else int(point["labelled"])
             for points, figures in zip(rows.values(), (point, point["against_best_of_all_rows"])):
                 points.append((size, figures["mean"], figures["low"], figures["high"]))
-        if record["curve"]:
+        if len(record["curve"]) > 1:
             panels[label(record)] = rows
     if not panels:
         raise ValueError(f"{args.results / known.FILE}: no learning curves; `python -m utils.ceiling` with --curve_seeds makes them")

@@ -376,8 +376,9 @@ def learning_panels(panels: Mapping[str, Mapping[str, Sequence[tuple[float, floa
         axis.xaxis.set_minor_formatter(NullFormatter())
         axis.set_title(heading, fontsize=10)
         axis.grid(color="#dddddd", linewidth=0.6)
-    figure.supxlabel("labelled queries of the task", fontsize=10)
-    figure.supylabel("gain (points)", fontsize=10)
+        axis.set_xlabel("labelled queries", fontsize=9)
+    for axis in axes[:, 0]:
+        axis.set_ylabel("gain (points)", fontsize=9)
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
     figure.suptitle(title, fontsize=11)
     return figure

@@ -1,14 +1,16 @@
 """How much of the oracle's head-room can be learned from the queries, task by task, with the task's own labels.
 
-    python -m utils.ceiling                                  the paper's test files, into results/ceiling.json and ceiling.md
+    python -m utils.ceiling                                  the paper's test files, into results/ceiling.json and
+    ceiling.md
     python -m utils.ceiling --dataset routerbench            RouterBench's
     python -m utils.ceiling --test_data_paths my_test.json --test_data_type multi_attempt --results results/mine
     bash train_scripts/ceiling.sh                            both of the first, a fine-tuned encoder, and the figures
 
-Within each test file: five-fold cross-validation of routing against always taking the LLM that is best on the training folds, with settings and
-learner chosen by another cross-validation inside them; learning curves; and of files with several answers per query, the part of
-the oracle's head-room that repeats. A figure is kept for the content of a file and its LLMs; all tables that have those show it beside the
-oracle, when it lies in results/ or in a folder there. Picks of each (file, seed) stay in --save_path: a stopped run goes on.
+Within each test file: five-fold cross-validation of routing against always taking the LLM that is best on the
+training folds, with settings and learner chosen by another cross-validation inside them; learning curves; and of
+files with several answers per query, the part of the oracle's head-room that repeats. A figure is kept for the
+content of a file and its LLMs; all tables that have those show it beside the oracle, when it lies in results/ or in a
+folder there. Picks of each (file, seed) stay in --save_path: a stopped run goes on.
 """
 
 import argparse
@@ -40,32 +42,41 @@ from utils.statistics import RESAMPLES
 from utils.tasks import DATASETS, KINDS, TASKS, fill_kinds
 
 NAMES = [name for name in LEARNERS if name != Constant.name]
-EXTRA = ("datasets/split2_model7/arc_easy_test.json", "datasets/split2_model7/javascript.json")  # released, in no table; read where they are there
+# released, in no table of the paper; read where they are there
+EXTRA = ("datasets/split2_model7/arc_easy_test.json", "datasets/split2_model7/javascript.json")
+PAPER_TESTS = [task.test for task in TASKS]
 LEAST = 4 * FOLDS  # distinct questions
 
 
 def parser() -> argparse.ArgumentParser:
     """The arguments; those of the data and the encoder are named as in train_router_mdeberta.py."""
-    p = argparse.ArgumentParser(prog="python -m utils.ceiling", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    raw = argparse.RawDescriptionHelpFormatter
+    p = argparse.ArgumentParser(prog="python -m utils.ceiling", description=__doc__, formatter_class=raw)
     data = p.add_argument_group("data")
-    data.add_argument("--dataset", choices=DATASETS, default="paper", help="routerbench: its files, prompts of 1400 characters, rows with empty cells left out")
-    data.add_argument("--test_data_paths", nargs="+", default=[task.test for task in TASKS], help="files with the labels of all LLMs, each looked at alone")
-    data.add_argument("--test_data_type", nargs="+", choices=KINDS, help="score kind of each file; needed for tasks that the paper has not")
+    data.add_argument(
+        "--dataset", choices=DATASETS, default="paper", help="routerbench: its files, prompts cut, gaps left out"
+    )
+    data.add_argument("--test_data_paths", nargs="+", default=list(PAPER_TESTS), help="files, each looked at alone")
+    data.add_argument("--test_data_type", nargs="+", choices=KINDS, help="of each file, for tasks of your own")
     data.add_argument("--llms", nargs="+", metavar="LLM", help="choose among these LLMs only; default: all of the file")
     add_reading_arguments(data)
 
     what = p.add_argument_group("what is fitted")
     what.add_argument("--learners", nargs="+", choices=NAMES, default=NAMES)
     what.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3], help="of the folds, and of whatever is drawn")
-    what.add_argument("--curve_learners", nargs="+", choices=NAMES, default=["ridge", "kNN"], help="of the learning curve")
-    what.add_argument("--curve_seeds", nargs="*", type=int, default=[1, 2], help="of the learning curve; nothing behind it: no curve")
-    what.add_argument("--sizes", nargs="+", type=int, default=[100, 200, 400, 800, 1600], help="labelled queries in the learning curve, besides all")
-    what.add_argument("--fine_tuned", nargs="+", default=[], metavar="TASK", help="tasks for which an encoder is fine-tuned, too (minutes each)")
+    what.add_argument(
+        "--curve_learners", nargs="+", choices=NAMES, default=["ridge", "kNN"], help="of the learning curve"
+    )
+    what.add_argument("--curve_seeds", nargs="*", type=int, default=[1, 2], help="nothing behind it: no curve")
+    what.add_argument(
+        "--sizes", nargs="+", type=int, default=[100, 200, 400, 800, 1600], help="labelled queries in the curve"
+    )
+    what.add_argument("--fine_tuned", nargs="+", default=[], metavar="TASK", help="fine-tune an encoder for these")
     what.add_argument("--fine_tuned_seeds", nargs="+", type=int, default=[1])
     what.add_argument("--train_layers", type=int, default=2, help="last layers of the fine-tuned encoder that train")
 
     encoder = p.add_argument_group("encoder")
-    encoder.add_argument("--encoder", default="minilm", help="hub name, local folder, minilm (a PyPI package), or given (data files of embeddings)")
+    encoder.add_argument("--encoder", default="minilm", help="hub name, local folder, minilm, or given (.npz files)")
     encoder.add_argument("--pooling", choices=POOLINGS, help="default: first token; mean for minilm")
     encoder.add_argument("--max_length", type=int, default=512, help="tokens kept of a query, the last ones")
     encoder.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N, mps; of the encoder")
@@ -73,8 +84,10 @@ def parser() -> argparse.ArgumentParser:
     encoder.add_argument("--cache_dir", type=Path, default=Path(".cache/queries"), help="embeddings")
 
     p.add_argument("--resamples", type=int, default=RESAMPLES, help="bootstrap samples of an interval")
-    p.add_argument("--save_path", type=Path, default=Path("runs/ceiling"), help="folder of the picks of each (file, seed); finished ones are read")
-    p.add_argument("--results", type=Path, default=RESULTS, help=f"folder of {FILE} and {PAGE}; other files' figures there stay")
+    p.add_argument("--save_path", type=Path, default=Path("runs/ceiling"), help="folder of finished (file, seed)")
+    p.add_argument(
+        "--results", type=Path, default=RESULTS, help=f"folder of {FILE} and {PAGE}; other files' figures there stay"
+    )
     return p
 
 
@@ -84,9 +97,12 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     Raises: ValueError, naming the flag, for a value that makes no sense whatever the data are.
     """
     p = parser()
-    p.set_defaults(**{name: value for name, value in DATASETS[p.parse_args(arguments).dataset].items() if name in vars(p.parse_args([]))})
+    known = vars(p.parse_args([])).keys()
+    p.set_defaults(
+        **{name: value for name, value in DATASETS[p.parse_args(arguments).dataset].items() if name in known}
+    )
     args = p.parse_args(arguments)
-    if args.test_data_paths == [task.test for task in TASKS] and not args.test_data_type:
+    if args.test_data_paths == PAPER_TESTS and not args.test_data_type:
         args.test_data_paths = [*args.test_data_paths, *[path for path in EXTRA if Path(path).is_file()]]
     fill_kinds(args)
     for name in ("seeds", "curve_seeds", "fine_tuned_seeds", "sizes", "test_data_paths", "llms"):
@@ -98,25 +114,33 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
             raise ValueError(f"--{name} {min(getattr(args, name))}: it must be at least {least}")
     if args.resamples < 100:
         raise ValueError(f"--resamples is {args.resamples}; a 95 % interval needs at least 100")
-    if args.test_data_type and len(args.test_data_type) != len(args.test_data_paths):
-        raise ValueError(f"--test_data_paths names {len(args.test_data_paths)} files and --test_data_type {len(args.test_data_type)} kinds; give one kind for each file")
+    files, kinds = len(args.test_data_paths), len(args.test_data_type or args.test_data_paths)
+    if kinds != files:
+        raise ValueError(
+            f"--test_data_paths names {files} files and --test_data_type {kinds} kinds; give one kind for each file"
+        )
     args.sizes = sorted(args.sizes)
     return args
 
 
 def read_files(args: argparse.Namespace) -> list[RoutingData]:
-    """The files, in the order that they are named. Raises: DataError for a bad file, or one with too few questions or LLMs."""
+    """The files, in the order that they are named. Raises: DataError for a bad file, or one with too few questions or
+    LLMs."""
     files = []
     for path, kind in zip(args.test_data_paths, args.test_data_type or [None] * len(args.test_data_paths)):
         data = load(path, kind, **reading(vars(args)))
         data = data.for_llms(args.llms) if args.llms else data
         if len(set(data.questions)) < LEAST:
-            raise DataError(f"{path}: {len(set(data.questions))} distinct questions are too few for {FOLDS} folds; it takes {LEAST} at least")
+            found = len(set(data.questions))
+            raise DataError(
+                f"{path}: {found} distinct questions are too few for {FOLDS} folds; it takes {LEAST} at least"
+            )
         if len(data.llms) < 2:
             raise DataError(f"{path}: {data.llms[0]} alone; to route takes two LLMs")
         files.append(data)
     if unknown := set(args.fine_tuned) - {data.task for data in files}:
-        raise ValueError(f"--fine_tuned {' '.join(sorted(unknown))}: no file is for that task; they are for {', '.join(data.task for data in files)}")
+        tasks = ", ".join(data.task for data in files)
+        raise ValueError(f"--fine_tuned {' '.join(sorted(unknown))}: no file is for that task; they are for {tasks}")
     return files
 
 
@@ -127,7 +151,8 @@ def labelled(data: RoutingData, args: argparse.Namespace, where: Setup) -> tuple
     """
     if args.encoder == GIVEN or data.embeddings is not None:
         if args.encoder != GIVEN or data.embeddings is None:
-            raise ValueError(f"--encoder {args.encoder}: {data.path} has {'text' if data.embeddings is None else 'embeddings and no text; use --encoder given'}")
+            what = "text" if data.embeddings is None else "embeddings and no text; use --encoder given"
+            raise ValueError(f"--encoder {args.encoder}: {data.path} has {what}")
         x = data.embeddings
     else:
         encoder = load_encoder(args.encoder, args.pooling, args.max_length).eval()
@@ -135,7 +160,8 @@ def labelled(data: RoutingData, args: argparse.Namespace, where: Setup) -> tuple
         x = Queries(encoder, data.questions, where, "none", args.cache_dir, data.task).embed().float().cpu().numpy()
     data, order = canonical(data)
     counted = np.zeros((len(data), 0)) if data.embeddings is not None else surface(data.questions)
-    return Labelled(data.questions, gains(data.scores, data.kind).astype(np.float64), unit(x[order].astype(np.float64)), counted), data
+    y = gains(data.scores, data.kind).astype(np.float64)
+    return Labelled(data.questions, y, unit(x[order].astype(np.float64)), counted), data
 
 
 def kept(path: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
@@ -152,20 +178,21 @@ def kept(path: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
 
 def folder_of(args: argparse.Namespace, data: RoutingData, learners: Sequence[Learner]) -> Path:
     """Where picks for this file are kept: one folder for each content, set of LLMs, encoder and method."""
-    about = [
-        data.sha256, data.kind, data.llms, len(data), args.max_characters, args.encoder, args.pooling, args.max_length, args.precision,
-        sorted(FEATURES), FOLDS, INNER, *[[learner.name, *learner.settings] for learner in learners],
-    ]  # fmt: skip
-    digest = hashlib.sha256(json.dumps(about).encode()).hexdigest()[:12]
+    file = [data.sha256, data.kind, data.llms, len(data), args.max_characters]
+    encoder = [args.encoder, args.pooling, args.max_length, args.precision]
+    method = [sorted(FEATURES), FOLDS, INNER, *[[learner.name, *learner.settings] for learner in learners]]
+    digest = hashlib.sha256(json.dumps([*file, *encoder, *method]).encode()).hexdigest()[:12]
     return args.save_path / f"{data.task}_{digest}"
 
 
-def fine_tuned_runs(problem: Labelled, data: RoutingData, args: argparse.Namespace, where: Setup) -> list[dict[str, Any]]:
+def fine_tuned_runs(
+    problem: Labelled, data: RoutingData, args: argparse.Namespace, where: Setup
+) -> list[dict[str, Any]]:
     """The runs of the fine-tuned encoder, one for each seed; none for a task that was not asked for."""
     if data.task not in args.fine_tuned:
         return []
     if args.encoder == GIVEN:
-        raise ValueError(f"--fine_tuned {data.task}: {data.path} has embeddings and no text, so no encoder can be trained on it")
+        raise ValueError(f"--fine_tuned {data.task}: {data.path} has embeddings and no text to train an encoder on")
     folder = folder_of(args, data, [])
     detail = f"{args.train_layers}_{FineTuned.passes}_{FineTuned.batch}_{FineTuned.learning_rate:g}"
     paths = {seed: folder / f"fine_tuned_{detail}_seed_{seed}.json" for seed in args.fine_tuned_seeds}
@@ -174,7 +201,10 @@ def fine_tuned_runs(problem: Labelled, data: RoutingData, args: argparse.Namespa
     encoder = load_encoder(args.encoder, args.pooling, args.max_length)
     encoder.place(where)
     encoder.train_last(args.train_layers)
-    total = FOLDS * FineTuned.passes * int(len(problem.y) * (FOLDS - 1) / FOLDS * (2 - 1 / INNER))  # each fold: one fit within, one on all
+    fitted = (
+        len(problem.y) * (FOLDS - 1) / FOLDS * (2 - 1 / INNER)
+    )  # queries of each fold's two fits: one within, one on all
+    total = int(FOLDS * FineTuned.passes * fitted)
     runs = []
     with bar(total * len(paths), f"fine-tune {data.task}", "query") as progress:
         learner = FineTuned(encoder, problem.questions, where, progress)
@@ -191,7 +221,9 @@ def curve_name(args: argparse.Namespace, seed: int) -> str:
 def record_of(data: RoutingData, args: argparse.Namespace, where: Setup, progress: tqdm) -> dict[str, Any]:
     """Everything about one file: what ceiling.json holds for it."""
     problem, data = labelled(data, args, where)
-    learners, quick = ([LEARNERS[name]() for name in NAMES if name in names] for names in (args.learners, args.curve_learners))
+    learners, quick = (
+        [LEARNERS[name]() for name in NAMES if name in names] for names in (args.learners, args.curve_learners)
+    )
     runs, curves = [], []
     for seed in args.seeds:
         path = folder_of(args, data, learners) / f"seed_{seed}.json"
@@ -203,7 +235,9 @@ def record_of(data: RoutingData, args: argparse.Namespace, where: Setup, progres
     gained = gains_of(problem.y, runs, args.resamples)
     curve = curve_of(problem.y, [run["curve"] for run in curves], args.resamples) if curves else []
     if tuned:
-        gained[FineTuned.name] = gains_of(problem.y, tuned, args.resamples)[FineTuned.name] | {"seeds": args.fine_tuned_seeds}
+        gained[FineTuned.name] = gains_of(problem.y, tuned, args.resamples)[FineTuned.name] | {
+            "seeds": args.fine_tuned_seeds
+        }
     return {
         "task": data.task,
         "dataset": args.dataset,
@@ -232,7 +266,8 @@ def place_of(record: dict[str, Any]) -> tuple:
     """The order of records: the paper's tasks as in its tables, then RouterBench's, then others by name."""
     names = [task.name for task in TASKS]
     known = record["task"] in names
-    return list(DATASETS).index(record["dataset"]), not known, names.index(record["task"]) if known else 0, record["task"], record["path"], sorted(record["llms"])
+    place = names.index(record["task"]) if known else len(names)
+    return list(DATASETS).index(record["dataset"]), place, record["task"], record["path"], sorted(record["llms"])
 
 
 def joined(old: Sequence[dict[str, Any]], new: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

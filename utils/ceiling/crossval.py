@@ -1,15 +1,17 @@
-"""Cross-validated routing inside one task: who is picked for each query by a learner that never saw that query's labels.
+"""Cross-validated routing inside one task: who is picked for each query by a learner that never saw that query's
+labels.
 
-What is held out is held out of everything: a fold's labels decide neither the learner's fit, nor its setting, nor which learner, nor which LLM
-is the task's best that its picks are compared with. So neither what the picks earn nor what they earn beyond that LLM is optimistic: both are
-what this learner gets with four fifths of the labels.
+What is held out is held out of everything: a fold's labels decide neither the learner's fit, nor its setting, nor
+which learner, nor which LLM is the task's best that its picks are compared with. So neither what the picks earn nor
+what they earn beyond that LLM is optimistic: both are what this learner gets with four fifths of the labels.
 
-Where two LLMs are nearly equal on a task, four folds prefer the one that happens to be worse on the fifth, so the LLM of the same folds earns less than
-either, and a learner that mixes the two seems to gain. Over draws of the queries that evens out; within one file it need not. So the gain over the
-LLM that is best on all rows is given, too. That LLM was chosen with the labels it is scored on, so this second gain is too low, if anything.
+Where two LLMs are nearly equal on a task, four folds prefer the one that happens to be worse on the fifth, so the LLM
+of the same folds earns less than either, and a learner that mixes the two seems to gain. Over draws of the queries
+that evens out; within one file it need not. So the gain over the LLM that is best on all rows is given, too. That LLM
+was chosen with the labels it is scored on, so this second gain is too low, if anything.
 
-The order of rows and columns changes nothing: rows are sorted by question and scores, columns by name, and folds come from a hash of the
-question and the seed, so that equal questions stay on one side.
+The order of rows and columns changes nothing: rows are sorted by question and scores, columns by name, and folds come
+from a hash of the question and the seed, so that equal questions stay on one side.
 """
 
 import hashlib
@@ -29,7 +31,8 @@ ALL, EXCHANGED = "all", "texts exchanged"  # places of a learning curve, besides
 
 
 def canonical(data: RoutingData) -> tuple[RoutingData, np.ndarray]:
-    """The same data with columns in the order of their names and rows in the order of questions and scores; and each row's place before, (N,)."""
+    """The same data with columns in the order of their names and rows in the order of questions and scores; and each
+    row's place before, (N,)."""
     data = data.for_llms(sorted(data.llms))
     keys = [(question, *scores) for question, scores in zip(data.questions, data.scores.tolist())]
     order = np.array(sorted(range(len(keys)), key=keys.__getitem__))
@@ -37,9 +40,13 @@ def canonical(data: RoutingData) -> tuple[RoutingData, np.ndarray]:
 
 
 def ranks(questions: Sequence[str], seed: int, purpose: str) -> np.ndarray:
-    """The place (N,) of each question among the distinct ones, in an order drawn by seed and purpose; equal questions have one place."""
-    drawn = {question: hashlib.sha256(f"{seed} {purpose} {question}".encode("utf-8", "surrogatepass")).hexdigest() for question in set(questions)}
-    places = {question: place for place, question in enumerate(sorted(drawn, key=lambda question: (drawn[question], question)))}
+    """The place (N,) of each question among the distinct ones, in an order drawn by seed and purpose; equal questions
+    have one place."""
+
+    def drawn(question: str) -> str:
+        return hashlib.sha256(f"{seed} {purpose} {question}".encode("utf-8", "surrogatepass")).hexdigest()
+
+    places = {question: place for place, question in enumerate(sorted(set(questions), key=drawn))}
     return np.array([places[question] for question in questions])
 
 
@@ -53,11 +60,14 @@ def earned(y: np.ndarray, rows: np.ndarray, estimates: np.ndarray) -> np.ndarray
     return y[rows][np.arange(len(rows)), estimates.argmax(axis=2)].sum(axis=1)
 
 
-def nested(data: Labelled, learners: Sequence[Learner], train: np.ndarray, new: np.ndarray, seed: int) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+def nested(
+    data: Labelled, learners: Sequence[Learner], train: np.ndarray, new: np.ndarray, seed: int
+) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """Picks for the rows `new` from the labels of the rows `train` alone.
 
-    Each learner's setting is the one that earns most in a cross-validation within `train`; so is the learner of BEST, with always taking the
-    best LLM among the candidates. Of equals the first counts, and the learners come in order of simplicity.
+    Each learner's setting is the one that earns most in a cross-validation within `train`; so is the learner of BEST,
+    with always taking the best LLM among the candidates. Of equals the first counts, and the learners come in order
+    of simplicity.
     Returns: {learner or BEST: picks (n,)}, {learner or BEST: the setting that was chosen}.
     """
     questions = [data.questions[row] for row in train]
@@ -77,7 +87,9 @@ def nested(data: Labelled, learners: Sequence[Learner], train: np.ndarray, new: 
     return picks | {BEST: picks[winner]}, chosen | {BEST: winner}
 
 
-def cross_validated(data: Labelled, learners: Sequence[Learner], seed: int, progress: tqdm | None = None) -> dict[str, Any]:
+def cross_validated(
+    data: Labelled, learners: Sequence[Learner], seed: int, progress: tqdm | None = None
+) -> dict[str, Any]:
     """Picks for every query by learners that were fitted on the other folds.
 
     Returns: {"picks": {learner: [column per query]}, "chosen": {learner: [setting per fold]}}.
@@ -102,11 +114,14 @@ def exchanged(data: Labelled, seed: int) -> Labelled:
     return replace(data, x=data.x[order], surface=data.surface[order])
 
 
-def learning_curve(data: Labelled, learners: Sequence[Learner], sizes: Sequence[int], seed: int, progress: tqdm | None = None) -> dict[str, dict[str, list[int]]]:
-    """The picks of BEST and of `Constant`, {place: {name: [column per query]}}: with so many labelled queries, and with ALL of the other folds.
+def learning_curve(
+    data: Labelled, learners: Sequence[Learner], sizes: Sequence[int], seed: int, progress: tqdm | None = None
+) -> dict[str, dict[str, list[int]]]:
+    """The picks of BEST and of `Constant`, {place: {name: [column per query]}}: with so many labelled queries, and
+    with ALL of the other folds.
 
-    The rows of a smaller size are among those of a larger one. Sizes that the folds have not are left out. EXCHANGED is ALL once more with the features
-    of other queries: the gain that the method finds where there is none.
+    The rows of a smaller size are among those of a larger one. Sizes that the folds have not are left out. EXCHANGED
+    is ALL once more with the features of other queries: the gain that the method finds where there is none.
     """
     fold = folds(data.questions, seed, "outer", FOLDS)
     order = ranks(data.questions, seed, "subset")

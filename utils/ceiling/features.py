@@ -1,4 +1,5 @@
-"""What can be counted on the surface of a query: length, digits, letters of other alphabets, signs of formulas and of programs, options."""
+"""What can be counted on the surface of a query: length, digits, letters of other alphabets, signs of formulas and of
+programs, options."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -35,7 +36,9 @@ FEATURES: dict[str, Callable[[str], float]] = {
     "numbers (log)": lambda text: _log(len(NUMBER.findall(text))),
     "longest number (characters)": lambda text: float(max(map(len, NUMBER.findall(text)), default=0)),
     "fractions and decimals (log)": lambda text: _log(len(re.findall(r"\d[./]\d|\\frac", text))),
-    "letters outside ASCII (share)": lambda text: _share(sum(not letter.isascii() and letter.isalpha() for letter in text), text),
+    "letters outside ASCII (share)": lambda text: _share(
+        sum(not letter.isascii() and letter.isalpha() for letter in text), text
+    ),
     "capital letters (share)": lambda text: _share(sum(map(str.isupper, text)), text),
     "question marks": lambda text: float(min(5, text.count("?") + text.count("？"))),
     "commas (log)": lambda text: _log(text.count(",") + text.count("，")),
@@ -49,7 +52,9 @@ FEATURES: dict[str, Callable[[str], float]] = {
     "negations (log)": lambda text: _log(len(NEGATION.findall(text))),
     "comparisons (log)": lambda text: _log(len(COMPARISON.findall(text))),
     "money": lambda text: float(bool(re.search(r"[$€£¥]\s?\d|\bdollars?\b|\bcents?\b", text))),
-    "begins with a question word": lambda text: float(bool(re.match(r"\W*(?:what|which|who|when|where|why|how|if)\b", text, re.IGNORECASE))),
+    "begins with a question word": lambda text: float(
+        bool(re.match(r"\W*(?:what|which|who|when|where|why|how|if)\b", text, re.IGNORECASE))
+    ),
 }
 
 

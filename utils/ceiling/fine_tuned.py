@@ -1,4 +1,5 @@
-"""A fine-tuned encoder as a learner of the ceiling: the last layers and a linear layer behind them, trained on right or wrong of every LLM."""
+"""A fine-tuned encoder as a learner of the ceiling: the last layers and a linear layer behind them, trained on right
+or wrong of every LLM."""
 
 from collections.abc import Sequence
 from typing import ClassVar
@@ -16,13 +17,13 @@ from utils.experiment import Setup, batch_rows, stream_seed
 class FineTuned(Learner):
     """Binary cross-entropy of T logits, one for each LLM, with what it earns as the target.
 
-    The linear layer begins with the logits of the task's means, so that no training is `Constant`. The settings are the passes over the training
-    rows and how far the estimate moves from the task's mean.
+    The linear layer begins with the logits of the task's means, so that no training is `Constant`. The settings are
+    the passes over the training rows and how far the estimate moves from the task's mean.
 
     Args:
-        encoder: a pre-trained encoder of which `train_last` was called; every fit begins with its weights, and leaves them.
-        questions: of all rows of the `Labelled` that it will be asked about, in their order.
-        progress: advanced by the queries of each pass.
+        encoder: a pre-trained encoder of which `train_last` was called; every fit begins with its weights, and leaves
+            them. questions: of all rows of the `Labelled` that it will be asked about, in their order. progress:
+            advanced by the queries of each pass.
     """
 
     name: ClassVar[str] = "fine-tuned encoder"
@@ -52,7 +53,10 @@ class FineTuned(Learner):
             for name, value in self.trained.items():
                 value.copy_(self.before[name])
         goals = torch.from_numpy(data.y).float().to(self.where.device)
-        parameters = [{"params": list(self.trained.values())}, {"params": head.parameters(), "lr": 10 * self.learning_rate}]
+        parameters = [
+            {"params": list(self.trained.values())},
+            {"params": head.parameters(), "lr": 10 * self.learning_rate},
+        ]
         optimizer = torch.optim.AdamW(parameters, lr=self.learning_rate, weight_decay=0.01)
         steps, found = -(-len(train) // self.batch), []
         for count in range(self.passes):

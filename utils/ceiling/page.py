@@ -11,9 +11,61 @@ from utils.evaluate import markdown
 from utils.tasks import short, title_of
 
 PAGE = "ceiling.md"
-EARLIER = {  # points, by ridge and kNN on frozen MiniLM embeddings, by another hand; it came without seeds and intervals
-    "mmlu": 0.0, "cmmlu": 0.15, "gsm8k": 0.0, "arc_challenge": 0.0, "mbpp": 0.1, "ceval": 0.0, "arc_easy": 0.0, "math_prealgebra": 1.9,
-}  # fmt: skip
+ALL_ROWS = "against_best_of_all_rows"  # the gain over the LLM that is best on all rows, in a record
+EARLIER = {  # points, measured by another hand with ridge and kNN on the same embeddings, without intervals
+    "mmlu": 0.0,
+    "cmmlu": 0.15,
+    "gsm8k": 0.0,
+    "arc_challenge": 0.0,
+    "mbpp": 0.1,
+    "ceval": 0.0,
+    "arc_easy": 0.0,
+    "math_prealgebra": 1.9,
+}
+PURPOSE = """\
+The oracle takes the LLM that earns most on each query, knowing the answers. These tables say how much of its
+head-room over the task's best LLM the queries' text gives away when the labels of the same task are there to learn
+from."""
+ABOUT_EXCHANGED = """\
+The learners of the learning curve, with each query's own text and with the texts of other queries of the task.
+Gains over the LLM of the same folds, and over the LLM that is best on all rows."""
+ABOUT_CURVES = """\
+Gain by the number of labelled queries, with {learners}, chosen within: over the best LLM of the same labelled
+queries. In round brackets: over the best LLM of all rows, which so few labels may not find."""
+METHOD = """\
+**Gain.** Each file is cut into {folds} folds of its own rows, by a hash of the question. A learner is fitted on
+four folds and picks an LLM for each query of the fifth. Labels of a held-out row decide nothing about that row, so
+what the picks earn is not optimistic. Settings, and which learner, are chosen by {inner} folds within the four;
+always taking the best LLM is one candidate. Figures are means over the fold seeds. Intervals are 95 % bootstraps
+over queries, with the fitted learners held fixed: another draw of training queries would vary more.
+
+**Over which LLM.** The gain over the LLM that is best on the same four folds compares two that know the same. Where
+two LLMs are nearly equal on a task, those folds prefer the one that happens to be worse on the fifth. The LLM of
+the same folds then earns less than either, and a learner that merely mixes the two seems to gain. With texts
+exchanged nothing can be learned, and what such a gain is worth is seen. The gain over the LLM that is best on all
+rows has not that fault. But that LLM was chosen on the rows it is scored on, so this gain is too low, if anything.
+Believe what holds for both.
+
+**Ceiling.** What the cross-validated picks of the best learner earn: the accuracy of the LLM that is best on all
+rows plus the gain over it. Its interval is the gain's. It is an estimate with these features and this many labels,
+not a bound: a better encoder or more labels may find more. A negative gain stays negative, since to cut it off
+would make the estimate too high on average. So a ceiling may lie below the best LLM. It has seen labels of the task
+itself, which no router in our tables has of a test task.
+
+**Features.** The frozen encoder's embedding, and {count} counts on the surface: {features}. Ridge and kNN choose
+between the embedding alone and both. Boosting has both, with the embedding's main directions. A fine-tuned encoder
+reads the text.
+
+**What repeats.** A score of k of M answers is split into halves. Answers are exchangeable, so the right ones in a
+half are hypergeometric given k, and the expectations are exact, over all halves. Equal LLMs are taken with the same
+chance, or the better one on the task first. The expected score of the best LLM of each query lies between what
+repeats and the oracle in sample. What repeats is known only to one who has seen answers of every LLM to that very
+query. What is learnable from the text is the gain above.
+
+**One answer per query.** Multiple choice, PreAlgebra and RouterBench have a single answer, for multiple choice a
+deterministic one. There, luck and skill of an LLM on a query cannot be told apart. An LLM that guesses among four
+options is right on a quarter of the queries, and the oracle counts each such hit. So no share can be given. The
+answers of the miniature's LLMs could be drawn again, but those LLMs are not kept; that was left out."""
 
 
 def label(record: Mapping[str, Any]) -> str:
@@ -29,33 +81,39 @@ def span(figures: Mapping[str, float] | None, sign: str = "+") -> str:
     return f"{mean:{sign}.2f} [{figures['low']:{sign}.2f}, {figures['high']:{sign}.2f}]"
 
 
+def both(figures: Mapping[str, Any]) -> list[str]:
+    """A gain over the LLM of the same folds, and over the one of all rows, as text."""
+    return [span(figures), span(figures[ALL_ROWS])]
+
+
 def table(records: Sequence[Mapping[str, Any]]) -> str:
-    """The main table: best LLM, ceiling, both gains of the best learner, oracle, and the share of the head-room that is learnable."""
-    rows = []
-    for record in records:
-        share = record.get("learnable_share")
-        rows.append([
-            label(record), str(record["queries"]), short(record["best_llm"]), f"{record['best_accuracy']:.2f}", span(record["ceiling"], ""),
-            span(record["gain"][BEST]["against_best_of_all_rows"]), span(record["gain"][BEST]), f"{record['oracle']:.2f}", f"{record['headroom']:.2f}", span(share),
-        ])  # fmt: skip
-    header = [
-        "", "queries", "best LLM", "its accuracy", "learnable ceiling", "its gain over that LLM", "gain over the best LLM of the same folds", "oracle", "head-room",
-        "learnable share (%)",
-    ]  # fmt: skip
-    return markdown(header, rows)
+    """The main table: best LLM, ceiling, both gains of the best learner, oracle, learnable share of the head-room."""
+    columns = {
+        "": label,
+        "queries": lambda record: str(record["queries"]),
+        "best LLM": lambda record: short(record["best_llm"]),
+        "its accuracy": lambda record: f"{record['best_accuracy']:.2f}",
+        "learnable ceiling": lambda record: span(record["ceiling"], ""),
+        "its gain over that LLM": lambda record: span(record["gain"][BEST][ALL_ROWS]),
+        "gain over the best LLM of the same folds": lambda record: span(record["gain"][BEST]),
+        "oracle": lambda record: f"{record['oracle']:.2f}",
+        "head-room": lambda record: f"{record['headroom']:.2f}",
+        "learnable share (%)": lambda record: span(record.get("learnable_share")),
+    }
+    return markdown(list(columns), [[cell(record) for cell in columns.values()] for record in records])
 
 
-def learners_table(records: Sequence[Mapping[str, Any]]) -> str:
-    """The gain of each learner over the LLM that is best on the same training folds, and what was measured before."""
-    names = list(dict.fromkeys(name for record in records for name in record["gain"] if name not in (Constant.name, BEST)))
+def learners_table(records: Sequence[Mapping[str, Any]], against: str | None) -> str:
+    """The gain of each learner over the LLM of the same folds, or of ALL_ROWS, and what was measured before."""
+    names = [name for record in records for name in record["gain"] if name not in (Constant.name, BEST)]
+    names = [*dict.fromkeys(names), BEST]
     rows = []
     for record in records:
-        gain = record["gain"]
+        found = {name: figures[against] if against else figures for name, figures in record["gain"].items()}
         earlier = EARLIER.get(record["task"]) if record["dataset"] == "paper" else None
-        cells = [span(gain.get(name)) for name in (*names, BEST)]
-        cells.append("-" if earlier is None else f"{earlier:+.2f}")
-        rows.append([label(record), *cells])
-    return markdown(["", *names, BEST, "measured before"], rows)
+        cells = [span(found.get(name)) for name in names]
+        rows.append([label(record), *cells, "-" if earlier is None else f"{earlier:+.2f}"])
+    return markdown(["", *names, "measured before"], rows)
 
 
 def exchanged_table(records: Sequence[Mapping[str, Any]]) -> str:
@@ -63,10 +121,9 @@ def exchanged_table(records: Sequence[Mapping[str, Any]]) -> str:
     rows = []
     for record in records:
         if record["exchanged"]:
-            points = (record["curve"][-1], record["exchanged"])
-            rows.append([label(record), *[cell for point in points for cell in (span(point), span(point["against_best_of_all_rows"]))]])
-    header = ["", "gain, same folds", "gain, all rows", "texts exchanged: same folds", "texts exchanged: all rows"]
-    return markdown(header, rows)
+            rows.append([label(record), *both(record["curve"][-1]), *both(record["exchanged"])])
+    header = ["gain, same folds", "gain, all rows", "texts exchanged: same folds", "texts exchanged: all rows"]
+    return markdown(["", *header], rows)
 
 
 def chosen_table(records: Sequence[Mapping[str, Any]]) -> str:
@@ -75,35 +132,39 @@ def chosen_table(records: Sequence[Mapping[str, Any]]) -> str:
     for record in records:
         best = record["gain"][BEST]
         often = sorted(best["chosen"].items(), key=lambda item: -item[1])
-        rows.append([label(record), ", ".join(f"{name} {count}" for name, count in often), f"{min(best['by_seed']):+.2f} to {max(best['by_seed']):+.2f}"])
-    return markdown(["", "chosen by the inner folds", "over the seeds"], rows)
+        names = ", ".join(f"{name} {count}" for name, count in often)
+        rows.append([label(record), names, f"{min(best['by_seed']):+.2f} to {max(best['by_seed']):+.2f}"])
+    return markdown(["", "chosen by the inner folds", "gain, same folds, over the seeds"], rows)
 
 
 def repeats_table(records: Sequence[Mapping[str, Any]]) -> str:
-    """Points over the task's best LLM: the oracle with all answers, with half of them, what repeats, and which share of it."""
+    """Points over the task's best LLM: the oracle with all answers and with half of them, what repeats, its share."""
+    columns = {
+        "oracle": "oracle of all answers",
+        "in_sample": "oracle of one half, in sample",
+        "repeats": "that pick in the other half",
+        "repeats_ranked": "the same, equals to the better LLM",
+        "share": "share (%) of one half's oracle",
+        "share_of_oracle": "share (%) of the oracle",
+    }
     rows = []
     for record in records:
-        found = record["repeats"]
-        if found:
-            names = ("oracle", "in_sample", "repeats", "repeats_ranked", "share", "share_of_oracle")
-            rows.append([label(record), str(found["answers"]), *[span(found.get(name)) for name in names], span(record["gain"][BEST]["against_best_of_all_rows"])])
-    header = [
-        "", "answers", "oracle of all answers", "oracle of one half, in sample", "that pick in the other half", "the same, equals to the better LLM",
-        "share (%) of one half's oracle", "share (%) of the oracle", "learnable from the text",
-    ]  # fmt: skip
-    return markdown(header, rows)
+        if found := record["repeats"]:
+            cells = [span(found.get(name)) for name in columns]
+            rows.append([label(record), str(found["answers"]), *cells, span(record["gain"][BEST][ALL_ROWS])])
+    return markdown(["", "answers", *columns.values(), "learnable from the text"], rows)
 
 
 def curve_table(records: Sequence[Mapping[str, Any]]) -> str:
     """The gain by the number of labelled queries, and in brackets against the best LLM of all rows."""
-    sizes = sorted({point["labelled"] for record in records for point in record["curve"]} - {"all"}, key=int)
+    sizes = {point["labelled"] for record in records for point in record["curve"]}
+    sizes = [*sorted(sizes - {"all"}, key=int), "all"]
     rows = []
     for record in records:
-        points = {point["labelled"]: point for point in record["curve"]}
-        if points:
-            cells = [f"{span(points[size])} ({points[size]['against_best_of_all_rows']['mean']:+.2f})" if size in points else "-" for size in (*sizes, "all")]
-            rows.append([label(record), *cells])
-    return markdown(["", *sizes, "all of four folds"], rows)
+        found = {point["labelled"]: f"{span(point)} ({point[ALL_ROWS]['mean']:+.2f})" for point in record["curve"]}
+        if found:
+            rows.append([label(record), *[found.get(size, "-") for size in sizes]])
+    return markdown(["", *sizes[:-1], "all of four folds"], rows)
 
 
 def _listed(pairs: Sequence[tuple[str, Mapping[str, float]]]) -> str:
@@ -111,86 +172,82 @@ def _listed(pairs: Sequence[tuple[str, Mapping[str, float]]]) -> str:
 
 
 def _sorted(pairs: Sequence[tuple[str, Mapping[str, float]]]) -> tuple[str, str, str]:
-    """The pairs whose interval lies above 0, around it, and below it, as text."""
+    """The pairs whose interval lies above 0, below it, and around it, as text."""
     above = [pair for pair in pairs if pair[1]["low"] > 0]
     below = [pair for pair in pairs if pair[1]["high"] < 0]
     around = [pair for pair in pairs if pair not in (*above, *below)]
-    return _listed(above), _listed(around), _listed(below)
+    return _listed(above), _listed(below), _listed(around)
 
 
 def findings(records: Sequence[Mapping[str, Any]]) -> str:
     """What the figures say, each with its interval."""
     lines = []
-    for what, key in (("that is best on all rows", "against_best_of_all_rows"), ("that is best on the same folds", None)):
-        pairs = [(label(record), record["gain"][BEST][key] if key else record["gain"][BEST]) for record in records]
-        above, around, below = _sorted(pairs)
-        lines.append(f"- Over the LLM {what}: a gain above 0 for {above}; a loss for {below}; not to be told from 0: {around}.")
-    lines.append(f"- {len(records)} files with an interval of 95 % each: one in twenty lies beside the truth by chance.")
-    repeated = [record for record in records if record["repeats"] and "share" in record["repeats"]]
-    for record in repeated:
-        found = record["repeats"]
-        lines.append(
-            f"- {label(record)}: of the {found['oracle']['mean']:.2f} points between the best LLM and the oracle, {span(found['repeats_ranked'])} repeat for one who has seen half of "
-            f"every LLM's answers to that very query. From the text, {span(record['gain'][BEST]['against_best_of_all_rows'])} are learned."
-        )
+    for what, key in (("all rows", ALL_ROWS), ("the same folds", None)):
+        pairs = []
+        for record in records:
+            gain = record["gain"][BEST]
+            pairs.append((label(record), gain[key] if key else gain))
+        above, below, around = _sorted(pairs)
+        lines.append(f"- Over the LLM that is best on {what}: a gain above 0 for {above}.")
+        lines.append(f"  A loss for {below}. Not to be told from 0: {around}.")
+    lines.append(
+        f"- {len(records)} files, each with an interval of 95 %: about one in twenty lies beside the truth by chance."
+    )
+    for record in records:
+        if found := record["repeats"]:
+            room, part = f"{found['oracle']['mean']:.2f}", span(found["repeats_ranked"])
+            gain = span(record["gain"][BEST][ALL_ROWS])
+            lines.append(f"- {label(record)}: of {room} points between the best LLM and the oracle, {part} repeat in")
+            lines.append(f"  other answers of the same LLMs to the same query. Learnable from the text: {gain}.")
     return "\n".join(lines)
 
 
-def method() -> str:
-    """How it was measured, for the reader of the page."""
-    return "\n\n".join([
-        f"**Gain.** Each file is cut into {FOLDS} folds of its own rows, by a hash of the question. A learner is fitted on four folds and picks an LLM for each query of the fifth. "
-        "Labels of a held-out row decide nothing about that row, so what the picks earn is not optimistic. "
-        f"Settings, and which learner, are chosen by {INNER} folds within the four, always taking the best LLM being one candidate. Mean over the fold seeds; the interval is a "
-        "bootstrap over queries of 95 %, with the fitted learners held fixed: another draw of training queries would vary more.",
-        "**Over which LLM.** The gain over the LLM that is best on the same four folds compares two that know the same. Where two LLMs are nearly equal on a task, those folds "
-        "prefer the one that happens to be worse on the fifth: the LLM of the same folds earns less than either, and a learner that merely mixes the two seems to gain. With texts "
-        "exchanged (below) nothing can be learned, and what such a gain is worth is seen. The gain over the LLM that is best on all rows has not that fault, but that LLM "
-        "was chosen on the rows it is scored on: this gain is too low, if anything. A claim that holds for both holds.",
-        "**Ceiling.** What the cross-validated picks of the best learner earn: the accuracy of the LLM that is best on all rows plus the gain over it; its interval is the gain's. "
-        "It is an estimate with these features and this many labels, not a bound: a better encoder or more labels may find more. "
-        "A negative gain stays negative: to cut it off would make the estimate too high on average, so a ceiling may lie below the best LLM, which any router can always take. "
-        "It has seen labels of the task itself, which no router in our tables has of a test task.",
-        f"**Features.** The frozen encoder's embedding, and {len(FEATURES)} counts on the surface: {', '.join(FEATURES)}. Ridge and kNN choose between the embedding alone and both; "
-        "boosting has both, with the embedding's main directions. The fine-tuned encoder reads the text.",
-        "**What repeats.** A score of k of M answers is split into halves; answers are exchangeable, so the right ones in a half are hypergeometric given k, and the "
-        "expectations are exact, over all halves. Equal LLMs are taken with the same chance, or the better one on the task first. The expected best LLM of each query lies "
-        "between what repeats and the oracle in sample. What repeats is known only to one who has seen answers of every LLM to that query; what is learnable from the text is the gain above.",
-        "**One answer per query.** Multiple choice, PreAlgebra and RouterBench have a single answer, for multiple choice a deterministic one. There, luck and skill of an LLM on a query cannot "
-        "be told apart: an LLM that guesses among four options is right on a quarter of the queries, and the oracle counts each such hit. No share can be given. "
-        "The answers of the miniature's LLMs could be drawn again, but its LLMs are not kept; that was left out.",
-    ])  # fmt: skip
+def source(records: Sequence[Mapping[str, Any]]) -> str:
+    """Commands, seconds, seeds and encoders of the records."""
+    spent: dict[str, float] = {}
+    for record in records:
+        spent[record["command"]] = spent.get(record["command"], 0) + record["seconds"]
+    seeds = sorted({seed for record in records for seed in record["seeds"]})
+    curve_seeds = sorted({seed for record in records for seed in record["curve_seeds"]})
+    tuned = []
+    for record in records:
+        if found := record["gain"].get(FineTuned.name):
+            tuned.append(f"{label(record)} (fold seeds {', '.join(map(str, found['seeds']))})")
+    lines = [
+        f"Made by {'; '.join(f'`{command}` ({seconds:.0f} s)' for command, seconds in spent.items())}.",
+        "ceiling.json has every figure. Seconds are of one core, shared with other work, without embedding.",
+        f"Fold seeds: {', '.join(map(str, seeds))}.",
+        f"Fold seeds of the learning curves: {', '.join(map(str, curve_seeds)) or 'none'}.",
+        f"Encoder: {', '.join(sorted({record['encoder'] for record in records}))}.",
+        f"Fine-tuned for: {', '.join(tuned) or 'no task'}.",
+        "All figures are in % or points; in square brackets: 95 % intervals.",
+    ]
+    return "\n".join(lines)
 
 
 def page(records: Sequence[Mapping[str, Any]]) -> str:
     """results/ceiling.md."""
-    commands = list(dict.fromkeys(record["command"] for record in records))
-    spent = [f"`{command}` ({sum(record['seconds'] for record in records if record['command'] == command):.0f} s)" for command in commands]
-    seeds = sorted({seed for record in records for seed in record["seeds"]})
-    curve_seeds = sorted({seed for record in records for seed in record["curve_seeds"]})
-    encoders = ", ".join(sorted({record["encoder"] for record in records}))
-    tuned = [f"{label(record)} (seeds {', '.join(map(str, record['gain'][FineTuned.name]['seeds']))})" for record in records if FineTuned.name in record["gain"]]
-    parts = [
-        "# What can be learned: a ceiling beside the oracle",
-        f"Made by {'; '.join(spent)}; ceiling.json has every figure. Seconds are of one busy core, without embedding. Fold seeds: {', '.join(map(str, seeds))}; "
-        f"of the learning curves: {', '.join(map(str, curve_seeds)) or 'none'}. Encoder: {encoders}. Fine-tuned for: {', '.join(tuned) or 'no task'}. All figures are in % or points.",
-        "The oracle takes the LLM that earns most on each query, knowing the answers. These tables say how much of its head-room over the task's best LLM the queries' "
-        "text gives away when the labels of the same task are there to learn from.",
-        "## The ceiling", table(records),
-        "## What it says", findings(records),
-        "## Gain of each learner over always taking the best LLM (points)", learners_table(records),
-        "\"Measured before\": by another hand, ridge and kNN on the same embeddings, without intervals.",
+    method = METHOD.format(folds=FOLDS, inner=INNER, count=len(FEATURES), features=", ".join(FEATURES))
+    parts = ["# What can be learned: a ceiling beside the oracle", source(records), PURPOSE]
+    parts += ["## The ceiling", table(records), "![ceiling](figures/ceiling.png)", "## What it says", findings(records)]
+    parts += [
+        "## Gain of each learner over the LLM that is best on the same folds (points)",
+        learners_table(records, None),
+    ]
+    parts += [
+        '"Measured before": by another hand, ridge and kNN on the same embeddings, without intervals.',
         chosen_table(records),
-        "## The same method where nothing can be learned (points)", exchanged_table(records),
-        "The learners of the learning curve, with each query's own text and with the texts of other queries of the task. Gains over the LLM of the same folds, and over the best of all rows.",
-        "## What of the oracle repeats (points over the task's best LLM)", repeats_table(records),
-    ]  # fmt: skip
+    ]
+    parts += [
+        "## Gain of each learner over the LLM that is best on all rows (points)",
+        learners_table(records, ALL_ROWS),
+    ]
+    if any(record["exchanged"] for record in records):
+        parts += ["## The same method where nothing can be learned (points)", ABOUT_EXCHANGED, exchanged_table(records)]
+    if any(record["repeats"] for record in records):
+        parts += ["## What of the oracle repeats (points over the task's best LLM)", repeats_table(records)]
     if any(record["curve"] for record in records):
         names = " and ".join(dict.fromkeys(name for record in records for name in record["curve_learners"]))
-        parts += [
-            "## Learning curves (points)",
-            f"Gain by the number of labelled queries, with {names}, chosen within: over the best LLM of the same labelled queries; in brackets against the best LLM of all rows, "
-            "which so few labels may not find.", curve_table(records), "![learning curves](figures/learning.png)",
-        ]  # fmt: skip
-    parts += ["![ceiling](figures/ceiling.png)", "## How", method()]
-    return "\n\n".join(parts) + "\n"
+        parts += ["## Learning curves (points)", ABOUT_CURVES.format(learners=names), curve_table(records)]
+        parts.append("![learning curves](figures/learning.png)")
+    return "\n\n".join([*parts, "## How", method]) + "\n"

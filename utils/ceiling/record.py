@@ -1,4 +1,5 @@
-"""From picks to figures: gains with their intervals, the ceiling, the learning curve and what repeats, for one test file."""
+"""From picks to figures: gains with their intervals, the ceiling, the learning curve and what repeats, for one test
+file."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -24,10 +25,11 @@ def gain_of(y: np.ndarray, picks: Sequence[Sequence[int]], others: Sequence[Sequ
 
 
 def gains_of(y: np.ndarray, runs: Sequence[Mapping[str, Any]], resamples: int = RESAMPLES) -> dict[str, dict[str, Any]]:
-    """For each learner in the runs of all seeds: its gain over the best LLM of the same training folds, and over the best LLM of all rows.
+    """For each learner in the runs of all seeds: its gain over the best LLM of the same training folds, and over the
+    best LLM of all rows.
 
-    The first is the fair one. The second is compared with an LLM that was chosen with the labels of the rows that it is scored on. Also which
-    settings were chosen, how often. In points.
+    The first is the fair one. The second is compared with an LLM that was chosen with the labels of the rows that it
+    is scored on. Also which settings were chosen, how often. In points.
     """
     best = [[int(y.mean(axis=0).argmax())] * len(y)] * len(runs)
     fair = [run["picks"][Constant.name] for run in runs]
@@ -47,7 +49,8 @@ def gains_of(y: np.ndarray, runs: Sequence[Mapping[str, Any]], resamples: int = 
 
 
 def curve_of(y: np.ndarray, curves: Sequence[Mapping[str, Any]], resamples: int = RESAMPLES) -> list[dict[str, Any]]:
-    """The gain at each place of the curve: over the best LLM of the same labels, and over the best LLM of all rows. In points."""
+    """The gain at each place of the curve: over the best LLM of the same labels, and over the best LLM of all rows.
+    In points."""
     best = [[int(y.mean(axis=0).argmax())] * len(y)] * len(curves)
     found = []
     for place in curves[0]:
@@ -55,14 +58,18 @@ def curve_of(y: np.ndarray, curves: Sequence[Mapping[str, Any]], resamples: int 
         values = np.stack([gain_of(y, picks, fair), gain_of(y, picks, best)], axis=1)
         draws = bootstrap([values], resamples)[:, 0]
         against = _figures(values[:, 1].mean(), draws[:, 1])
-        found.append({"labelled": place, **_figures(values[:, 0].mean(), draws[:, 0]), "against_best_of_all_rows": against})
+        found.append(
+            {"labelled": place, **_figures(values[:, 0].mean(), draws[:, 0]), "against_best_of_all_rows": against}
+        )
     return found
 
 
 def repeats_of(scores: np.ndarray, resamples: int = RESAMPLES) -> dict[str, Any] | None:
-    """What of the oracle's head-room repeats in other answers, in points over the task's best LLM, and as a share in %; None without several answers.
+    """What of the oracle's head-room repeats in other answers, in points over the task's best LLM, and as a share in
+    %; None without several answers.
 
-    "share" is of the head-room in sample with half of the answers, "share_of_oracle" of that with all answers, which is the one that tables quote.
+    "share" is of the head-room in sample with half of the answers, "share_of_oracle" of that with all answers, which
+    is the one that tables quote.
     """
     answers = answers_of(scores)
     if answers is None:
@@ -70,11 +77,14 @@ def repeats_of(scores: np.ndarray, resamples: int = RESAMPLES) -> dict[str, Any]
     parts = halves(scores, answers)
     scores = scores.astype(np.float64)
     best = scores[:, scores.mean(axis=0).argmax()]
-    values = np.stack([parts.in_sample - best, parts.repeats - best, parts.ranked - best, scores.max(axis=1) - best], axis=1)  # (N, 4)
+    values = (
+        np.stack([parts.in_sample, parts.repeats, parts.ranked, scores.max(axis=1)], axis=1) - best[:, None]
+    )  # (N, 4)
     draws = bootstrap([values], resamples)[:, 0]
     means = values.mean(axis=0)
     names = ("in_sample", "repeats", "repeats_ranked", "oracle")
-    found: dict[str, Any] = {"answers": answers} | {name: _figures(means[c], draws[:, c]) for c, name in enumerate(names)}
+    found: dict[str, Any] = {"answers": answers}
+    found |= {name: _figures(means[c], draws[:, c]) for c, name in enumerate(names)}
     for share, of in (("share", 0), ("share_of_oracle", 3)):
         if means[of] > 0:
             found[share] = _figures(means[2] / means[of], draws[:, 2] / np.maximum(draws[:, of], 1e-12))
@@ -82,21 +92,27 @@ def repeats_of(scores: np.ndarray, resamples: int = RESAMPLES) -> dict[str, Any]
 
 
 def summary(y: np.ndarray, llms: Sequence[str], gained: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """The task's best LLM, the oracle, the ceiling with its interval, and the share of the head-room that is learnable. In %.
+    """The task's best LLM, the oracle, the ceiling with its interval, and the share of the head-room that is
+    learnable. In %.
 
-    The ceiling is what the cross-validated picks of the best learner earn: the accuracy of the LLM that is best on all rows, plus the gain over that
-    LLM. The gain over the LLM of the same folds must not be added to it: it is the gain over a lower figure. The interval is the gain's. A gain
-    below 0 is kept: to cut it off would make the estimate too high on average.
+    The ceiling is what the cross-validated picks of the best learner earn: the accuracy of the LLM that is best on
+    all rows, plus the gain over that LLM. The gain over the LLM of the same folds must not be added to it: it is the
+    gain over a lower figure. The interval is the gain's. A gain below 0 is kept: to cut it off would make the
+    estimate too high on average.
     """
     means = 100 * y.mean(axis=0)
-    best, oracle, gain = int(means.argmax()), 100 * float(y.max(axis=1).mean()), gained[BEST]["against_best_of_all_rows"]
-    room = oracle - float(means[best])
+    best, oracle = int(means.argmax()), 100 * float(y.max(axis=1).mean())
+    gain, room = gained[BEST]["against_best_of_all_rows"], oracle - float(means[best])
+    ceiling = {
+        end: round(float(means[best]) + gain[name], 4)
+        for end, name in (("accuracy", "mean"), ("low", "low"), ("high", "high"))
+    }
     found = {
         "best_llm": llms[best],
         "best_accuracy": round(float(means[best]), 4),
         "oracle": round(oracle, 4),
         "headroom": round(room, 4),
-        "ceiling": {"accuracy": round(float(means[best]) + gain["mean"], 4), **{end: round(float(means[best]) + gain[end], 4) for end in ("low", "high")}},
+        "ceiling": ceiling,
     }
     if room > 0:
         found["learnable_share"] = {end: round(100 * gain[end] / room, 4) for end in ("mean", "low", "high")}

@@ -1,4 +1,4 @@
-"""The learnable ceiling: known truths are found, nothing is found where there is nothing, no label leaks, no order matters."""
+"""The learnable ceiling: known truths are found, nothing where there is nothing; no label leaks, no order matters."""
 
 import itertools
 import json
@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from conftest import LLMS, make_rows
 
-from utils import figures, plots
+from utils import figures, plots, report
 from utils.ceiling import __main__ as command
 from utils.ceiling import crossval, known, repeats
 from utils.ceiling.crossval import ALL, BEST, EXCHANGED, canonical, cross_validated, folds, learning_curve, nested
@@ -17,18 +17,23 @@ from utils.ceiling.learners import Boosting, Constant, Labelled, Neighbours, Rid
 from utils.ceiling.page import page, span
 from utils.ceiling.record import curve_of, gains_of, repeats_of, summary
 from utils.data import RoutingData, load
+from utils.download import load_manifest
 from utils.encoders import load_encoder
 from utils.evaluate import measure, tables
 from utils.experiment import setup
 from utils.metrics import CEILING, ORACLE, PER_TASK, accuracy, references
+from utils.miniature import report as miniature
+from utils.tasks import LLMS as PAPER_LLMS
+from utils.tasks import TASKS
 
 QUICK = (Ridge(), Neighbours())
 
 
 def problem(count: int, seed: int, learnable: bool) -> Labelled:
-    """Queries on two sides. `learnable`: LLM 0 is right on 90 % of one side and 10 % of the other, LLM 1 the other way round.
+    """Queries on two sides, and three LLMs. The third is right on 30 % of all.
 
-    Otherwise which of them is right has nothing to do with the side. LLM 2 is right on 30 % of all.
+    learnable: the first is right on 90 % of one side and 10 % of the other, the second the other way round. Otherwise the
+    side tells nothing of who is right.
     """
     rng = np.random.default_rng(seed)
     side = rng.integers(2, size=count)
@@ -363,6 +368,23 @@ def test_references_without_a_ceiling_have_no_such_row(fake):
     assert references([data], {"gsm8k": 50.0})[PER_TASK]["gsm8k"] == best
 
 
+def test_the_report_puts_the_papers_ceilings_before_the_oracle(tmp_path):
+    files = load_manifest()["files"]
+    record = {"sha256": files["split2_model7/mbpp.json"]["sha256"], "llms": PAPER_LLMS[::-1], "queries": 500}
+    others = [record | {"llms": PAPER_LLMS[1:]}, record | {"sha256": "0"}]
+    ceilings = [other | {"ceiling": {"accuracy": 1.0}} for other in others] + [record | {"ceiling": {"accuracy": 48.0}}]
+    (tmp_path / known.FILE).write_text(json.dumps({"tasks": ceilings}))
+    tasks = [task.name for task in TASKS]
+    controls = {PER_TASK: dict.fromkeys(tasks, 50.0), ORACLE: dict.fromkeys(tasks, 90.0)}
+    found = report.with_ceilings(controls, tmp_path)
+    assert list(found) == [PER_TASK, CEILING, ORACLE] and found[CEILING] == {"mbpp": 48.0}
+    assert report.with_ceilings(found, tmp_path) == found  # not twice
+    assert list(report.with_ceilings(found, tmp_path / "nothing there")) == [PER_TASK, ORACLE]
+    assert CEILING not in report.accuracy_table([], found, inside=True)  # of the tasks there it has none
+    row = next(line for line in report.accuracy_table([], found, inside=False).splitlines() if CEILING in line)
+    assert [cell.strip() for cell in row.strip("|").split("|")][1:] == ["-", "48.00", "-", "-", ""]
+
+
 def test_figures_are_drawn_from_the_file(measured, tmp_path, monkeypatch):
     records = known.read_records(measured / "results" / known.FILE)
     seen = {}
@@ -414,3 +436,16 @@ def test_a_broken_or_small_file_is_named(tmp_path, capsys):
     folders = ["--results", str(tmp_path / "r"), "--save_path", str(tmp_path / "s")]
     assert command.main(["--test_data_paths", str(small), "--test_data_type", "probability", *folders]) == 2
     assert "9 distinct questions are too few" in capsys.readouterr().err
+
+
+def test_the_miniatures_table_takes_a_ceiling_of_some_tasks(fake):
+    data = load(fake.test["gsm8k"])
+    runs = []
+    for ceilings in ({}, {"gsm8k": 61.0}):  # one run from before the ceiling was measured
+        test = {"tasks": {"gsm8k": 60.0}, "in_distribution": ["gsm8k"], "llms": list(data.llms)}
+        runs.append({"test": test | {"references": references([data], ceilings)}})
+    text, found = miniature.table(runs[::-1])
+    row = next(line for line in text.splitlines() if CEILING in line)
+    assert [cell.strip() for cell in row.strip("|").split("|")][1:] == ["61.00", "61.00"]
+    assert found["oracle"] == pytest.approx(runs[0]["test"]["references"][ORACLE]["gsm8k"])
+    assert CEILING not in miniature.table(runs)[0]

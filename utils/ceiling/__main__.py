@@ -1,10 +1,9 @@
 """How much of the oracle's head-room can be learned from the queries, task by task, with the task's own labels.
 
-    python -m utils.ceiling                                  the paper's test files, into results/ceiling.json and
-    ceiling.md
-    python -m utils.ceiling --dataset routerbench            RouterBench's
+    python -m utils.ceiling                          the paper's test files: results/ceiling.json and ceiling.md
+    python -m utils.ceiling --dataset routerbench    RouterBench's
     python -m utils.ceiling --test_data_paths my_test.json --test_data_type multi_attempt --results results/mine
-    bash train_scripts/ceiling.sh                            both of the first, a fine-tuned encoder, and the figures
+    bash train_scripts/ceiling.sh                    the first two, a fine-tuned encoder, and the figures
 
 Within each test file: five-fold cross-validation of routing against always taking the LLM that is best on the
 training folds, with settings and learner chosen by another cross-validation inside them; learning curves; and of

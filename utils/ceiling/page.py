@@ -190,6 +190,12 @@ def findings(records: Sequence[Mapping[str, Any]]) -> str:
         above, below, around = _sorted(pairs)
         lines.append(f"- Over the LLM that is best on {what}: a gain above 0 for {above}.")
         lines.append(f"  A loss for {below}. Not to be told from 0: {around}.")
+    pairs = [(label(record), record["exchanged"]) for record in records if record["exchanged"]]
+    if pairs and _sorted(pairs)[0] != "none":
+        lines.append(
+            f"- Where nothing can be learned, the latter gain is above 0 all the same for {_sorted(pairs)[0]}."
+        )
+        lines.append("  That comes of LLMs which are nearly equal, so the former is the one to believe.")
     lines.append(
         f"- {len(records)} files, each with an interval of 95 %: about one in twenty lies beside the truth by chance."
     )

@@ -77,9 +77,8 @@ def repeats_of(scores: np.ndarray, resamples: int = RESAMPLES) -> dict[str, Any]
     parts = halves(scores, answers)
     scores = scores.astype(np.float64)
     best = scores[:, scores.mean(axis=0).argmax()]
-    values = (
-        np.stack([parts.in_sample, parts.repeats, parts.ranked, scores.max(axis=1)], axis=1) - best[:, None]
-    )  # (N, 4)
+    columns = (parts.in_sample, parts.repeats, parts.ranked, scores.max(axis=1))
+    values = np.stack(columns, axis=1) - best[:, None]  # (N, 4)
     draws = bootstrap([values], resamples)[:, 0]
     means = values.mean(axis=0)
     names = ("in_sample", "repeats", "repeats_ranked", "oracle")

@@ -21,9 +21,9 @@ class FineTuned(Learner):
     the passes over the training rows and how far the estimate moves from the task's mean.
 
     Args:
-        encoder: a pre-trained encoder of which `train_last` was called; every fit begins with its weights, and leaves
-            them. questions: of all rows of the `Labelled` that it will be asked about, in their order. progress:
-            advanced by the queries of each pass.
+        encoder: a pre-trained encoder of which `train_last` was called; every fit begins with the weights it has now.
+        questions: of all rows of the `Labelled` that it will be asked about, in their order.
+        progress: advanced by the queries of each pass.
     """
 
     name: ClassVar[str] = "fine-tuned encoder"

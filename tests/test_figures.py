@@ -254,6 +254,7 @@ def test_the_script_draws_all_and_says_which_it_could_not(tmp_path):
     commands = [shlex.split(line) for line in (tmp_path / "log").read_text().splitlines()]
     assert all(command[:2] == ["-m", "utils.figures"] for command in commands)
     parsed = [figures.parser().parse_args(command[2:]) for command in commands]
-    assert {args.figure for args in parsed} == {"overview", "settings", "lost", "tsne", "embeddings", "curves", "shares", "cost"}
+    names = {"overview", "settings", "lost", "tsne", "embeddings", "curves", "shares", "cost", "ceiling", "learning"}
+    assert {args.figure for args in parsed} == names
     assert len({args.output for args in parsed}) == len(parsed) and all(str(args.output.parent) == "elsewhere/figures" for args in parsed)
     assert all(args.recipe == "mine_frozen" for args in parsed if args.figure in ("settings", "lost"))

@@ -27,7 +27,7 @@ from utils.encoders import Queries
 from utils.evaluate import markdown
 from utils.experiment import setup, write_json, write_text
 from utils.meters import bar
-from utils.metrics import accuracy, averages, best_single, references
+from utils.metrics import ORACLE, PER_TASK, accuracy, averages, best_single, references
 from utils.model import trained_part
 from utils.report import line_of
 from utils.statistics import spread
@@ -145,7 +145,7 @@ def lose_llms(run: Path, cache: Path, device: str) -> list[dict[str, Any]]:
         tasks = {data.task: accuracy(similarity[data.task][:, model.columns(left)].argmax(axis=1), data) for data in few}
         table, limits = references(few), {}
         for side, names in (("id_avg", [t for t in tasks if t in inside]), ("ood_avg", [t for t in tasks if t not in inside])):
-            for limit, row in zip(LIMITS, (best_single(table, left, names), "best LLM per task (picked on test)", "per-query oracle")):
+            for limit, row in zip(LIMITS, (best_single(table, left, names), PER_TASK, ORACLE)):
                 limits.setdefault(limit, {})[side] = round(float(np.mean([table[row][task] for task in names])), 4)
         lines.append({
             **line_of(results),

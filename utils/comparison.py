@@ -17,9 +17,9 @@ import numpy as np
 
 from utils.baselines.trained_encoder import SUFFIX
 from utils.data import DataError, RoutingData, gains, load, reading
-from utils.evaluate import markdown
+from utils.evaluate import accuracy_cells, markdown
 from utils.meters import bar
-from utils.metrics import best_single, references
+from utils.metrics import CEILING, best_single, references
 from utils.statistics import RESAMPLES, bootstrap, interval, right_when_possible, seed_weights, sign_flip, spread
 from utils.tasks import LLMS, PAPER, PAPER_AVERAGE, TASKS, short, title_of
 
@@ -266,6 +266,8 @@ def text(result: dict[str, Any], command: str) -> str:
     paper = {task.name: place for place, task in enumerate(TASKS)}
     for side, tasks in sides.items():
         rows = [[label_of(e), *[spread(e["tasks"][t]["per_seed"]) for t in tasks], spread(e[side]["per_seed"]), bracket(e[side]["interval"]), bracket(e[side]["interval_with_seeds"]), str(len(e["seeds"]))] for e in groups]
+        if ceilings := {t: value for t, value in result.get("ceilings", {}).items() if t in tasks}:
+            rows.append([CEILING, *accuracy_cells(ceilings, tasks), "", "", ""])
         if result["order"]:
             rows += [[f"{name} (paper)", *[f"{PAPER[name][paper[t]]:.2f}" for t in tasks], f"{PAPER_AVERAGE[name][SIDES.index(side)]:.2f}", "", "", ""] for name in ORDER]
         parts += [f"## {titles[side]}", markdown(["", *map(title_of, tasks), "Avg", "95 %, queries", "95 %", "seeds"], rows)]

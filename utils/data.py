@@ -263,6 +263,11 @@ def add_data_arguments(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--final_eval_data_paths", nargs="*", default=[t.test for t in TASKS if not t.in_distribution], help="more test files (out of distribution)")
     group.add_argument("--final_eval_data_type", nargs="+", choices=KINDS, help="score kind of each of these")
     group.add_argument("--llms", nargs="+", metavar="LLM", help="choose among these LLMs only; default: all that the training files have scores for")
+    add_reading_arguments(group)
+
+
+def add_reading_arguments(group: argparse._ArgumentGroup) -> None:
+    """The arguments of a command line that say how to read a file; `reading` hands them to `load`."""
     group.add_argument("--missing_cells", choices=MISSING, default="error", help="a row with an empty score or cost: an error, or left out and counted")
     group.add_argument("--max_characters", type=int, help="keep N characters of a query; default: all")
     group.add_argument("--keep_characters", choices=ENDS, default="last", help="which ones; the released code: first")

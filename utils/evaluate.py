@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
+from utils.ceiling.known import known_ceilings
 from utils.data import RoutingData
 from utils.encoders import Queries, Trained
 from utils.experiment import Setup
@@ -71,7 +72,7 @@ def measure(picks: Mapping[str, np.ndarray], tests: Sequence[RoutingData], insid
         "queries": {data.task: len(data) for data in tests},
         "llms": list(llms),
         "shares": routed,
-        "references": references(tests),
+        "references": references(tests, known_ceilings(tests)),
         "picks": {task: chosen.tolist() for task, chosen in picks.items()},
         **(charged if priced else {}),
     }
@@ -84,6 +85,12 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = ["| " + " | ".join(v.rjust(w) if c else v.ljust(w) for c, (v, w) in enumerate(zip(row, widths))) + " |" for row in cells]
     rule = "|" + "|".join("-" * (w + 1) + (":" if c else "-") for c, w in enumerate(widths)) + "|"
     return "\n".join([lines[0], rule, *lines[1:]])
+
+
+def accuracy_cells(values: Mapping[str, float], tasks: Sequence[str]) -> list[str]:
+    """A row's accuracies on tasks and their mean, as text; "-" for a task that it has not, and then for the mean."""
+    cells = [f"{values[task]:.2f}" if task in values else "-" for task in tasks]
+    return [*cells, "-" if "-" in cells else f"{np.mean([values[task] for task in tasks]):.2f}"]
 
 
 def tables(result: Mapping[str, Any], name: str = "RouterDC (this run)") -> str:
@@ -108,7 +115,8 @@ def tables(result: Mapping[str, Any], name: str = "RouterDC (this run)") -> str:
         best = best_single(result["references"], result["llms"], part)
         for row, values in {**result["references"], name: result["tasks"]}.items():
             label = f"{short(row)} (best single LLM)" if row == best else short(row)
-            rows.append([label, *[f"{values[t]:.2f}" for t in part], f"{np.mean([values[t] for t in part]):.2f}"])
+            if set(part) & set(values):  # the learnable ceiling may be known of some tasks alone
+                rows.append([label, *accuracy_cells(values, part)])
         if of_paper and set(result["llms"]) <= set(LLMS) and set(part) & set(paper):
             cells = [f"{PAPER['RouterDC'][paper[t]]:.2f}" if t in paper else "-" for t in part]
             rows.append(["RouterDC (paper)", *cells, f"{PAPER_AVERAGE['RouterDC'][side]:.2f}" if complete else "-"])

@@ -8,6 +8,8 @@
     python -m utils.figures curves         loss and validation accuracy over the steps, all seeds
     python -m utils.figures shares         which LLM the queries of each task go to
     python -m utils.figures cost           accuracy against cost on RouterBench
+    python -m utils.figures ceiling        best LLM, learnable ceiling and oracle of each task
+    python -m utils.figures learning       learnable gain against the number of labelled queries
 
 `bash train_scripts/figures.sh` draws them all. `python -m utils.figures FIGURE --help` lists what a figure can be told.
 """
@@ -24,6 +26,8 @@ import torch
 from safetensors.torch import load_file
 
 from utils import ablations, checkpoint, comparison, plots
+from utils.ceiling import known
+from utils.ceiling.page import label
 from utils.clustering import tsne_map
 from utils.comparison import runs_below
 from utils.data import load_all, reading
@@ -230,6 +234,38 @@ def cost(args: argparse.Namespace) -> None:
     plots.cost_curve(json.loads(path.read_text()), args.output)
 
 
+def read_ceilings(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """The records of --results. Raises: ValueError naming the command, if there are none."""
+    return known.read_records(need(args.results / known.FILE, "python -m utils.ceiling"))
+
+
+def ceiling(args: argparse.Namespace) -> None:
+    rows = {}
+    for record in read_ceilings(args):
+        row = {"best": record["best_accuracy"], "oracle": record["oracle"], "ceiling": record["ceiling"]["accuracy"]}
+        row |= {end: record["ceiling"][end] for end in ("low", "high")}
+        if record["repeats"]:
+            row["repeats"] = record["best_accuracy"] + record["repeats"]["repeats_ranked"]["mean"]
+        rows[label(record)] = row
+    plots.save(plots.ceilings(rows, "What the queries' text gives away of the oracle's head-room"), args.output)
+
+
+def learning(args: argparse.Namespace) -> None:
+    panels = {}
+    for record in read_ceilings(args):
+        everything = int(record["queries"] * 0.8)  # four folds of five
+        rows: dict[str, list] = {"over the best LLM of the same labels, 95 %": [], "over the best LLM of all rows, 95 %": []}
+        for point in record["curve"]:
+            size = everything if point["labelled"] == "all" else int(point["labelled"])
+            for points, figures in zip(rows.values(), (point, point["against_best_of_all_rows"])):
+                points.append((size, figures["mean"], figures["low"], figures["high"]))
+        if len(record["curve"]) > 1:
+            panels[label(record)] = rows
+    if not panels:
+        raise ValueError(f"{args.results / known.FILE}: no learning curves; `python -m utils.ceiling` with --curve_seeds makes them")
+    plots.save(plots.learning_panels(panels, "Learnable gain against the number of labelled queries of the task"), args.output)
+
+
 def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     names = p.add_subparsers(dest="figure", required=True, metavar="FIGURE")
@@ -257,6 +293,8 @@ def parser() -> argparse.ArgumentParser:
     add("curves", curves, runs=([RUNS / "base", RUNS / "lambda=0"], "folders of runs; those of one recipe are one line"))
     add("shares", shares, runs=(RUNS / "base", "folder of the runs of one recipe"))
     add("cost", cost, results=results)
+    add("ceiling", ceiling, results=results)
+    add("learning", learning, results=results)
     return p
 
 

@@ -7,6 +7,8 @@ import numpy as np
 from utils.data import RoutingData, gains, net
 from utils.tasks import TRAIN_ORDER
 
+PER_TASK, ORACLE = "best LLM per task (picked on test)", "per-query oracle"
+CEILING = "learnable ceiling (cross-validated estimate)"
 
 def accuracy(picks: np.ndarray, data: RoutingData) -> float:
     """Mean gain in % of picking LLM picks[i] (a column of data.scores) for query i. picks: (N,) integers."""
@@ -64,14 +66,20 @@ def averages(by_task: Mapping[str, float], trained: Collection[str] = TRAIN_ORDE
     return {name: float(np.mean(values)) for name, values in (("id_avg", inside), ("ood_avg", outside)) if values}
 
 
-def references(tests: Sequence[RoutingData]) -> dict[str, dict[str, float]]:
-    """Rows that need no router, {row: {task: %}}: every single LLM, the best one per task, the per-query oracle.
+def references(tests: Sequence[RoutingData], ceilings: Mapping[str, float] | None = None) -> dict[str, dict[str, float]]:
+    """Rows that need no router, {row: {task: %}}: every LLM, the best one per task, the learnable ceiling, the oracle.
 
-    "best LLM per task" is picked on the test sets themselves: it is what knowing the task would give, not a fair router.
+    PER_TASK is picked on the test sets themselves: it is what knowing the task would give, not a fair router.
+
+    Args:
+        ceilings: {task: %} as `utils.ceiling.known.known_ceilings` finds them. CEILING has these tasks alone; with none
+            there is no such row.
     """
     table = {llm: {data.task: accuracy(np.full(len(data), t), data) for data in tests} for t, llm in enumerate(tests[0].llms)}
-    table["best LLM per task (picked on test)"] = {data.task: max(row[data.task] for row in table.values()) for data in tests}
-    table["per-query oracle"] = {data.task: accuracy(gains(data.scores, data.kind).argmax(axis=1), data) for data in tests}
+    table[PER_TASK] = {data.task: max(row[data.task] for row in table.values()) for data in tests}
+    if found := {data.task: ceilings[data.task] for data in tests if data.task in (ceilings or {})}:
+        table[CEILING] = found
+    table[ORACLE] = {data.task: accuracy(gains(data.scores, data.kind).argmax(axis=1), data) for data in tests}
     return table
 
 

@@ -329,3 +329,57 @@ def routing_shares(shares: Mapping[str, Mapping[str, float]], title: str) -> Fig
     figure.legend(loc="outside lower center", ncols=4, frameon=False, handleheight=1.6, handlelength=2.6)
     figure.suptitle(title, fontsize=11)
     return figure
+
+
+def ceilings(rows: Mapping[str, Mapping[str, float]], title: str) -> Figure:
+    """One row for each task: its best LLM, the learnable ceiling with its interval, what repeats in other answers, and the oracle, in %.
+
+    Args:
+        rows: title of a task to {"best", "ceiling", "low", "high", "oracle"} in %, and "repeats" where it is known.
+    """
+    figure, axis = plt.subplots(figsize=(9, 0.46 * len(rows) + 2.2), layout="constrained")
+    height = np.arange(len(rows))
+    columns = {name: np.array([row.get(name, np.nan) for row in rows.values()]) for name in ("best", "ceiling", "low", "high", "repeats", "oracle")}
+    axis.hlines(height, columns["best"], columns["oracle"], color="#bbbbbb", linewidth=1.2, zorder=0)
+    axis.plot(columns["best"], height, linestyle="", marker="|", markersize=15, markeredgewidth=2, color=COLOURS[0], label="best LLM of the task")
+    sides = np.abs(np.stack([columns["ceiling"] - columns["low"], columns["high"] - columns["ceiling"]]))
+    axis.errorbar(columns["ceiling"], height, xerr=sides, fmt="o", color=COLOURS[1], capsize=3, markersize=6, label="learnable ceiling, 95 %")
+    axis.plot(columns["repeats"], height, linestyle="", marker="^", markersize=8, color=COLOURS[3], label="best of half of the answers, in the other half")
+    axis.plot(columns["oracle"], height, linestyle="", marker="D", markersize=6, color=COLOURS[6], label="per-query oracle")
+    axis.set(yticks=height, yticklabels=list(rows), xlabel="accuracy (%)", ylim=(len(rows) - 0.5, -0.5))
+    axis.grid(axis="x", color="#dddddd", linewidth=0.6)
+    figure.legend(loc="outside lower center", ncols=2, frameon=False)
+    figure.suptitle(title, fontsize=11)
+    return figure
+
+
+def learning_panels(panels: Mapping[str, Mapping[str, Sequence[tuple[float, float, float, float]]]], title: str) -> Figure:
+    """Gain against the number of labelled queries, a panel for each task.
+
+    Args:
+        panels: title of a task to {label: points (labelled queries, mean, low, high) in points of accuracy}.
+    """
+    columns = min(4, len(panels))
+    lines = -(-len(panels) // columns)
+    figure, axes = plt.subplots(lines, columns, figsize=(3.3 * columns + 0.6, 2.5 * lines + 1.2), squeeze=False, layout="constrained")
+    for axis in axes.flat[len(panels) :]:
+        axis.set_visible(False)
+    for axis, (heading, rows) in zip(axes.flat, panels.items()):
+        for number, (label, points) in enumerate(rows.items()):
+            style = {"color": COLOURS[number % 8], "marker": MARKERS[number % 8], "linestyle": LINES[number % 8]}
+            size, mean, low, high = np.array(points).T
+            axis.plot(size, mean, label=label, markersize=4, linewidth=1.5, **style)
+            axis.fill_between(size, low, high, color=style["color"], alpha=0.13, linewidth=0)
+        axis.axhline(0, color="#999999", linewidth=0.8, zorder=0)
+        axis.set_xscale("log")
+        axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 4)))
+        axis.xaxis.set_major_formatter("{x:g}")
+        axis.xaxis.set_minor_formatter(NullFormatter())
+        axis.set_title(heading, fontsize=10)
+        axis.grid(color="#dddddd", linewidth=0.6)
+        axis.set_xlabel("labelled queries", fontsize=9)
+    for axis in axes[:, 0]:
+        axis.set_ylabel("gain (points)", fontsize=9)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
+    figure.suptitle(title, fontsize=11)
+    return figure

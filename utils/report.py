@@ -18,8 +18,11 @@ from typing import Any
 import numpy as np
 
 from utils import comparison
-from utils.evaluate import markdown
+from utils.ceiling.known import FILE, ceiling_of, known_ceilings, read_records
+from utils.download import load_manifest
+from utils.evaluate import accuracy_cells, markdown
 from utils.experiment import locked, write_json, write_text
+from utils.metrics import CEILING, ORACLE
 from utils.statistics import RESAMPLES, spread
 from utils.tasks import BY_NAME, LLMS, PAPER, PAPER_AVERAGE, TASKS, short, title_of
 
@@ -90,7 +93,8 @@ def summary(results: Sequence[dict[str, Any]]) -> str:
         ("Table 2: out-of-distribution testing accuracy (%)", [task for task in test["tasks"] if task not in inside], "ood_avg"),
     ):
         if part:
-            rows = [[short(name), *[f"{values[t]:.2f}" for t in part], f"{np.mean([values[t] for t in part]):.2f}", ""] for name, values in test["references"].items()]
+            known = {name: values for name, values in test["references"].items() if set(part) & set(values)}
+            rows = [[short(name), *accuracy_cells(values, part), ""] for name, values in known.items()]
             rows += [[name, *[spread([run["tasks"][t] for run in group]) for t in part], spread([run[average] for run in group]), str(len(group))] for name, group in groups.items()]
             text.append(f"{title}\n{markdown(['', *map(title_of, part), 'Avg', 'seeds'], rows)}")
     return "\n\n".join(text)
@@ -102,8 +106,8 @@ def accuracy_table(runs: Sequence[dict[str, Any]], controls: dict[str, dict[str,
     places = [TASKS.index(task) for task in tasks]
     rows = [[f"{short(name)} (paper)", *[f"{PAPER[name][p]:.2f}" for p in places], f"{PAPER_AVERAGE[name][not inside]:.2f}", ""] for name in PAPER]
     for name, values in controls.items():
-        part = [values[task.name] for task in tasks]
-        rows.append([name, *[f"{value:.2f}" for value in part], f"{np.mean(part):.2f}", ""])
+        if values.keys() & {task.name for task in tasks}:
+            rows.append([name, *accuracy_cells(values, [task.name for task in tasks]), ""])
     for (router, encoder, recipe, fidelity), group in groups_of(runs).items():
         if all(task.name in run["metrics"] for task in tasks for run in group):
             average = [run["id_avg" if inside else "ood_avg"] for run in group]
@@ -161,6 +165,18 @@ def tables(runs: Sequence[dict[str, Any]], controls: dict[str, dict[str, float]]
     ]) + "\n"
 
 
+def with_ceilings(controls: dict[str, dict[str, float]], results: Path) -> dict[str, dict[str, float]]:
+    """The controls with the ceilings of the paper's files that results/ceiling.json has, before the oracle."""
+    records, files = read_records(results / FILE), load_manifest()["files"]
+    found = {}
+    for task in TASKS:
+        value = ceiling_of(records, files[task.test.removeprefix("datasets/")].get("sha256", ""), LLMS)
+        found |= {} if value is None else {task.name: value}
+    rows = {name: values for name, values in controls.items() if name not in (CEILING, ORACLE)}
+    rows |= {CEILING: found} if found else {}
+    return rows | {name: values for name, values in controls.items() if name == ORACLE}
+
+
 def search_table(results: Sequence[dict[str, Any]]) -> str:
     """results/search.md: candidates by validation accuracy at the last step."""
     groups = defaultdict(list)
@@ -198,6 +214,7 @@ def main(argv: list[str] | None = None) -> int:
                 raise ValueError(f"--resamples is {args.resamples}; a 95 % interval needs at least 100")
             groups, tests, inside = comparison.collect(args.compare)
             result = comparison.compare(groups, tests, inside, args.against, args.resamples)
+            result["ceilings"] = known_ceilings(tests, args.results)
             command = shlex.join(["python", "-m", "utils.report", "--compare", *args.compare, "--against", args.against, "--resamples", str(args.resamples)])
             text = comparison.text(result, command)
             write_json(args.results / "comparison.json", {"command": command, **result})
@@ -218,6 +235,7 @@ def main(argv: list[str] | None = None) -> int:
                 raise ValueError(f"{path}: no runs yet; name the folders of finished runs")
             references = new[-1]["test"]["references"] if new else json.loads(controls.read_text())
             references = {name: values for name, values in references.items() if name not in PAPER}
+            references = with_ceilings(references, args.results)
             text = tables(runs, references)
             write_text(path, "".join(json.dumps(run) + "\n" for run in runs))
             write_json(controls, references)

@@ -22,18 +22,19 @@ from utils.baselines.base import Router, Rows, choose, unit
 from utils.baselines.controls import BestPerTask, BestSingle, Oracle
 from utils.baselines.knn import KNN
 from utils.baselines.mlp import MLP
+from utils.ceiling.known import known_ceilings
 from utils.data import RoutingData, load_all, reading, split_validation, targets
 from utils.encoders import GIVEN, EncoderError, Queries, load_encoder
-from utils.evaluate import markdown
+from utils.evaluate import accuracy_cells, markdown
 from utils.experiment import Setup, setup, writable_folder, write_json, write_text
 from utils.meters import bar
-from utils.metrics import accuracy, aiq, mean_cost, utility
+from utils.metrics import CEILING, ORACLE, accuracy, aiq, mean_cost, utility
 from utils.plots import cost_curve
 from utils.report import finished, spread
 from utils.tasks import short, title_of
 
 BASELINES: tuple[type[Router], ...] = (KNN, MLP)
-ZERO, ORACLE = "single LLMs, mixed", "per-query oracle"
+ZERO = "single LLMs, mixed"
 VARIES = ("seed", "cost_rate")  # settings in which the runs may differ
 NAMED = (  # settings that results name
     "freeze_encoder", "train_layers", "top_k", "last_k", "ties", "training_steps", "learning_rate", "max_characters",
@@ -188,6 +189,7 @@ def compare(folder: str, where: Setup, cache: Path) -> dict[str, Any]:
         "settings": {"keep_characters": "last"} | {name: settings[name] for name in NAMED if name in settings},
         "cost_rates": rates,
         "seeds": seeds,
+        "ceilings": known_ceilings(tests),
         "llms": {llm: {name: values[name] for name in ("accuracy", "cost")} for llm, values in llms.items()},
         "routers": points,
         "aiq": areas,
@@ -271,6 +273,8 @@ def text_of(result: Mapping[str, Any]) -> str:
         [short(llm), *[f"{values['accuracy'][task]:.2f}" for task in tasks], f"{mean_of(values, 'accuracy', None):.2f}", f"{THOUSAND * mean_of(values, 'cost', None):.3f}"]
         for llm, values in sorted(result["llms"].items(), key=lambda item: mean_of(item[1], "cost", None))
     ]
+    if ceilings := result.get("ceilings"):
+        llm_rows.append([CEILING, *accuracy_cells(ceilings, tasks), "-"])
     rate_rows = []
     for rate in rates:
         for name, points in result["routers"].items():

@@ -85,7 +85,7 @@ _KIND_OF_DATASET = {"routerbench": "multi_attempt"}  # of all its files
 def fill_kinds(args: Any) -> None:
     """Give each file of `args`, parsed arguments with a --dataset whose files are all of one kind, that kind where none was given."""
     for name in ("data", "test_data", "final_eval_data"):
-        if args.dataset in _KIND_OF_DATASET and getattr(args, f"{name}_type") is None:
+        if args.dataset in _KIND_OF_DATASET and getattr(args, f"{name}_type", ()) is None:
             setattr(args, f"{name}_type", [_KIND_OF_DATASET[args.dataset]] * len(getattr(args, f"{name}_paths")))
 
 

@@ -40,6 +40,7 @@ from utils.baselines.mlp import MLP
 from utils.baselines.ridge import Ridge
 from utils.baselines.task_classifier import TaskClassifier
 from utils.baselines.voting import answers_of, voting
+from utils.ceiling.known import known_ceilings
 from utils.checkpoint import CheckpointError
 from utils.data import RoutingData, add_data_arguments, embedding_size, load_all, load_tests, reading, shrink, split_validation, targets, trained_on
 from utils.denoise import POOLINGS as TARGET_POOLINGS
@@ -339,7 +340,8 @@ def run_all(args: argparse.Namespace) -> list[Path]:
                 earned = {data.task: voting(data, args.answers) for data in problem.tests}
                 accuracies = {task: 100 * float(values.mean()) for task, values in earned.items()}
                 result = {"tasks": accuracies, **averages(accuracies, problem.inside), "in_distribution": [task for task in accuracies if task in problem.inside]}
-                result |= {"queries": {data.task: len(data) for data in problem.tests}, "llms": list(problem.tests[0].llms), "references": references(problem.tests)}
+                result |= {"queries": {data.task: len(data) for data in problem.tests}, "llms": list(problem.tests[0].llms)}
+                result["references"] = references(problem.tests, known_ceilings(problem.tests))
             else:
                 if key in CONTROLS:
                     nothing = [np.zeros((len(data), 1)) for data in problem.files]

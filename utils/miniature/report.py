@@ -10,7 +10,7 @@ import numpy as np
 
 from utils.evaluate import markdown
 from utils.experiment import atomic_folder, replaceable_folder, write_json, write_text
-from utils.metrics import best_single
+from utils.metrics import CEILING, ORACLE, PER_TASK, best_single
 from utils.miniature.llms import LLMS
 from utils.tasks import short
 
@@ -26,7 +26,8 @@ def finished(router: Path) -> list[dict[str, Any]]:
     runs = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(router.glob("*/results.json"))]
     if not runs:
         raise ValueError(f"{router}: no finished run there (seed_*/results.json)")
-    if any(run["test"]["references"] != runs[0]["test"]["references"] for run in runs):
+    rows = [{name: row for name, row in run["test"]["references"].items() if name != CEILING} for run in runs]
+    if any(row != rows[0] for row in rows):
         raise ValueError(f"{router}: its runs were tested on different data; give each data set a folder of its own")
     return runs
 
@@ -53,16 +54,18 @@ def table(runs: Sequence[Mapping[str, Any]], votes: Mapping[str, float] | None =
 
     references, llms = runs[0]["test"]["references"], runs[0]["test"]["llms"]
     best = best_single(references, llms, inside)
-    per_task, oracle = [name for name in references if name not in llms]
     labels = {name: f"{short(name)} (best single LLM)" if name == best else short(name) for name in references}
-    rows = [[labels[name], *[f"{mean(row, part):.2f}" for part in columns.values()]] for name, row in references.items()]
+    rows = []
+    for name, row in references.items():
+        cells = [f"{mean(row, part):.2f}" if set(part) <= set(row) else "-" for part in columns.values()]
+        rows.append([labels[name], *cells])
     routed = {title: [mean(run["test"]["tasks"], part) for run in runs] for title, part in columns.items()}
     spread = {title: f" ± {np.std(values, ddof=1):.2f}" if len(runs) > 1 else "" for title, values in routed.items()}
     if votes:
         rows.insert(len(llms), ["Voting of all LLMs", *[f"{mean(votes, part):.2f}" for part in columns.values()]])
     rows.insert(len(llms), [f"RouterDC ({len(runs)} seed{'s' * (len(runs) > 1)})", *[f"{np.mean(routed[title]):.2f}{spread[title]}" for title in columns]])
     figures = {"RouterDC": float(np.mean(routed["ID avg"])), "best single LLM": mean(references[best], inside)}
-    figures |= {"best LLM per task": mean(references[per_task], inside), "oracle": mean(references[oracle], inside)}
+    figures |= {"best LLM per task": mean(references[PER_TASK], inside), "oracle": mean(references[ORACLE], inside)}
     return markdown(["", *columns], rows), figures
 
 

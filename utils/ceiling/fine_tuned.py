@@ -1,0 +1,76 @@
+"""A fine-tuned encoder as a learner of the ceiling: the last layers and a linear layer behind them, trained on right
+or wrong of every LLM."""
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import nn
+from tqdm.auto import tqdm
+
+from utils.ceiling.learners import Labelled, Learner, named
+from utils.encoders import Encoder, Queries
+from utils.experiment import Setup, batch_rows, stream_seed
+
+
+class FineTuned(Learner):
+    """Binary cross-entropy of T logits, one for each LLM, with what it earns as the target.
+
+    The linear layer begins with the logits of the task's means, so that no training is `Constant`. The settings are
+    the passes over the training rows and how far the estimate moves from the task's mean.
+
+    Args:
+        encoder: a pre-trained encoder of which `train_last` was called; every fit begins with the weights it has now.
+        questions: of all rows of the `Labelled` that it will be asked about, in their order.
+        progress: advanced by the queries of each pass.
+    """
+
+    name: ClassVar[str] = "fine-tuned encoder"
+    inner = 1  # a fit takes a minute
+    passes, weights = 5, (0.3, 1.0)
+    batch, learning_rate = 32, 1e-4
+    settings = named("{} passes, weight {:g}", range(1, passes + 1), weights)
+
+    def __init__(self, encoder: Encoder, questions: Sequence[str], where: Setup, progress: tqdm | None = None):
+        self.encoder, self.where, self.progress = encoder, where, progress
+        self.queries = Queries(encoder, questions, where, "last", None, "queries")
+        self.trained = {name: value for name, value in encoder.named_parameters() if value.requires_grad}
+        self.before = {name: value.detach().clone() for name, value in self.trained.items()}
+
+    def estimates(self, data: Labelled, train: np.ndarray, new: np.ndarray, seed: int) -> np.ndarray:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(stream_seed(seed, len(train)))
+            return self._fit(data, train, new, seed)
+
+    def _fit(self, data: Labelled, train: np.ndarray, new: np.ndarray, seed: int) -> np.ndarray:
+        mean = data.y[train].mean(axis=0)  # (T,)
+        start = torch.from_numpy(np.clip(mean, 0.01, 0.99)).float()
+        head = nn.Linear(self.encoder.hidden_size, len(mean)).to(self.where.device)
+        with torch.no_grad():
+            head.weight.zero_()
+            head.bias.copy_(torch.logit(start))
+            for name, value in self.trained.items():
+                value.copy_(self.before[name])
+        goals = torch.from_numpy(data.y).float().to(self.where.device)
+        parameters = [
+            {"params": list(self.trained.values())},
+            {"params": head.parameters(), "lr": 10 * self.learning_rate},
+        ]
+        optimizer = torch.optim.AdamW(parameters, lr=self.learning_rate, weight_decay=0.01)
+        steps, found = -(-len(train) // self.batch), []
+        for count in range(self.passes):
+            self.encoder.train()
+            for step in range(steps):
+                rows = batch_rows(train, min(self.batch, len(train)), count * steps + step, seed)
+                optimizer.zero_grad(set_to_none=True)
+                logits = head(self.queries.embed(rows))
+                nn.functional.binary_cross_entropy_with_logits(logits, goals[torch.from_numpy(rows)]).backward()
+                optimizer.step()
+            self.encoder.eval()
+            with torch.no_grad():
+                values = torch.sigmoid(head(self.queries.embed(new))).double().cpu().numpy()
+            found += [mean + weight * (values - mean) for weight in self.weights]
+            if self.progress is not None:
+                self.progress.update(len(train))
+        return np.stack(found)

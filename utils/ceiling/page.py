@@ -1,0 +1,259 @@
+"""results/ceiling.md: what was found, each claim with its interval, and how it was found."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from utils.ceiling.crossval import BEST, FOLDS, INNER
+from utils.ceiling.features import FEATURES
+from utils.ceiling.fine_tuned import FineTuned
+from utils.ceiling.learners import Constant
+from utils.evaluate import markdown
+from utils.tasks import short, title_of
+
+PAGE = "ceiling.md"
+ALL_ROWS = "against_best_of_all_rows"  # the gain over the LLM that is best on all rows, in a record
+EARLIER = {  # points, measured by another hand with ridge and kNN on the same embeddings, without intervals
+    "mmlu": 0.0,
+    "cmmlu": 0.15,
+    "gsm8k": 0.0,
+    "arc_challenge": 0.0,
+    "mbpp": 0.1,
+    "ceval": 0.0,
+    "arc_easy": 0.0,
+    "math_prealgebra": 1.9,
+}
+PURPOSE = """\
+The oracle takes the LLM that earns most on each query, knowing the answers. These tables say how much of its
+head-room over the task's best LLM the queries' text gives away when the labels of the same task are there to learn
+from."""
+ABOUT_EXCHANGED = """\
+The learners of the learning curve, with each query's own text and with the texts of other queries of the task.
+Gains over the LLM of the same folds, and over the LLM that is best on all rows."""
+ABOUT_CURVES = """\
+Gain by the number of labelled queries, with {learners}, chosen within: over the best LLM of the same labelled
+queries. In round brackets: over the best LLM of all rows, which so few labels may not find."""
+METHOD = """\
+**Gain.** Each file is cut into {folds} folds of its own rows, by a hash of the question. A learner is fitted on
+four folds and picks an LLM for each query of the fifth. Labels of a held-out row decide nothing about that row, so
+what the picks earn is not optimistic. Settings, and which learner, are chosen by {inner} folds within the four;
+always taking the best LLM is one candidate. Figures are means over the fold seeds. Intervals are 95 % bootstraps
+over queries, with the fitted learners held fixed: another draw of training queries would vary more.
+
+**Over which LLM.** The gain over the LLM that is best on the same four folds compares two that know the same. Where
+two LLMs are nearly equal on a task, those folds prefer the one that happens to be worse on the fifth. The LLM of
+the same folds then earns less than either, and a learner that merely mixes the two seems to gain. With texts
+exchanged nothing can be learned, and what such a gain is worth is seen. The gain over the LLM that is best on all
+rows has not that fault. But that LLM was chosen on the rows it is scored on, so this gain is too low, if anything.
+Believe what holds for both.
+
+**Ceiling.** What the cross-validated picks of the best learner earn: the accuracy of the LLM that is best on all
+rows plus the gain over it. Its interval is the gain's. It is an estimate with these features and this many labels,
+not a bound: a better encoder or more labels may find more. A negative gain stays negative, since to cut it off
+would make the estimate too high on average. So a ceiling may lie below the best LLM. It has seen labels of the task
+itself, which no router in our tables has of a test task.
+
+**Features.** The frozen encoder's embedding, and {count} counts on the surface: {features}. Ridge and kNN choose
+between the embedding alone and both. Boosting has both, with the embedding's main directions. A fine-tuned encoder
+reads the text.
+
+**What repeats.** A score of k of M answers is split into halves. Answers are exchangeable, so the right ones in a
+half are hypergeometric given k, and the expectations are exact, over all halves. Equal LLMs are taken with the same
+chance, or the better one on the task first. The expected score of the best LLM of each query lies between what
+repeats and the oracle in sample. What repeats is known only to one who has seen answers of every LLM to that very
+query. What is learnable from the text is the gain above.
+
+**One answer per query.** Multiple choice, PreAlgebra and RouterBench have a single answer, for multiple choice a
+deterministic one. There, luck and skill of an LLM on a query cannot be told apart. An LLM that guesses among four
+options is right on a quarter of the queries, and the oracle counts each such hit. So no share can be given. The
+answers of the miniature's LLMs could be drawn again, but those LLMs are not kept; that was left out."""
+
+
+def label(record: Mapping[str, Any]) -> str:
+    """The task's title, with the data set where that is not the paper's."""
+    return title_of(record["task"]) + (" (RouterBench)" if record["dataset"] == "routerbench" else "")
+
+
+def span(figures: Mapping[str, float] | None, sign: str = "+") -> str:
+    """Mean and interval as text, "-" where there is none."""
+    if figures is None:
+        return "-"
+    mean = figures["mean"] if "mean" in figures else figures["accuracy"]
+    return f"{mean:{sign}.2f} [{figures['low']:{sign}.2f}, {figures['high']:{sign}.2f}]"
+
+
+def both(figures: Mapping[str, Any]) -> list[str]:
+    """A gain over the LLM of the same folds, and over the one of all rows, as text."""
+    return [span(figures), span(figures[ALL_ROWS])]
+
+
+def table(records: Sequence[Mapping[str, Any]]) -> str:
+    """The main table: best LLM, ceiling, both gains of the best learner, oracle, learnable share of the head-room."""
+    columns = {
+        "": label,
+        "queries": lambda record: str(record["queries"]),
+        "best LLM": lambda record: short(record["best_llm"]),
+        "its accuracy": lambda record: f"{record['best_accuracy']:.2f}",
+        "learnable ceiling": lambda record: span(record["ceiling"], ""),
+        "its gain over that LLM": lambda record: span(record["gain"][BEST][ALL_ROWS]),
+        "gain over the best LLM of the same folds": lambda record: span(record["gain"][BEST]),
+        "oracle": lambda record: f"{record['oracle']:.2f}",
+        "head-room": lambda record: f"{record['headroom']:.2f}",
+        "learnable share (%)": lambda record: span(record.get("learnable_share")),
+    }
+    return markdown(list(columns), [[cell(record) for cell in columns.values()] for record in records])
+
+
+def learners_table(records: Sequence[Mapping[str, Any]], against: str | None) -> str:
+    """The gain of each learner over the LLM of the same folds, or of ALL_ROWS, and what was measured before."""
+    names = [name for record in records for name in record["gain"] if name not in (Constant.name, BEST)]
+    names = [*dict.fromkeys(names), BEST]
+    rows = []
+    for record in records:
+        found = {name: figures[against] if against else figures for name, figures in record["gain"].items()}
+        earlier = EARLIER.get(record["task"]) if record["dataset"] == "paper" else None
+        cells = [span(found.get(name)) for name in names]
+        rows.append([label(record), *cells, "-" if earlier is None else f"{earlier:+.2f}"])
+    return markdown(["", *names, "measured before"], rows)
+
+
+def exchanged_table(records: Sequence[Mapping[str, Any]]) -> str:
+    """The learners of the curve with their own texts and with those of other queries: both gains of each."""
+    rows = []
+    for record in records:
+        if record["exchanged"]:
+            rows.append([label(record), *both(record["curve"][-1]), *both(record["exchanged"])])
+    header = ["gain, same folds", "gain, all rows", "texts exchanged: same folds", "texts exchanged: all rows"]
+    return markdown(["", *header], rows)
+
+
+def chosen_table(records: Sequence[Mapping[str, Any]]) -> str:
+    """How often each learner was chosen, of all (seed, fold), and the range of the gain over the seeds."""
+    rows = []
+    for record in records:
+        best = record["gain"][BEST]
+        often = sorted(best["chosen"].items(), key=lambda item: -item[1])
+        names = ", ".join(f"{name} {count}" for name, count in often)
+        rows.append([label(record), names, f"{min(best['by_seed']):+.2f} to {max(best['by_seed']):+.2f}"])
+    return markdown(["", "chosen by the inner folds", "gain, same folds, over the seeds"], rows)
+
+
+def repeats_table(records: Sequence[Mapping[str, Any]]) -> str:
+    """Points over the task's best LLM: the oracle with all answers and with half of them, what repeats, its share."""
+    columns = {
+        "oracle": "oracle of all answers",
+        "in_sample": "oracle of one half, in sample",
+        "repeats": "that pick in the other half",
+        "repeats_ranked": "the same, equals to the better LLM",
+        "share": "share (%) of one half's oracle",
+        "share_of_oracle": "share (%) of the oracle",
+    }
+    rows = []
+    for record in records:
+        if found := record["repeats"]:
+            cells = [span(found.get(name)) for name in columns]
+            rows.append([label(record), str(found["answers"]), *cells, span(record["gain"][BEST][ALL_ROWS])])
+    return markdown(["", "answers", *columns.values(), "learnable from the text"], rows)
+
+
+def curve_table(records: Sequence[Mapping[str, Any]]) -> str:
+    """The gain by the number of labelled queries, and in brackets against the best LLM of all rows."""
+    sizes = {point["labelled"] for record in records for point in record["curve"]}
+    sizes = [*sorted(sizes - {"all"}, key=int), "all"]
+    rows = []
+    for record in records:
+        found = {point["labelled"]: f"{span(point)} ({point[ALL_ROWS]['mean']:+.2f})" for point in record["curve"]}
+        if found:
+            rows.append([label(record), *[found.get(size, "-") for size in sizes]])
+    return markdown(["", *sizes[:-1], "all of four folds"], rows)
+
+
+def _listed(pairs: Sequence[tuple[str, Mapping[str, float]]]) -> str:
+    return "; ".join(f"{name} {span(figures)}" for name, figures in pairs) or "none"
+
+
+def _sorted(pairs: Sequence[tuple[str, Mapping[str, float]]]) -> tuple[str, str, str]:
+    """The pairs whose interval lies above 0, below it, and around it, as text."""
+    above = [pair for pair in pairs if pair[1]["low"] > 0]
+    below = [pair for pair in pairs if pair[1]["high"] < 0]
+    around = [pair for pair in pairs if pair not in (*above, *below)]
+    return _listed(above), _listed(below), _listed(around)
+
+
+def findings(records: Sequence[Mapping[str, Any]]) -> str:
+    """What the figures say, each with its interval."""
+    lines = []
+    for what, key in (("all rows", ALL_ROWS), ("the same folds", None)):
+        pairs = []
+        for record in records:
+            gain = record["gain"][BEST]
+            pairs.append((label(record), gain[key] if key else gain))
+        above, below, around = _sorted(pairs)
+        lines.append(f"- Over the LLM that is best on {what}: a gain above 0 for {above}.")
+        lines.append(f"  A loss for {below}. Not to be told from 0: {around}.")
+    pairs = [(label(record), record["exchanged"]) for record in records if record["exchanged"]]
+    if pairs and _sorted(pairs)[0] != "none":
+        lines.append(
+            f"- Where nothing can be learned, the latter gain is above 0 all the same for {_sorted(pairs)[0]}."
+        )
+        lines.append("  That comes of LLMs which are nearly equal, so the former is the one to believe.")
+    lines.append(
+        f"- {len(records)} files, each with an interval of 95 %: about one in twenty lies beside the truth by chance."
+    )
+    for record in records:
+        if found := record["repeats"]:
+            room, part = f"{found['oracle']['mean']:.2f}", span(found["repeats_ranked"])
+            gain = span(record["gain"][BEST][ALL_ROWS])
+            lines.append(f"- {label(record)}: of {room} points between the best LLM and the oracle, {part} repeat in")
+            lines.append(f"  other answers of the same LLMs to the same query. Learnable from the text: {gain}.")
+    return "\n".join(lines)
+
+
+def source(records: Sequence[Mapping[str, Any]]) -> str:
+    """Commands, seconds, seeds and encoders of the records."""
+    spent: dict[str, float] = {}
+    for record in records:
+        spent[record["command"]] = spent.get(record["command"], 0) + record["seconds"]
+    seeds = sorted({seed for record in records for seed in record["seeds"]})
+    curve_seeds = sorted({seed for record in records for seed in record["curve_seeds"]})
+    tuned = []
+    for record in records:
+        if found := record["gain"].get(FineTuned.name):
+            tuned.append(f"{label(record)} (fold seeds {', '.join(map(str, found['seeds']))})")
+    lines = [
+        f"Made by {'; '.join(f'`{command}` ({seconds:.0f} s)' for command, seconds in spent.items())}.",
+        "ceiling.json has every figure. Seconds are of one core, shared with other work, without embedding.",
+        f"Fold seeds: {', '.join(map(str, seeds))}.",
+        f"Fold seeds of the learning curves: {', '.join(map(str, curve_seeds)) or 'none'}.",
+        f"Encoder: {', '.join(sorted({record['encoder'] for record in records}))}.",
+        f"Fine-tuned for: {', '.join(tuned) or 'no task'}.",
+        "All figures are in % or points; in square brackets: 95 % intervals.",
+    ]
+    return "\n".join(lines)
+
+
+def page(records: Sequence[Mapping[str, Any]]) -> str:
+    """results/ceiling.md."""
+    method = METHOD.format(folds=FOLDS, inner=INNER, count=len(FEATURES), features=", ".join(FEATURES))
+    parts = ["# What can be learned: a ceiling beside the oracle", source(records), PURPOSE]
+    parts += ["## The ceiling", table(records), "![ceiling](figures/ceiling.png)", "## What it says", findings(records)]
+    parts += [
+        "## Gain of each learner over the LLM that is best on the same folds (points)",
+        learners_table(records, None),
+    ]
+    parts += [
+        '"Measured before": by another hand, ridge and kNN on the same embeddings, without intervals.',
+        chosen_table(records),
+    ]
+    parts += [
+        "## Gain of each learner over the LLM that is best on all rows (points)",
+        learners_table(records, ALL_ROWS),
+    ]
+    if any(record["exchanged"] for record in records):
+        parts += ["## The same method where nothing can be learned (points)", ABOUT_EXCHANGED, exchanged_table(records)]
+    if any(record["repeats"] for record in records):
+        parts += ["## What of the oracle repeats (points over the task's best LLM)", repeats_table(records)]
+    if any(record["curve"] for record in records):
+        names = " and ".join(dict.fromkeys(name for record in records for name in record["curve_learners"]))
+        parts += ["## Learning curves (points)", ABOUT_CURVES.format(learners=names), curve_table(records)]
+        parts.append("![learning curves](figures/learning.png)")
+    return "\n\n".join([*parts, "## How", method]) + "\n"

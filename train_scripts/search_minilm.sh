@@ -42,6 +42,8 @@ averaged=(--targets gain --top_k 1 --last_k 6 --negative_below 2 --temperature 0
 try paper
 try paper_temperature_0.2 --temperature 0.2
 try paper_ties_random --ties random
+try paper_ties_released --ties released
+try paper_ties_columns --ties columns
 try gain --targets gain
 try gain_ties_random --targets gain --ties random
 try gain_top_1 "${averaged[@]}"

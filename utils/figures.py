@@ -97,9 +97,10 @@ def overview_marks(result: Mapping[str, Any]) -> dict[str, dict[str, float]]:
     labels = {"BestSingle": "best single LLM", "BestPerTask": "best LLM of each task, best single one elsewhere"}
     found = {entry["router"]: entry for entry in result["groups"] if entry["recipe"] == CONTROL}
     marks = {}
-    for router, label in labels.items():
+    for router, title in labels.items():
         if router in found:
-            marks[label] = {title: float(np.mean(found[router][side]["per_seed"])) for side, title in COMPARED.items()}
+            per_side = {side: float(np.mean(found[router][side]["per_seed"])) for side in COMPARED}
+            marks[title] = {COMPARED[side]: value for side, value in per_side.items()}
     return marks
 
 

@@ -76,7 +76,8 @@ echo >> {record}
 """
 SCRIPTS = sorted(path.name for path in (REPO / "train_scripts").glob("*.sh"))
 LOOKAHEAD = "router_train_lookahead.sh"  # reads files that an importer made, which no manifest lists: a test of its own
-for other in ("env.sh", "recipes.sh", "overrides.sh", "figures.sh", "ablations.sh", LOOKAHEAD):  # three are sourced, one trains nothing, test_ablations.py
+SOURCED, TRAIN_NOTHING = ("env.sh", "recipes.sh", "overrides.sh"), ("figures.sh", "ceiling.sh")
+for other in (*SOURCED, *TRAIN_NOTHING, "ablations.sh", LOOKAHEAD):  # test_ablations.py has the ablations
     SCRIPTS.remove(other)
 LABELS = {"save_path", "recipe", "seed"}  # what differs between any two runs
 AVERAGED = {"targets", "target_shrinkage", "top_k", "last_k", "negative_below", "temperature", "llm_learning_rate", "training_samples_per_dataset"}
@@ -199,6 +200,27 @@ def test_the_search_reads_validation_rows_alone_and_has_its_winners_in_the_recip
     for recipe, winner in winners.items():
         chosen = planned("router_train_minilm.sh", RECIPE=recipe, SEEDS="2")[0]
         assert changed(chosen, candidates[winner]) == {"final_eval", "validation_fraction", "eval_steps"}
+
+
+def test_the_papers_settings_differ_in_one_thing_on_the_same_seeds(commands, planned):
+    runs = planned("paper_settings.sh", SEEDS="1 2", SEEDS_FEW="1", SEEDS_PAIR="2", RUNS="unused", LABEL="unused")
+    by = {(run.recipe, run.loss, run.fidelity, run.seed): run for run in runs}
+    assert len(by) == len(runs)
+    paper = {seed: by["paper", "routerdc", "paper", seed] for seed in (1, 2)}
+    expected = {
+        ("paper-lambda0", "routerdc", "paper", 1): {"cluster_loss_weight"},
+        ("paper", "cosine_classifier", "paper", 2): {"loss", "cluster_loss_weight"},  # that loss has no such part
+        ("paper", "zooter", "paper", 2): {"loss", "cluster_loss_weight"},
+        ("paper", "routerdc", "upstream", 1): {"fidelity"},
+        ("paper-dropout", "routerdc", "paper", 2): {"dropout"},
+    }
+    for key, names in expected.items():
+        assert changed(by.pop(key), paper[key[-1]]) == names
+    assert {*by} == {("paper", "routerdc", "paper", 1), ("paper", "routerdc", "paper", 2), ("tuned-all", "routerdc", "paper", 1)}
+    plain = planned("router_train_minilm.sh", RECIPE="paper", SEEDS="1 2")
+    assert [run.save_path for run in plain] == [paper[run.seed].save_path for run in plain]  # trained once
+    report = commands("paper_settings.sh")[-1]
+    assert report[:2] == ["-m", "utils.report"] and len(report) == 2 + 7 + 2
 
 
 def test_the_fidelity_runs_differ_in_one_thing_on_the_same_seeds(commands, planned):

@@ -86,7 +86,7 @@ def paired(
         found.append({
             "per_seed": np.mean([part[:, where].mean(axis=0) for part in runs], axis=0).round(4).tolist(),
             "difference": round(float(np.mean([part[:, place].mean() for part in by_query])), 4),
-            "interval": ends(drawn[:, place] - drawn[:, base]),
+            "interval": [end + 0.0 for end in ends(drawn[:, place] - drawn[:, base])],  # no -0.0
             "p": round(float(p_values[place]), 5),
         })
     return found
@@ -182,11 +182,11 @@ def within_text(result: dict[str, Any], command: str) -> str:
         tables["single"].append([short(row), *[f"{values[name]:.2f}" for name in sizes]])
     text = [
         "# Does a router learn anything finer than the task?",
-        f"Made by `{command}`; seeds {', '.join(map(str, result['seeds']))}. A cell is what a router earns more than one "
-        "LLM for the whole task, on the same test queries, in points of accuracy: mean over the seeds, and in brackets the "
-        "95 % interval of a paired bootstrap over queries and seeds. Behind a task, its number of test queries. PreAlgebra "
-        "is the part of MATH whose questions stand in the paper's PreAlgebra file; the files name no other subject and no "
-        "level. Voting asks all LLMs; programs cannot be voted on.",
+        f"Made by `{command}`; seeds {', '.join(map(str, result['seeds']))}. A cell is what a router earns more than "
+        "one LLM for the whole task, on the same test queries, in points of accuracy: mean over the seeds, and in "
+        "brackets the 95 % interval of a paired bootstrap over queries and seeds. Behind a task, its number of test "
+        "queries. PreAlgebra is the part of MATH whose questions stand in the paper's PreAlgebra file; the files name "
+        "no other subject and no level. Voting asks all LLMs; programs cannot be voted on.",
     ]
     about = {
         "training": "More than the LLM that is best on the task's training rows (BestPerTask)",

@@ -179,26 +179,43 @@ def _sorted(pairs: Sequence[tuple[str, Mapping[str, float]]]) -> tuple[str, str,
     return _listed(above), _listed(below), _listed(around)
 
 
+def against_earlier(records: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Where the measurement by another hand lies against the interval of the gain over the LLM of all rows."""
+    inside, outside = [], []
+    for record in records:
+        if record["dataset"] == "paper" and record["task"] in EARLIER:
+            gain, before = record["gain"][BEST][ALL_ROWS], EARLIER[record["task"]]
+            words = f"{label(record)} {before:+.2f} (here {span(gain)})"
+            (inside if gain["low"] <= before <= gain["high"] else outside).append(words)
+    if not inside and not outside:
+        return []
+    return [
+        f"- What another hand measured before lies within the interval of the first gain for {'; '.join(inside) or 'none'}.",
+        f"  It does not for {'; '.join(outside) or 'none'}.",
+    ]
+
+
 def findings(records: Sequence[Mapping[str, Any]]) -> str:
     """What the figures say, each with its interval."""
     lines = []
-    for what, key in (("all rows", ALL_ROWS), ("the same folds", None)):
+    for order, what, key in (("First", "all rows", ALL_ROWS), ("Second", "the same folds", None)):
         pairs = []
         for record in records:
             gain = record["gain"][BEST]
             pairs.append((label(record), gain[key] if key else gain))
         above, below, around = _sorted(pairs)
-        lines.append(f"- Over the LLM that is best on {what}: a gain above 0 for {above}.")
+        lines.append(f"- {order}, over the LLM that is best on {what}: a gain above 0 for {above}.")
         lines.append(f"  A loss for {below}. Not to be told from 0: {around}.")
     pairs = [(label(record), record["exchanged"]) for record in records if record["exchanged"]]
     if pairs and _sorted(pairs)[0] != "none":
         lines.append(
-            f"- Where nothing can be learned, the latter gain is above 0 all the same for {_sorted(pairs)[0]}."
+            f"- Where nothing can be learned, the second gain is above 0 all the same for {_sorted(pairs)[0]}."
         )
-        lines.append("  That comes of LLMs which are nearly equal, so the former is the one to believe.")
+        lines.append("  That comes of LLMs which are nearly equal, so the first is the one to believe.")
     lines.append(
         f"- {len(records)} files, each with an interval of 95 %: about one in twenty lies beside the truth by chance."
     )
+    lines += against_earlier(records)
     for record in records:
         if found := record["repeats"]:
             room, part = f"{found['oracle']['mean']:.2f}", span(found["repeats_ranked"])

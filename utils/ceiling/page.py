@@ -190,7 +190,7 @@ def against_earlier(records: Sequence[Mapping[str, Any]]) -> list[str]:
     if not inside and not outside:
         return []
     return [
-        f"- What another hand measured before lies within the interval of the first gain for {'; '.join(inside) or 'none'}.",
+        f"- What another hand measured before lies in the first gain's interval for {'; '.join(inside) or 'none'}.",
         f"  It does not for {'; '.join(outside) or 'none'}.",
     ]
 

@@ -54,7 +54,7 @@ itself, which no router in our tables has of a test task.
 
 **Features.** The frozen encoder's embedding, and {count} counts on the surface: {features}. Ridge and kNN choose
 between the embedding alone and both. Boosting has both, with the embedding's main directions. A fine-tuned encoder
-reads the text.
+reads the text; it has fold seeds of its own and is not among the learners that the best is chosen from.
 
 **What repeats.** A score of k of M answers is split into halves. Answers are exchangeable, so the right ones in a
 half are hypergeometric given k, and the expectations are exact, over all halves. Equal LLMs are taken with the same

@@ -72,7 +72,7 @@ def parser() -> argparse.ArgumentParser:
     )
     what.add_argument("--fine_tuned", nargs="+", default=[], metavar="TASK", help="fine-tune an encoder for these")
     what.add_argument("--fine_tuned_seeds", nargs="+", type=int, default=[1])
-    what.add_argument("--train_layers", type=int, default=2, help="last layers of the fine-tuned encoder that train")
+    what.add_argument("--train_layers", type=int, default=1, help="last layers of the fine-tuned encoder that train")
 
     encoder = p.add_argument_group("encoder")
     encoder.add_argument("--encoder", default="minilm", help="hub name, local folder, minilm, or given (.npz files)")

@@ -28,8 +28,8 @@ class FineTuned(Learner):
 
     name: ClassVar[str] = "fine-tuned encoder"
     inner = 1  # a fit takes a minute
-    passes, weights = 5, (0.3, 1.0)
-    batch, learning_rate = 32, 1e-4
+    passes, weights = 3, (0.3, 1.0)
+    batch, learning_rate = 32, 2e-4
     settings = named("{} passes, weight {:g}", range(1, passes + 1), weights)
 
     def __init__(self, encoder: Encoder, questions: Sequence[str], where: Setup, progress: tqdm | None = None):

@@ -54,7 +54,7 @@ itself, which no router in our tables has of a test task.
 
 **Features.** The frozen encoder's embedding, and {count} counts on the surface: {features}. Ridge and kNN choose
 between the embedding alone and both. Boosting has both, with the embedding's main directions. A fine-tuned encoder
-reads the text.
+reads the text; it has fold seeds of its own and is not among the learners that the best is chosen from.
 
 **What repeats.** A score of k of M answers is split into halves. Answers are exchangeable, so the right ones in a
 half are hypergeometric given k, and the expectations are exact, over all halves. Equal LLMs are taken with the same
@@ -179,26 +179,43 @@ def _sorted(pairs: Sequence[tuple[str, Mapping[str, float]]]) -> tuple[str, str,
     return _listed(above), _listed(below), _listed(around)
 
 
+def against_earlier(records: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Where the measurement by another hand lies against the interval of the gain over the LLM of all rows."""
+    inside, outside = [], []
+    for record in records:
+        if record["dataset"] == "paper" and record["task"] in EARLIER:
+            gain, before = record["gain"][BEST][ALL_ROWS], EARLIER[record["task"]]
+            words = f"{label(record)} {before:+.2f} (here {span(gain)})"
+            (inside if gain["low"] <= before <= gain["high"] else outside).append(words)
+    if not inside and not outside:
+        return []
+    return [
+        f"- What another hand measured before lies in the first gain's interval for {'; '.join(inside) or 'none'}.",
+        f"  It does not for {'; '.join(outside) or 'none'}.",
+    ]
+
+
 def findings(records: Sequence[Mapping[str, Any]]) -> str:
     """What the figures say, each with its interval."""
     lines = []
-    for what, key in (("all rows", ALL_ROWS), ("the same folds", None)):
+    for order, what, key in (("First", "all rows", ALL_ROWS), ("Second", "the same folds", None)):
         pairs = []
         for record in records:
             gain = record["gain"][BEST]
             pairs.append((label(record), gain[key] if key else gain))
         above, below, around = _sorted(pairs)
-        lines.append(f"- Over the LLM that is best on {what}: a gain above 0 for {above}.")
+        lines.append(f"- {order}, over the LLM that is best on {what}: a gain above 0 for {above}.")
         lines.append(f"  A loss for {below}. Not to be told from 0: {around}.")
     pairs = [(label(record), record["exchanged"]) for record in records if record["exchanged"]]
     if pairs and _sorted(pairs)[0] != "none":
         lines.append(
-            f"- Where nothing can be learned, the latter gain is above 0 all the same for {_sorted(pairs)[0]}."
+            f"- Where nothing can be learned, the second gain is above 0 all the same for {_sorted(pairs)[0]}."
         )
-        lines.append("  That comes of LLMs which are nearly equal, so the former is the one to believe.")
+        lines.append("  That comes of LLMs which are nearly equal, so the first is the one to believe.")
     lines.append(
         f"- {len(records)} files, each with an interval of 95 %: about one in twenty lies beside the truth by chance."
     )
+    lines += against_earlier(records)
     for record in records:
         if found := record["repeats"]:
             room, part = f"{found['oracle']['mean']:.2f}", span(found["repeats_ranked"])

@@ -265,11 +265,11 @@ def page(folders: Sequence[str]) -> str:
     header = ["recipe", "task", "part", "row", "neighbours", "cluster", "task's mean", "error", "noise", "seeds"]
     return "\n\n".join([
         "# How far targets were pooled",
-        f"Made by `python -m utils.denoise {shlex.join(folders)} --output FILE` from the results.json of these runs, means "
-        "over the seeds. No test row enters, and no validation row. Weights in %, as estimated from the training rows "
-        "alone (utils/denoise.py): of the row itself, of its nearest questions, of its cluster, of its task. \"error\" "
-        "is the leave-one-out mean squared error of a cell, \"noise\" what of it counts as chance. Only the differences "
-        "between LLMs decide a pick.",
+        f"Made by `python -m utils.denoise {shlex.join(folders)} --output FILE` from the results.json of these runs, "
+        "means over the seeds. No test row enters, and no validation row. Weights in %, as estimated from the training "
+        "rows alone (utils/denoise.py): of the row itself, of its nearest questions, of its cluster, of its task. "
+        "\"error\" is the leave-one-out mean squared error of a cell, \"noise\" what of it counts as chance. Only the "
+        "differences between LLMs decide a pick.",
         markdown(header, rows),
     ]) + "\n"  # fmt: skip
 

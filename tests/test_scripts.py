@@ -14,6 +14,7 @@ import pytest
 import train_router_mdeberta as trainer
 from tests.conftest import REPO, arguments
 from utils.baselines import __main__ as baselines
+from utils.ceiling import __main__ as ceiling
 from utils.tasks import DATASETS, LLMS, TASKS, task_of
 
 
@@ -347,6 +348,8 @@ def test_lookahead_gives_baselines_and_voting_the_files_of_routerdc(commands, pl
         assert args.test_data_paths == ours.test_data_paths and args.data_paths == ours.data_paths
     clustered = {call[call.index("--output") + 1] for call in calls if call[:2] == ["-m", "utils.clustering"]}
     assert {str(Path(path).parent) for run in trained.values() for path in run.data_paths} == clustered
+    (measured,) = [ceiling.parser().parse_args(call[2:]) for call in calls if call[:2] == ["-m", "utils.ceiling"]]
+    assert sorted(measured.test_data_paths) == sorted(trained[Path(f"{NOWHERE}/routers/frozen")].test_data_paths)
     pages = [call[2:4] for call in calls if call[:2] == ["-m", "utils.lookahead"]]
     assert pages == [["within", f"{NOWHERE}/routers"], ["leave_one_out", f"{NOWHERE}/leave_one_out"]]
 

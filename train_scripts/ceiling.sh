@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # The learnable ceiling: what of the oracle's head-room the queries' text gives away, in every test file.
 #   bash train_scripts/ceiling.sh     makes results/ceiling.json, ceiling.md, figures/ceiling.png, figures/learning.png
-# Half an hour on half a core, a quarter of an hour more for the fine-tuned encoder; a stopped run goes on. RouterBench: the three files whose bytes are verified; TASKS names others.
+# Half an hour on half a core, a quarter of an hour more for the fine-tuned encoder; a stopped run goes on.
+# RouterBench: the three files whose bytes are verified; TASKS names others.
 # FINE_TUNED names the tasks for which an encoder is fine-tuned, too; '' is none.
 set -euo pipefail
 cd "$(dirname "$0")/.."

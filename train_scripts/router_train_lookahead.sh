@@ -4,6 +4,7 @@
 # Needs no GPU and no model hub: a frozen MiniLM. It downloads and imports the data, with a seeded split by halves into
 # training and test rows; what it makes is in results/lookahead. Steps, of which STEPS chooses some:
 #   data           download and import
+#   ceiling        what can be learned of each task at all: ceiling.md and .json
 #   routers        every router, baseline and control, both recipes of baselines.sh: comparison.md and .json
 #   voting         the majority of the real final answers, on GSM8K and MATH; programs cannot be voted on
 #   leave_one_out  trained on three tasks, tested on the fourth
@@ -16,8 +17,8 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 export SEEDS="${SEEDS:-1 2 3 4 5}" ENCODER="${ENCODER:-minilm}" DEVICE="${DEVICE:-auto}" PRECISION="${PRECISION:-auto}"
-export RESAMPLES="${RESAMPLES:-10000}" COLLECT=0
-STEPS="${STEPS:-data routers voting leave_one_out math pages}"
+export RESAMPLES="${RESAMPLES:-10000}" COLLECT=0 ON_TRAINED="${ON_TRAINED-}" # ON_TRAINED: see baselines.sh
+STEPS="${STEPS:-data ceiling routers voting leave_one_out math pages}"
 DATA="${DATA:-datasets/lookahead_data}"
 ANSWERS="${ANSWERS:-datasets/lookahead_answers}"
 RUNS="${RUNS:-runs/lookahead}"
@@ -76,6 +77,19 @@ for step in $STEPS; do
           --seed 1
       fi
       ;;
+    ceiling)
+      files=("${tasks[@]/%/_test.json}")
+      python -m utils.ceiling \
+        --encoder "$ENCODER" \
+        --device "$DEVICE" \
+        --precision "$PRECISION" \
+        --seeds 1 2 3 \
+        --curve_seeds 1 2 \
+        --test_data_paths "${files[@]/#/$DATA/}" \
+        --test_data_type multi_attempt multi_attempt multi_attempt multi_attempt \
+        --resamples "$RESAMPLES" \
+        --results "$RESULTS"
+      ;;
     routers)
       cluster all "${tasks[@]}"
       name_data "$RUNS/clustered/all" "${tasks[*]}" "${tasks[*]}"
@@ -105,6 +119,6 @@ for step in $STEPS; do
       python -m utils.lookahead within "$RUNS/routers" "$RUNS/voting" --alone "$RUNS/math" "${pages[@]}"
       python -m utils.lookahead leave_one_out "$RUNS/leave_one_out" "${pages[@]}"
       ;;
-    *) echo "error: STEPS has '$step'; it must be of: data routers voting leave_one_out math pages" >&2; exit 2 ;;
+    *) echo "error: STEPS has '$step'; it must be of: data ceiling routers voting leave_one_out math pages" >&2; exit 2 ;;
   esac
 done

@@ -76,7 +76,8 @@ echo >> {record}
 """
 SCRIPTS = sorted(path.name for path in (REPO / "train_scripts").glob("*.sh"))
 LOOKAHEAD = "router_train_lookahead.sh"  # reads files that an importer made, which no manifest lists: a test of its own
-for other in ("env.sh", "recipes.sh", "overrides.sh", "figures.sh", "ablations.sh", LOOKAHEAD):  # three are sourced, one trains nothing, test_ablations.py
+for other in ("env.sh", "recipes.sh", "overrides.sh", "figures.sh", "ablations.sh", LOOKAHEAD):
+    # three are sourced, one trains nothing, test_ablations.py has the next
     SCRIPTS.remove(other)
 LABELS = {"save_path", "recipe", "seed"}  # what differs between any two runs
 AVERAGED = {"targets", "target_shrinkage", "top_k", "last_k", "negative_below", "temperature", "llm_learning_rate", "training_samples_per_dataset"}

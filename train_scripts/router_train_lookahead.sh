@@ -25,7 +25,7 @@ RUNS="${RUNS:-runs/lookahead}"
 RESULTS="${RESULTS:-results/lookahead}"
 tasks=(math gsm8k humaneval mbpp)
 if [[ $# -gt 0 && "$RESULTS" == results/lookahead ]]; then
-  echo "error: with other settings ($*) this is not what results/lookahead says; give other RESULTS and RUNS folders" >&2
+  echo "error: with other settings ($*) this is not what results/lookahead says; use other RESULTS and RUNS folders" >&2
   exit 2
 fi
 

@@ -32,7 +32,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--test_fraction", type=float, default=0.0, help="share of the questions for the test file, where the source has no splits")
     p.add_argument("--seed", type=int, default=1, help="of --test_fraction")
     p.add_argument("--prompts", type=Path, help="routereval: the texts, which its score files lack")
-    p.add_argument("--answers", type=Path, help="lookahead: a new folder for what each LLM answered, which voting reads")
+    p.add_argument("--answers", type=Path, help="lookahead: a new folder for the LLMs' answers, which voting reads")
     p.add_argument("--allow_pickle", action="store_true", help="open pickles, which can run any code: only files that you trust")
     return p
 
@@ -71,7 +71,8 @@ def main(argv: list[str] | None = None) -> int:
                 new_folder(args.answers)
             written = write(parts, args.output)
             if args.answers:
-                print(f"{args.answers}: answers to {', '.join(n for n, _ in write_answers(parts, ballots, args.answers))}")
+                answered = [name for name, _ in write_answers(parts, ballots, args.answers)]
+                print(f"{args.answers}: answers to {', '.join(answered)}")
             if pairs.repeated:
                 print(f"{pairs.repeated} repeated pairs of LLM and query: the largest score of each was kept")
             if left_out:

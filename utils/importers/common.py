@@ -129,7 +129,7 @@ def write(parts: dict[tuple[str, str], list[dict]], output: Path) -> list[tuple[
 def write_answers(
     parts: dict[tuple[str, str], list[dict]], ballots: dict[str, dict[str, Any]], folder: Path
 ) -> list[tuple[str, int]]:
-    """Write what the LLMs answered, for the parts of the tasks in `ballots`, {task: {question: entry}}, as `write` does."""
+    """Write what the LLMs answered to the tasks in `ballots`, {task: {question: entry}}, as `write` does."""
     chosen = {}
     for (task, split), rows in parts.items():
         if task in ballots:

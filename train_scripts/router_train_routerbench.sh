@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # RouterBench: RouterDC trained on score - cost_rate * cost at several cost rates, and its accuracy / cost curve against kNN, MLP and the single LLMs.
-#   bash train_scripts/router_train_routerbench.sh        30 runs: about 27 minutes on one busy core, 9 of them for embedding every query once
+#   bash train_scripts/router_train_routerbench.sh        30 runs: 27 to 40 minutes on one busy core, 9 of them for
+#                                                         embedding every query once
 # K+ = K- = 4 and prompts cut to 1400 characters, as the variant has it; a frozen MiniLM and a linear head.
 # Makes results/routerbench.md, .json, .png.
 #   TASKS="arc_challenge gsm8k hellaswag mbpp mmlu winograde"   all six tasks; by default the three whose files are verified to the byte

@@ -89,6 +89,9 @@ for step in $STEPS; do
         --test_data_type multi_attempt multi_attempt multi_attempt multi_attempt \
         --resamples "$RESAMPLES" \
         --results "$RESULTS"
+      for figure in ceiling learning; do
+        python -m utils.figures "$figure" --results "$RESULTS" --output "$RESULTS/figures/$figure.png"
+      done
       ;;
     routers)
       cluster all "${tasks[@]}"

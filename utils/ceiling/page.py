@@ -8,7 +8,7 @@ from utils.ceiling.features import FEATURES
 from utils.ceiling.fine_tuned import FineTuned
 from utils.ceiling.learners import Constant
 from utils.evaluate import markdown
-from utils.tasks import short, title_of
+from utils.tasks import LLMS, short, title_of
 
 PAGE = "ceiling.md"
 ALL_ROWS = "against_best_of_all_rows"  # the gain over the LLM that is best on all rows, in a record
@@ -103,6 +103,12 @@ def table(records: Sequence[Mapping[str, Any]]) -> str:
     return markdown(list(columns), [[cell(record) for cell in columns.values()] for record in records])
 
 
+def earlier_of(record: Mapping[str, Any]) -> float | None:
+    """What was measured before of a record's file, in points: of the paper's tasks with the paper's LLMs alone."""
+    of_paper = record["dataset"] == "paper" and set(record["llms"]) == set(LLMS)
+    return EARLIER.get(record["task"]) if of_paper else None
+
+
 def learners_table(records: Sequence[Mapping[str, Any]], against: str | None) -> str:
     """The gain of each learner over the LLM of the same folds, or of ALL_ROWS, and what was measured before."""
     names = [name for record in records for name in record["gain"] if name not in (Constant.name, BEST)]
@@ -110,7 +116,7 @@ def learners_table(records: Sequence[Mapping[str, Any]], against: str | None) ->
     rows = []
     for record in records:
         found = {name: figures[against] if against else figures for name, figures in record["gain"].items()}
-        earlier = EARLIER.get(record["task"]) if record["dataset"] == "paper" else None
+        earlier = earlier_of(record)
         cells = [span(found.get(name)) for name in names]
         rows.append([label(record), *cells, "-" if earlier is None else f"{earlier:+.2f}"])
     return markdown(["", *names, "measured before"], rows)
@@ -183,8 +189,9 @@ def against_earlier(records: Sequence[Mapping[str, Any]]) -> list[str]:
     """Where the measurement by another hand lies against the interval of the gain over the LLM of all rows."""
     inside, outside = [], []
     for record in records:
-        if record["dataset"] == "paper" and record["task"] in EARLIER:
-            gain, before = record["gain"][BEST][ALL_ROWS], EARLIER[record["task"]]
+        before = earlier_of(record)
+        if before is not None:
+            gain = record["gain"][BEST][ALL_ROWS]
             words = f"{label(record)} {before:+.2f} (here {span(gain)})"
             (inside if gain["low"] <= before <= gain["high"] else outside).append(words)
     if not inside and not outside:
@@ -257,10 +264,9 @@ def page(records: Sequence[Mapping[str, Any]]) -> str:
         "## Gain of each learner over the LLM that is best on the same folds (points)",
         learners_table(records, None),
     ]
-    parts += [
-        '"Measured before": by another hand, ridge and kNN on the same embeddings, without intervals.',
-        chosen_table(records),
-    ]
+    if any(earlier_of(record) is not None for record in records):
+        parts.append('"Measured before": by another hand, ridge and kNN on the same embeddings, without intervals.')
+    parts.append(chosen_table(records))
     parts += [
         "## Gain of each learner over the LLM that is best on all rows (points)",
         learners_table(records, ALL_ROWS),

@@ -1,8 +1,8 @@
 """Evaluate a trained router: print the tables of its training run again, or those of other test files.
 
-    python evaluation_router.py --ckpt runs/minilm/seed_1
-    python evaluation_router.py --ckpt runs/minilm/seed_1 --test_data_paths mine_test.json --test_data_type multi_attempt
-    python evaluation_router.py --ckpt runs/minilm/seed_1 --query "What is 17 * 23?"        which LLM should answer it
+python evaluation_router.py --ckpt runs/minilm/seed_1
+python evaluation_router.py --ckpt runs/minilm/seed_1 --test_data_paths mine_test.json --test_data_type multi_attempt
+python evaluation_router.py --ckpt runs/minilm/seed_1 --query "What is 17 * 23?"        which LLM should answer it
 """
 
 import argparse
@@ -16,9 +16,11 @@ import torch
 from utils import checkpoint
 from utils.data import DataError, cut, load_all, reading
 from utils.encoders import Queries
-from utils.evaluate import evaluate, tables
-from utils.experiment import Setup, setup, writable_folder, write_json
+from utils.evaluate import evaluate
+from utils.experiment import Hardware, choose_hardware
+from utils.files import writable_folder, write_json
 from utils.model import RouterDC, trained_part
+from utils.tables import tables
 from utils.tasks import KINDS, short, task_of
 
 
@@ -26,9 +28,21 @@ def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--ckpt", required=True, help="checkpoint folder, or the --save_path of a training run")
     p.add_argument("--test_data_paths", nargs="+", help="default: the test files of the training run")
-    p.add_argument("--test_data_type", nargs="+", choices=KINDS, help="score kind of each file; needed for tasks that the paper has not")
-    p.add_argument("--query", nargs="+", metavar="TEXT", help="route these queries instead, or each line of standard input with --query -")
-    p.add_argument("--llms", nargs="+", help="with --query: the LLMs to choose from; default: all that the router knows")
+    p.add_argument(
+        "--test_data_type",
+        nargs="+",
+        choices=KINDS,
+        help="score kind of each file; needed for tasks that the paper has not",
+    )
+    p.add_argument(
+        "--query",
+        nargs="+",
+        metavar="TEXT",
+        help="route these queries instead, or each line of standard input with --query -",
+    )
+    p.add_argument(
+        "--llms", nargs="+", help="with --query: the LLMs to choose from; default: all that the router knows"
+    )
     p.add_argument("--output", type=Path, help="write the figures, and the LLM picked for each query, as JSON")
     p.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N, mps")
     p.add_argument("--precision", choices=("auto", "bf16", "fp32"), help="default: that of the training run")
@@ -41,7 +55,7 @@ def choose(
     model: RouterDC,
     queries: Sequence[str],
     llms: Sequence[str],
-    where: Setup,
+    where: Hardware,
     characters: int | None = None,
     keep: str = "last",
 ) -> list[dict[str, Any]]:
@@ -59,7 +73,10 @@ def choose(
     read = [cut(query, characters, keep) for query in queries]
     similarity = model(Queries(model.encoder, read, where, "all").embed())[1][:, columns]  # (N, T)
     picks = similarity.argmax(dim=1).tolist()
-    return [{"query": q, "llm": llms[t], "similarity": dict(zip(llms, row))} for q, t, row in zip(queries, picks, similarity.tolist())]
+    return [
+        {"query": q, "llm": llms[t], "similarity": dict(zip(llms, row))}
+        for q, t, row in zip(queries, picks, similarity.tolist())
+    ]
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -67,7 +84,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
     try:
         model, config = checkpoint.load(args.ckpt)
-        where = setup(args.device, args.precision or config["precision"])
+        where = choose_hardware(args.device, args.precision or config["precision"])
         part = trained_part(config["settings"])
         model.place(where, part, config["settings"]["train_layers"])
         if args.output:
@@ -82,7 +99,9 @@ def main(argv: list[str] | None = None) -> int:
             routed = choose(model, texts, args.llms or model.llms, where, options["characters"], options["keep"])
             for pick in routed:
                 near = sorted(pick["similarity"].items(), key=lambda item: -item[1])
-                print(f"{pick['llm']}\t{pick['query']}\n    similarity: {', '.join(f'{short(llm)} {value:.3f}' for llm, value in near)}")
+                print(
+                    f"{pick['llm']}\t{pick['query']}\n    similarity: {', '.join(f'{short(llm)} {value:.3f}' for llm, value in near)}"
+                )
             if args.output:
                 write_json(args.output, {"checkpoint": str(args.ckpt), "device": where.describe(), "queries": routed})
             return 0
@@ -92,13 +111,19 @@ def main(argv: list[str] | None = None) -> int:
                 raise ValueError("--test_data_type needs --test_data_paths")
             paths, kinds = [test["path"] for test in config["tests"]], [test["kind"] for test in config["tests"]]
             if not paths:
-                raise ValueError(f"--ckpt {args.ckpt}: its training run read no test files; name them with --test_data_paths")
+                raise ValueError(
+                    f"--ckpt {args.ckpt}: its training run read no test files; name them with --test_data_paths"
+                )
         settings = config["settings"]
         tests = load_all(paths, kinds, ("--test_data_paths", "--test_data_type"), **reading(settings))
-        if args.test_data_paths is None and config["settings"].get("llms"):  # a run with --llms read these columns alone
+        if args.test_data_paths is None and config["settings"].get(
+            "llms"
+        ):  # a run with --llms read these columns alone
             tests = [data.for_llms([name for name in data.llms if name in model.llms]) for data in tests]
         model.columns(tests[0].llms)  # an LLM that the router does not know is an error before any work
-        tests = [data.for_llms([name for name in model.llms if name in data.llms]) for data in tests]  # rows of tables in the order of training
+        tests = [
+            data.for_llms([name for name in model.llms if name in data.llms]) for data in tests
+        ]  # rows of tables in the order of training
         inside = [task_of(path) for path in config["settings"]["data_paths"]]
         result = evaluate(model, tests, where, part, args.cache_dir, inside, settings.get("cost_rate", 0.0))
         result["dataset"] = settings.get("dataset", "paper")

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Let LLMs answer the tasks of the paper with lm-evaluation-harness 0.4.13, and keep every answer for utils.convert.
+# Let LLMs answer the tasks of the paper with lm-evaluation-harness 0.4.13, and keep every answer for utils.scoring.convert.
 #   bash eval_scripts/score.sh                                                   the paper's seven LLMs, all tasks, vllm
 #   MODELS="org/a mine=runs/b" TASKS="mmlu gsm8k_test" bash eval_scripts/score.sh     one's own; name=path loads the path
 #   DRY_RUN=1 bash eval_scripts/score.sh                                         print the commands, run nothing
@@ -17,7 +17,7 @@
 #                              copy with vllm: its copies all have the same seed, so that some of the ten answers would be the same.
 #                              For these, start the script once per GPU (CUDA_VISIBLE_DEVICES), each with other MODELS. Copies with hf are
 #                              started by the accelerate of LM_EVAL's interpreter
-#   LIMIT=20                   the first documents only, to try things out; utils.convert refuses such logs unless told otherwise
+#   LIMIT=20                   the first documents only, to try things out; utils.scoring.convert refuses such logs unless told otherwise
 #   INCLUDE=DIR                a folder of one's own task YAMLs, for entries of TASKS such as mine=task_a+task_b:5 (tasks, examples)
 #   MODEL_ARGS, BATCH_SIZE     further arguments for the backend (dtype=bfloat16,max_model_len=4096); further flags go to lm_eval run
 #   REDO=1                     replace finished outputs that were made with other settings (without it they are an error)

@@ -25,7 +25,18 @@ TOPICS = (
     "loop print array string function code".split(),
     "诗人 唐代 历史 皇帝 长城 文学".split(),
 )
-SLOW_FILES = ("miniature", "convert", "eval_scripts", "notebooks", "baselines", "ablations", "scripts", "routerbench", "importers", "training")  # longest first
+SLOW_FILES = (
+    "miniature",
+    "convert",
+    "eval_scripts",
+    "notebooks",
+    "baselines",
+    "ablations",
+    "scripts",
+    "routerbench",
+    "importers",
+    "training",
+)  # longest first
 FILLER = "which of the following is what we want and how do you say that in this case here".split()
 
 
@@ -48,7 +59,9 @@ def make_rows(count: int, kind: str, seed: int, llms: tuple[str, ...] = LLMS, cl
             if kind == "multi_attempt":
                 value = 0 if hard else rng.choice([0.7, 0.8, 0.9, 1]) if t == topic else rng.choice([0, 0, 0.1, 0.3])
             else:
-                value = 0 if hard else round(rng.uniform(0.55, 1), 6) if t == topic else rng.choice([0, 0, 0, 0.0, 0.41])
+                value = (
+                    0 if hard else round(rng.uniform(0.55, 1), 6) if t == topic else rng.choice([0, 0, 0, 0.0, 0.41])
+                )
             scores[llm] = value
         rows.append({"question": f"{number}: {' '.join(words)}?", "scores": {llm: scores[llm] for llm in llms}})
         if clusters:
@@ -69,7 +82,14 @@ class FakeData:
     def arguments(self) -> list[str]:
         """The data arguments of train_router_mdeberta.py."""
         inside = [str(self.test["gsm8k"]), str(self.test["arc_challenge"])]
-        return ["--data_paths", *map(str, self.train.values()), "--test_data_paths", *inside, "--final_eval_data_paths", str(self.test["mbpp"])]
+        return [
+            "--data_paths",
+            *map(str, self.train.values()),
+            "--test_data_paths",
+            *inside,
+            "--final_eval_data_paths",
+            str(self.test["mbpp"]),
+        ]
 
 
 @pytest.fixture(scope="session")
@@ -87,7 +107,9 @@ def fake(tmp_path_factory) -> FakeData:
         folder,
         {
             "gsm8k": write("gsm8k-train", gsm8k),
-            "arc_challenge": write("arc_challenge_train", make_rows(48, "probability", 2, LLMS[::-1])),  # another key order
+            "arc_challenge": write(
+                "arc_challenge_train", make_rows(48, "probability", 2, LLMS[::-1])
+            ),  # another key order
             "mmlu": write("mmlu_train", make_rows(40, "probability", 3)),
         },
         {
@@ -113,7 +135,16 @@ def tiny_bert(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("encoders") / "tiny-bert"
     characters = sorted(set("".join(texts())) - {" "})  # a trainer would number the pieces differently from run to run
     words = sorted({word for text in texts() for word in text.rstrip("?").split()[1:]})
-    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *characters, *(f"##{character}" for character in characters), *words]
+    pieces = [
+        "[PAD]",
+        "[UNK]",
+        "[CLS]",
+        "[SEP]",
+        "[MASK]",
+        *characters,
+        *(f"##{character}" for character in characters),
+        *words,
+    ]
     vocabulary = {piece: number for number, piece in enumerate(dict.fromkeys(pieces))}
     BertTokenizer(vocab=vocabulary).save_pretrained(folder)
     torch.manual_seed(0)
@@ -133,9 +164,18 @@ def tiny_deberta(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("encoders") / "tiny-mdeberta"
     folder.mkdir()
     special = {f"{name}_id": number for number, name in enumerate(("pad", "bos", "eos", "unk"))}
-    special |= {f"{name}_piece": piece for name, piece in (("pad", "[PAD]"), ("bos", "[CLS]"), ("eos", "[SEP]"), ("unk", "[UNK]"))}
+    special |= {
+        f"{name}_piece": piece
+        for name, piece in (("pad", "[PAD]"), ("bos", "[CLS]"), ("eos", "[SEP]"), ("unk", "[UNK]"))
+    }
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(texts()), model_prefix=str(folder / "spm"), vocab_size=200, hard_vocab_limit=False, num_threads=1, minloglevel=2, **special
+        sentence_iterator=iter(texts()),
+        model_prefix=str(folder / "spm"),
+        vocab_size=200,
+        hard_vocab_limit=False,
+        num_threads=1,
+        minloglevel=2,
+        **special,
     )
     (folder / "spm.vocab").unlink()
     (folder / "tokenizer_config.json").write_text(json.dumps({"do_lower_case": False, "vocab_type": "spm"}))
@@ -149,7 +189,9 @@ def tiny_deberta(tmp_path_factory) -> Path:
     (folder / "config.json").write_text(json.dumps(config))
     torch.manual_seed(0)
     weights = DebertaV2Model(DebertaV2Config.from_pretrained(folder)).state_dict()
-    weights = {f"deberta.{name}": value.half() for name, value in weights.items()} | {"lm_predictions.lm_head.bias": torch.zeros(260).half()}
+    weights = {f"deberta.{name}": value.half() for name, value in weights.items()} | {
+        "lm_predictions.lm_head.bias": torch.zeros(260).half()
+    }
     torch.save(weights, folder / "pytorch_model.bin")
     return folder
 
@@ -213,19 +255,33 @@ def trained(fake, tiny_bert, script, tmp_path_factory) -> Run:
     return Run(folder, run.stdout)
 
 
-SUM, FUNCTIONS = 13, ("add", "plus", "total")  # all sums are 13, and all functions add: two tiny LLMs can learn that in seconds
+SUM, FUNCTIONS = (
+    13,
+    ("add", "plus", "total"),
+)  # all sums are 13, and all functions add: two tiny LLMs can learn that in seconds
 
 
 def tiny_documents() -> dict[str, list[dict]]:
     """Documents of five made-up tasks in the form of the paper's: multiple choice, GSM8K, HumanEval, MBPP and HumanEval-JavaScript."""
-    documents = {"tiny_choice": [{"question": f"Is {n} odd or even?", "choices": ["odd", "even"], "answer": (n + 1) % 2} for n in range(1, 10)]}
-    documents["tiny_sums"] = [{"question": f"What is {n} plus {SUM - n}?", "answer": f"It is {SUM}. #### {SUM}"} for n in range(14)]
+    documents = {
+        "tiny_choice": [
+            {"question": f"Is {n} odd or even?", "choices": ["odd", "even"], "answer": (n + 1) % 2}
+            for n in range(1, 10)
+        ]
+    }
+    documents["tiny_sums"] = [
+        {"question": f"What is {n} plus {SUM - n}?", "answer": f"It is {SUM}. #### {SUM}"} for n in range(14)
+    ]
     documents |= {"tiny_humaneval": [], "tiny_mbpp": [], "tiny_js": []}
     for place, name in enumerate(FUNCTIONS):
         python, javascript = f'def {name}(a, b):\n    """{name}"""\n', f"const {name} = (a, b) => {{\n"
         test = "def check(f):\n    assert f(7, 5) == 12\n"
-        documents["tiny_humaneval"].append({"task_id": f"tiny/{place}", "prompt": python, "test": test, "entry_point": name})
-        documents["tiny_mbpp"].append({"text": f"Write {name}.", "test_list": [f"assert {name}(7, 5) == 12", f"assert {name}(0, 0) == 0"]})
+        documents["tiny_humaneval"].append(
+            {"task_id": f"tiny/{place}", "prompt": python, "test": test, "entry_point": name}
+        )
+        documents["tiny_mbpp"].append(
+            {"text": f"Write {name}.", "test_list": [f"assert {name}(7, 5) == 12", f"assert {name}(0, 0) == 0"]}
+        )
         documents["tiny_js"].append({"prompt": javascript, "test": f"\nconsole.assert({name}(7, 5) === 12);\n"})
     return documents
 
@@ -237,7 +293,9 @@ def tiny_answer(task: str, document: dict, right: bool) -> tuple[str, str]:
     if task == "tiny_sums":
         answer = document["answer"] if right else document["answer"].replace(f"#### {SUM}", f"#### {SUM - 1}")
         return f"Question: {document['question']}\nAnswer:", f" {answer}"
-    name = document["text"][6:-1] if task == "tiny_mbpp" else document.get("entry_point") or document["prompt"].split()[1]
+    name = (
+        document["text"][6:-1] if task == "tiny_mbpp" else document.get("entry_point") or document["prompt"].split()[1]
+    )
     line = f"return a {'+' if right else '-'} b"
     if task == "tiny_mbpp":
         return f'"""\n{document["text"]}\n{document["test_list"][0]}\n"""\n', f"def {name}(a, b):\n    {line}\n"
@@ -257,7 +315,9 @@ def tiny_llms(tmp_path_factory) -> dict[str, Path]:
     raw.pre_tokenizer, raw.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=raw, eos_token="<end>", pad_token="<end>")
     size = {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 96}
-    config = LlamaConfig(vocab_size=len(vocabulary), max_position_embeddings=1024, bos_token_id=0, eos_token_id=0, pad_token_id=0, **size)
+    config = LlamaConfig(
+        vocab_size=len(vocabulary), max_position_embeddings=1024, bos_token_id=0, eos_token_id=0, pad_token_id=0, **size
+    )
     documents, made = tiny_documents(), {}
     for seed, name in enumerate(("tiny/words", "tiny/code")):
         rng = random.Random(seed)
@@ -296,19 +356,30 @@ def tiny_tasks(tmp_path_factory) -> Path:
 
     sampling = "generation_kwargs:\n  do_sample: true\n  temperature: 0.2\n  max_gen_toks: 40\n  until: "
     prompt = 'doc_to_text: "{{question}}\\nAnswer:"\ndoc_to_choice: "{{choices}}"\ndoc_to_target: answer\n'
-    write("tiny_choice", "test", f"test_split: test\nfewshot_split: test\noutput_type: multiple_choice\n{prompt}metric_list:\n  - metric: acc\n")
+    write(
+        "tiny_choice",
+        "test",
+        f"test_split: test\nfewshot_split: test\noutput_type: multiple_choice\n{prompt}metric_list:\n  - metric: acc\n",
+    )
     write("tiny_sums", "train", f"include: {ours}/gsm8k_train.yaml\nnum_fewshot: 1\n{sampling}['Question:']\n")
     for task, name in (("tiny_humaneval", "humaneval"), ("tiny_mbpp", "mbpp"), ("tiny_js", "humaneval_js")):
-        write(task, "test", f"include: {ours}/{name}_generate.yaml\n{sampling}[\"\\n\\n\\n\"]\n")
+        write(task, "test", f'include: {ours}/{name}_generate.yaml\n{sampling}["\\n\\n\\n"]\n')
     return folder
 
 
 def score_script(**settings: object) -> subprocess.CompletedProcess:
     """Runs eval_scripts/score.sh in the current environment, without a network; settings go in by environment variables."""
-    own = {"ROUTERDC_NO_VENV": "1", "LM_EVAL": f"{sys.executable} -m lm_eval", "HF_DATASETS_OFFLINE": "1", "HF_HUB_OFFLINE": "1"}
+    own = {
+        "ROUTERDC_NO_VENV": "1",
+        "LM_EVAL": f"{sys.executable} -m lm_eval",
+        "HF_DATASETS_OFFLINE": "1",
+        "HF_HUB_OFFLINE": "1",
+    }
     path = os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))
     environment = os.environ | own | {"PATH": path} | {name: str(value) for name, value in settings.items()}
-    return subprocess.run(["bash", str(REPO / "eval_scripts" / "score.sh")], capture_output=True, text=True, timeout=600, env=environment)
+    return subprocess.run(
+        ["bash", str(REPO / "eval_scripts" / "score.sh")], capture_output=True, text=True, timeout=600, env=environment
+    )
 
 
 HARNESS_GROUPS = {  # one call of the harness for each, most of which is its start
@@ -323,7 +394,14 @@ def harness_logs(tiny_llms, tiny_tasks, tmp_path_factory) -> Path:
     of HARNESS_GROUPS. Leaves: tiny_choice, 9 documents with 2 options; tiny_sums, 14 documents with 10 answers, filter strict-match;
     tiny_humaneval, tiny_mbpp and tiny_js, 3 documents with 10 answers each. The documents are `tiny_documents()`."""
     folder = tmp_path_factory.mktemp("harness")
-    settings = {"INCLUDE": tiny_tasks, "OUT": folder / "logs", "BACKEND": "hf", "DEVICE": "cpu", "BATCH_SIZE": 64, "HF_HOME": folder / "cache"}
+    settings = {
+        "INCLUDE": tiny_tasks,
+        "OUT": folder / "logs",
+        "BACKEND": "hf",
+        "DEVICE": "cpu",
+        "BATCH_SIZE": 64,
+        "HF_HOME": folder / "cache",
+    }
     for name, groups in HARNESS_GROUPS.items():
         run = score_script(MODELS=f"{name}={tiny_llms[name]}", TASKS=groups, **settings)
         assert run.returncode == 0, run.stderr[-4000:]

@@ -70,7 +70,9 @@ def test_every_router_learns_and_obeys_the_interface(kind, rows, queries):
     values = router.values(queries.x)
     assert values.shape == (40, 4) and np.isfinite(values).all()
     picks = router.pick(queries.x, range(4))
-    assert (picks == values.argmax(axis=1)).all() and (router.pick(queries.x, [3, 1]) == values[:, [3, 1]].argmax(axis=1)).all()
+    assert (picks == values.argmax(axis=1)).all() and (
+        router.pick(queries.x, [3, 1]) == values[:, [3, 1]].argmax(axis=1)
+    ).all()
     single = accuracy(np.full(40, rows.y.mean(axis=0).argmax()), data_of(queries))
     assert accuracy(picks, data_of(queries)) > single + 5, "no better than one LLM for all"
     assert (kind(3, **SETTINGS[kind]).fit(rows).values(queries.x) == values).all()  # the seed decides everything
@@ -106,7 +108,17 @@ def test_mlp_is_its_formula_and_learns_what_no_line_can():
     rows = Rows(x, np.column_stack([same, 1 - same]), np.full(600, "a"))
     router = MLP(1, units=64, alpha=1e-3, passes=40).fit(rows)
     (first, second), (one, two) = router.model.coefs_, router.model.intercepts_
-    expected = [[sum(max(0, sum(v * w for v, w in zip(point, column)) + b) * out[t] for column, b, out in zip(first.T, one, second)) + two[t] for t in range(2)] for point in x[:20]]
+    expected = [
+        [
+            sum(
+                max(0, sum(v * w for v, w in zip(point, column)) + b) * out[t]
+                for column, b, out in zip(first.T, one, second)
+            )
+            + two[t]
+            for t in range(2)
+        ]
+        for point in x[:20]
+    ]
     assert router.values(x[:20]) == pytest.approx(np.array(expected), abs=1e-4)
     right = router.pick(x, range(2)) == 1 - same
     assert right.mean() > 0.9 > 0.7 > (Ridge(alpha=1.0).fit(rows).pick(x, range(2)) == 1 - same).mean()
@@ -129,7 +141,9 @@ def test_kmeans_is_lloyds_algorithm_and_the_mean_of_a_cluster():
     labels = plain_k_means(rows.x.astype(np.float64), 3)
     centres = np.stack([rows.x[labels == g].mean(axis=0) for g in range(3)])
     router = KMeans(5, clusters=3).fit(rows)
-    assert {tuple(np.flatnonzero(router.model.labels_ == g)) for g in range(3)} == {tuple(np.flatnonzero(labels == g)) for g in range(3)}
+    assert {tuple(np.flatnonzero(router.model.labels_ == g)) for g in range(3)} == {
+        tuple(np.flatnonzero(labels == g)) for g in range(3)
+    }
     for x, value in zip(queries.x, router.values(queries.x)):
         nearest = min(range(3), key=lambda g: ((x - centres[g]) ** 2).sum())
         assert value == pytest.approx(rows.y[labels == nearest].mean(axis=0), abs=1e-6)
@@ -171,13 +185,19 @@ def test_task_classifier_is_the_optimum_of_logistic_regression(rows, queries):
         losses = np.log(np.exp(logits).sum(axis=1)) - logits[np.arange(90), groups]
         return 10.0 * (weight * losses).sum() + 0.5 * (w[:6] ** 2).sum()
 
-    best = scipy.optimize.minimize(objective, np.zeros(21), method="L-BFGS-B", options={"maxiter": 500, "maxfun": 100_000}).x.reshape(7, 3)
+    best = scipy.optimize.minimize(
+        objective, np.zeros(21), method="L-BFGS-B", options={"maxiter": 500, "maxfun": 100_000}
+    ).x.reshape(7, 3)
     logits = np.column_stack([queries.x, np.ones(40)]) @ best
-    assert router.model.decision_function(queries.x) - router.model.decision_function(queries.x).mean(axis=1, keepdims=True) == pytest.approx(logits - logits.mean(axis=1, keepdims=True), abs=0.05)
+    assert router.model.decision_function(queries.x) - router.model.decision_function(queries.x).mean(
+        axis=1, keepdims=True
+    ) == pytest.approx(logits - logits.mean(axis=1, keepdims=True), abs=0.05)
     expected = [rows.y[groups == row.argmax()].mean(axis=0) for row in logits]
     assert router.values(queries.x) == pytest.approx(np.array(expected), abs=1e-6)
     one = Rows(rows.x, rows.y, np.full(90, "a"))
-    assert TaskClassifier(c=1.0).fit(one).values(queries.x) == pytest.approx(np.tile(rows.y.mean(axis=0), (40, 1)), abs=1e-6)
+    assert TaskClassifier(c=1.0).fit(one).values(queries.x) == pytest.approx(
+        np.tile(rows.y.mean(axis=0), (40, 1)), abs=1e-6
+    )
 
 
 def sigmoid(value: float) -> float:
@@ -199,9 +219,14 @@ def test_irt_is_the_two_parameter_model(rows, queries):
     router = IRT(2, **SETTINGS[IRT]).fit(rows)
     p = {name: value.detach().double().numpy() for name, value in router.module.named_parameters()}
     for x, value in zip(queries.x, router.values(queries.x)):
-        a = [math.log(1 + math.exp(sum(u * v for u, v in zip(row, x)) + bias)) for row, bias in zip(p["discrimination.weight"], p["discrimination.bias"])]
+        a = [
+            math.log(1 + math.exp(sum(u * v for u, v in zip(row, x)) + bias))
+            for row, bias in zip(p["discrimination.weight"], p["discrimination.bias"])
+        ]
         b = sum(u * v for u, v in zip(p["difficulty.weight"][0], x)) + p["difficulty.bias"][0]
-        assert value == pytest.approx([sigmoid(sum(u * v for u, v in zip(a, theta)) - b) for theta in p["ability"]], abs=1e-5)
+        assert value == pytest.approx(
+            [sigmoid(sum(u * v for u, v in zip(a, theta)) - b) for theta in p["ability"]], abs=1e-5
+        )
 
 
 def test_irt_with_one_ability_would_pick_one_llm_for_all(rows, queries):
@@ -215,7 +240,9 @@ def test_irt_with_one_ability_would_pick_one_llm_for_all(rows, queries):
 def test_the_loss_of_the_torch_routers_is_the_mean_log_likelihood(kind, rows):
     router = kind(0, **SETTINGS[kind]).fit(rows)
     values = router.values(rows.x).astype(np.float64)
-    expected = -np.mean([y * math.log(v) + (1 - y) * math.log(1 - v) for y, v in zip(rows.y.ravel().tolist(), values.ravel().tolist())])
+    expected = -np.mean(
+        [y * math.log(v) + (1 - y) * math.log(1 - v) for y, v in zip(rows.y.ravel().tolist(), values.ravel().tolist())]
+    )
     assert router.loss(torch.from_numpy(rows.x), torch.from_numpy(rows.y)).item() == pytest.approx(expected, rel=1e-5)
     before = torch.get_rng_state()
     kind(1, **SETTINGS[kind]).fit(rows)
@@ -234,12 +261,28 @@ def test_group_means_and_unit_vectors():
 
 
 def test_the_setting_that_earns_most_on_validation_is_taken(rows, queries):
-    held = [(queries.x[:25], data_of(Rows(queries.x[:25], queries.y[:25], queries.tasks[:25]))), (queries.x[25:], data_of(Rows(queries.x[25:], queries.y[25:], queries.tasks[25:]), "b"))]
+    held = [
+        (queries.x[:25], data_of(Rows(queries.x[:25], queries.y[:25], queries.tasks[:25]))),
+        (queries.x[25:], data_of(Rows(queries.x[25:], queries.y[25:], queries.tasks[25:]), "b")),
+    ]
     choice = choose(KNN, rows, held, 0)
-    scores = {k: np.mean([100 * data.scores[np.arange(len(x)), KNN(k=k).fit(rows).values(x).argmax(axis=1)].mean() for x, data in held]) for k in KNN.grid["k"] if k <= 90}
-    assert choice.setting == {"k": max(scores, key=scores.get)} and choice.validation == pytest.approx(max(scores.values()))
+    scores = {
+        k: np.mean(
+            [
+                100 * data.scores[np.arange(len(x)), KNN(k=k).fit(rows).values(x).argmax(axis=1)].mean()
+                for x, data in held
+            ]
+        )
+        for k in KNN.grid["k"]
+        if k <= 90
+    }
+    assert choice.setting == {"k": max(scores, key=scores.get)} and choice.validation == pytest.approx(
+        max(scores.values())
+    )
     assert len(set(scores.values())) > 1 and 160 not in scores  # more than there are rows: no candidate
-    both = Rows(*(np.concatenate([a, b]) for a, b in zip((rows.x, rows.y, rows.tasks), (queries.x, queries.y, queries.tasks))))
+    both = Rows(
+        *(np.concatenate([a, b]) for a, b in zip((rows.x, rows.y, rows.tasks), (queries.x, queries.y, queries.tasks)))
+    )
     again = choose(KNN, rows, held, 0, everything=both)
     assert again.setting == choice.setting and again.validation == choice.validation
     assert (again.router.values(rows.x) == KNN(**choice.setting).fit(both).values(rows.x)).all()
@@ -265,12 +308,18 @@ def test_controls_pick_what_they_say(rows, queries):
     columns = [3, 0, 1]
     assert (BestSingle().fit(rows).pick(test, columns) == (sum(mean.values()) / 3)[columns].argmax()).all()
     assert (BestPerTask().fit(rows).pick(test, columns) == mean["b"][columns].argmax()).all()
-    assert (BestPerTask().fit(rows).pick(data_of(queries, "new"), columns) == BestSingle().fit(rows).pick(test, columns)).all()
+    assert (
+        BestPerTask().fit(rows).pick(data_of(queries, "new"), columns) == BestSingle().fit(rows).pick(test, columns)
+    ).all()
     assert (Oracle().fit(rows).pick(test, columns) == test.scores.argmax(axis=1)).all()
     picks = np.stack([Random(seed).fit(rows).pick(test, columns) for seed in range(300)])
-    assert np.bincount(picks.ravel()) / picks.size == pytest.approx([1 / 3] * 3, abs=0.02) and (picks[0] != picks[1]).any()
+    assert (
+        np.bincount(picks.ravel()) / picks.size == pytest.approx([1 / 3] * 3, abs=0.02) and (picks[0] != picks[1]).any()
+    )
     assert (Random(7).fit(rows).pick(test, columns) == Random(7).fit(rows).pick(test, columns)).all()
-    assert np.mean([accuracy(row, data_of(Rows(queries.x, queries.y[:, :3], queries.tasks))) for row in picks]) == pytest.approx(100 * queries.y[:, :3].mean(), abs=1)
+    assert np.mean(
+        [accuracy(row, data_of(Rows(queries.x, queries.y[:, :3], queries.tasks))) for row in picks]
+    ) == pytest.approx(100 * queries.y[:, :3].mean(), abs=1)
 
 
 def test_oracle_charges_the_cost_and_takes_the_cheapest_of_equals():
@@ -284,7 +333,9 @@ def test_oracle_charges_the_cost_and_takes_the_cheapest_of_equals():
 def test_best_single_weighs_tasks_and_not_rows():
     y = np.array([[1, 0]] * 9 + [[0, 1.0], [0, 1.0]] + [[0, 1.0]])
     rows = Rows(np.ones((12, 2)), y, np.array(["a"] * 9 + ["b"] * 2 + ["c"]))
-    assert (BestSingle().fit(rows).pick(RoutingData("a", "multi_attempt", ["q"], np.zeros((1, 2)), ("x", "y")), [0, 1]) == 1).all()
+    assert (
+        BestSingle().fit(rows).pick(RoutingData("a", "multi_attempt", ["q"], np.zeros((1, 2)), ("x", "y")), [0, 1]) == 1
+    ).all()
 
 
 # Voting
@@ -311,7 +362,14 @@ def with_answers(rows: list[dict], count: int) -> tuple[list[dict], list[dict]]:
     rng, sides = np.random.default_rng(0), []
     for number, row in enumerate(rows):
         right = {llm: [bool(rng.random() < score) for _ in range(count)] for llm, score in row["scores"].items()}
-        sides.append({"answers": {llm: [number if ok else -int(rng.integers(1, 4)) for ok in part] for llm, part in right.items()}, "right": right})
+        sides.append(
+            {
+                "answers": {
+                    llm: [number if ok else -int(rng.integers(1, 4)) for ok in part] for llm, part in right.items()
+                },
+                "right": right,
+            }
+        )
         row["scores"] = {llm: sum(part) / count for llm, part in right.items()}
     return rows, sides
 
@@ -344,7 +402,9 @@ def test_voting_on_a_file_is_a_loop(tmp_path):
         return str(caught.value)
 
     assert "row 7: no 'answers' or no 'right' of org/alpha-7b" in error(lambda wrong: wrong[7]["answers"].pop(LLMS[0]))
-    assert "row 7: every LLM must have the same number of answers" in error(lambda wrong: wrong[7]["right"][LLMS[0]].pop())
+    assert "row 7: every LLM must have the same number of answers" in error(
+        lambda wrong: wrong[7]["right"][LLMS[0]].pop()
+    )
     assert "answers to 39 queries" in error(lambda wrong: wrong.pop())
     assert "the verdicts are not those of the scores in row 0" in error(lambda wrong: wrong.reverse())
     other.unlink()
@@ -360,8 +420,24 @@ def line(fake, tiny_bert, tmp_path):
     """A command line on the made-up data: line("folder", "--routers", ...)."""
 
     def line(name, *more) -> list[str]:
-        encoder = ["--encoder", tiny_bert, "--pooling", "mean", "--max_length", "64", "--device", "cpu", "--precision", "fp32", "--cache_dir", tmp_path / "cache"]
-        return [*fake.arguments(), *map(str, [*encoder, "--save_path", tmp_path / name, "--validation_fraction", "0.2", *more])]
+        encoder = [
+            "--encoder",
+            tiny_bert,
+            "--pooling",
+            "mean",
+            "--max_length",
+            "64",
+            "--device",
+            "cpu",
+            "--precision",
+            "fp32",
+            "--cache_dir",
+            tmp_path / "cache",
+        ]
+        return [
+            *fake.arguments(),
+            *map(str, [*encoder, "--save_path", tmp_path / name, "--validation_fraction", "0.2", *more]),
+        ]
 
     return line
 
@@ -399,11 +475,19 @@ def test_all_routers_and_controls_by_one_command(run, fake, trained, tmp_path):
     text = run("runs", "--seeds", 1, 2)
     found = results(tmp_path / "runs")
     routers = {"kNN", "Ridge", "MLP", "MatrixFactorization", "KMeans", "LoraRetriever", "IRT", "TaskClassifier"}
-    assert set(found) == {(name, seed) for name in [*routers, "Random"] for seed in (1, 2)} | {(name, 1) for name in ("BestSingle", "BestPerTask", "Oracle")}
-    assert "Table 1" in text and "Table 2" in text and all(f"| {name}, {'frozen' if name in routers else 'control'} " in text for name, _ in found)
+    assert set(found) == {(name, seed) for name in [*routers, "Random"] for seed in (1, 2)} | {
+        (name, 1) for name in ("BestSingle", "BestPerTask", "Oracle")
+    }
+    assert (
+        "Table 1" in text
+        and "Table 2" in text
+        and all(f"| {name}, {'frozen' if name in routers else 'control'} " in text for name, _ in found)
+    )
     for (name, seed), result in found.items():
         folder = tmp_path / "runs" / name / f"seed_{seed}"
-        assert result.keys() == trained.results.keys() and set(result["test"]) >= set(trained.results["test"]) - {"dataset"}
+        assert result.keys() == trained.results.keys() and set(result["test"]) >= set(trained.results["test"]) - {
+            "dataset"
+        }
         picks = json.loads((folder / "picks.json").read_text())
         for task, path in fake.test.items():  # figures from picks and files, by plain loops
             rows, llms = json.loads(path.read_text(encoding="utf-8")), result["test"]["llms"]
@@ -412,10 +496,20 @@ def test_all_routers_and_controls_by_one_command(run, fake, trained, tmp_path):
             assert result["test"]["tasks"][task] == pytest.approx(100 * sum(earned) / len(earned), abs=1e-4)
         assert result["test"]["ood_avg"] == pytest.approx(result["test"]["tasks"]["mbpp"])
         assert f"{name} (this run)" in (folder / "tables.md").read_text()
-        assert (result["selection"]["rule"], result["settings"]["encoder"] == "none") == (("best", False) if name in routers else ("none", True))
+        assert (result["selection"]["rule"], result["settings"]["encoder"] == "none") == (
+            ("best", False) if name in routers else ("none", True)
+        )
     average = {name: np.mean([found[key]["test"]["id_avg"] for key in found if key[0] == name]) for name, _ in found}
-    assert max(average["Random"], average["BestPerTask"]) + 20 < average["Oracle"] == pytest.approx(np.mean([trained.results["test"]["references"]["per-query oracle"][t] for t in ("gsm8k", "arc_challenge")]))
-    assert min(average[name] for name in ("Ridge", "MLP")) > average["BestSingle"] + 15  # topics can be read off the words, across tasks
+    assert (
+        max(average["Random"], average["BestPerTask"]) + 20
+        < average["Oracle"]
+        == pytest.approx(
+            np.mean([trained.results["test"]["references"]["per-query oracle"][t] for t in ("gsm8k", "arc_challenge")])
+        )
+    )
+    assert (
+        min(average[name] for name in ("Ridge", "MLP")) > average["BestSingle"] + 15
+    )  # topics can be read off the words, across tasks
     assert average["LoraRetriever"] > average["BestSingle"] + 10  # its clusters are the topics
 
 
@@ -439,10 +533,18 @@ def test_finished_runs_are_skipped_and_others_made_again_to_the_digit(run, line,
 
     monkeypatch.setattr(command, "load_encoder", forbidden)
     assert run("runs", *routers).split("Table 1")[1] == text.split("Table 1")[1]
-    process = subprocess.run([sys.executable, "-m", "utils.baselines", *line("other", *map(str, routers[:3]))], capture_output=True, text=True, cwd=REPO, timeout=300)
+    process = subprocess.run(
+        [sys.executable, "-m", "utils.baselines", *line("other", *map(str, routers[:3]))],
+        capture_output=True,
+        text=True,
+        cwd=REPO,
+        timeout=300,
+    )
     assert process.returncode == 0, process.stderr
     for name in ("KMeans", "IRT"):
-        assert (tmp_path / "other" / name / "seed_1" / "picks.json").read_bytes() == (tmp_path / "runs" / name / "seed_1" / "picks.json").read_bytes()
+        assert (tmp_path / "other" / name / "seed_1" / "picks.json").read_bytes() == (
+            tmp_path / "runs" / name / "seed_1" / "picks.json"
+        ).read_bytes()
 
 
 def test_other_settings_in_the_same_folder_are_refused(run, fails, line, tmp_path, capsys):
@@ -497,7 +599,9 @@ def test_rows_and_targets_are_those_of_training(fake, line):
     for more in ([], ["--training_samples_per_dataset", "20"], ["--targets", "score", "--target_shrinkage", "0.5"]):
         args = command.parse([*line("x"), *more])
         problem = command.Problem(args)
-        embedded = [np.arange(len(data), dtype=np.float32)[:, None] for data in problem.files]  # the row's number, to follow it
+        embedded = [
+            np.arange(len(data), dtype=np.float32)[:, None] for data in problem.files
+        ]  # the row's number, to follow it
         rows, validation = problem.rows(embedded, 3, everything=False)
         count = 20 if "20" in more else 1000
         expected = []
@@ -510,7 +614,9 @@ def test_rows_and_targets_are_those_of_training(fake, line):
         found = [(float(x[0]), str(task), *map(float, y)) for x, y, task in zip(rows.x, rows.y, rows.tasks)]
         assert [row[:2] for row in found] == [row[:2] for row in expected]
         assert np.array([row[2:] for row in found]) == pytest.approx(np.array([row[2:] for row in expected]), abs=1e-6)
-        assert len(problem.rows(embedded, 3, everything=True)[0].x) == sum(min(count, len(data)) for data in problem.files)
+        assert len(problem.rows(embedded, 3, everything=True)[0].x) == sum(
+            min(count, len(data)) for data in problem.files
+        )
 
 
 def test_pooled_targets_are_those_of_the_training_rows(fake, line):
@@ -528,7 +634,16 @@ def test_pooled_targets_are_those_of_the_training_rows(fake, line):
 
 
 def test_llms_that_are_absent_are_not_picked(run, fake, tmp_path):
-    run("runs", "--routers", "ridge", "random", "best_per_task", "--test_data_paths", fake.fewer, "--final_eval_data_paths")
+    run(
+        "runs",
+        "--routers",
+        "ridge",
+        "random",
+        "best_per_task",
+        "--test_data_paths",
+        fake.fewer,
+        "--final_eval_data_paths",
+    )
     for result in results(tmp_path / "runs").values():
         assert result["test"]["llms"] == [LLMS[1], LLMS[3]] or result["test"]["llms"] == [LLMS[3], LLMS[1]]
         assert set(result["test"]["shares"]["mmlu"]) == {LLMS[1], LLMS[3]}
@@ -557,7 +672,9 @@ def test_refit_uses_the_validation_rows_too(run, tmp_path):
     run("twice", "--routers", "ridge", "--refit")
     once, twice = (results(tmp_path / name)["Ridge", 1] for name in ("once", "twice"))
     assert once["selection"] == twice["selection"]
-    assert (tmp_path / "once/Ridge/seed_1/picks.json").read_text() != (tmp_path / "twice/Ridge/seed_1/picks.json").read_text()
+    assert (tmp_path / "once/Ridge/seed_1/picks.json").read_text() != (
+        tmp_path / "twice/Ridge/seed_1/picks.json"
+    ).read_text()
 
 
 def test_voting_by_the_command(run, fails, tmp_path):
@@ -567,7 +684,13 @@ def test_voting_by_the_command(run, fails, tmp_path):
     (tmp_path / "answers").mkdir()
     (tmp_path / "answers" / "gsm8k-test.json").write_text(json.dumps(sides))
     (tmp_path / "gsm8k-test.json").write_text(json.dumps(rows))
-    data = ["--test_data_paths", tmp_path / "gsm8k-test.json", "--final_eval_data_paths", "--answers", tmp_path / "answers"]
+    data = [
+        "--test_data_paths",
+        tmp_path / "gsm8k-test.json",
+        "--final_eval_data_paths",
+        "--answers",
+        tmp_path / "answers",
+    ]
     out = run("votes", "--routers", "voting", "oracle", *data)
     result = results(tmp_path / "votes")["Voting", 1]
     earned = json.loads((tmp_path / "votes/Voting/seed_1/gains.json").read_text())["gsm8k"]
@@ -759,7 +882,17 @@ def embedded(tmp_path):
 def test_given_embeddings_are_what_the_routers_read(embedded, run, tmp_path):
     train, x, y = embedded("topics_train", 80, 0)
     test, queries, scores = embedded("topics_test", 40, 1)
-    flags = ["--data_paths", train, "--data_type", "multi_attempt", "--test_data_paths", test, "--test_data_type", "multi_attempt", "--final_eval_data_paths"]
+    flags = [
+        "--data_paths",
+        train,
+        "--data_type",
+        "multi_attempt",
+        "--test_data_paths",
+        test,
+        "--test_data_type",
+        "multi_attempt",
+        "--final_eval_data_paths",
+    ]
     run("runs", "--routers", "knn", "best_single", "--encoder", "given", *flags)
     result = results(tmp_path / "runs")["kNN", 1]
     k = result["selection"]["setting"]["k"]
@@ -768,20 +901,43 @@ def test_given_embeddings_are_what_the_routers_read(embedded, run, tmp_path):
     for query in queries:  # by a loop over cosines
         nearest = sorted(rows, key=lambda i: -sum(float(a) * float(b) for a, b in zip(query, x[i])))[:k]
         expected.append(int(y[nearest].mean(axis=0).argmax()))
-    assert json.loads((tmp_path / "runs/kNN/seed_1/picks.json").read_text())["topics"] == expected and len(set(expected)) > 2
-    assert result["test"]["id_avg"] == pytest.approx(100 * scores[np.arange(40), expected].mean(), abs=1e-3) and result["settings"]["encoder"] == "given"
+    assert (
+        json.loads((tmp_path / "runs/kNN/seed_1/picks.json").read_text())["topics"] == expected
+        and len(set(expected)) > 2
+    )
+    assert (
+        result["test"]["id_avg"] == pytest.approx(100 * scores[np.arange(40), expected].mean(), abs=1e-3)
+        and result["settings"]["encoder"] == "given"
+    )
 
 
 def test_text_and_embeddings_do_not_mix(embedded, fake, fails):
-    train, test, narrow = embedded("topics_train", 20, 0)[0], embedded("topics_test", 20, 1)[0], embedded("verse_test", 20, 1, 4)[0]
-    kinds = ["--data_type", "multi_attempt", "--test_data_type", "multi_attempt", "--final_eval_data_paths", "--routers", "ridge"]
+    train, test, narrow = (
+        embedded("topics_train", 20, 0)[0],
+        embedded("topics_test", 20, 1)[0],
+        embedded("verse_test", 20, 1, 4)[0],
+    )
+    kinds = [
+        "--data_type",
+        "multi_attempt",
+        "--test_data_type",
+        "multi_attempt",
+        "--final_eval_data_paths",
+        "--routers",
+        "ridge",
+    ]
     text = fails("--data_paths", train, "--test_data_paths", test, *kinds)  # the encoder is the tiny BERT
     assert f"{train} has embeddings and no text; use --encoder given" in text
     text = fails("--encoder", "given", "--routers", "ridge")
     assert "has text; name an encoder that reads it" in text
     text = fails("--data_paths", train, "--test_data_paths", fake.test["gsm8k"], *kinds, "--encoder", "given")
-    assert text == f"{fake.test['gsm8k']} has text, and {train} has embeddings of 6 dimensions; all files of a run must be alike"
-    assert f"{narrow} has embeddings of 4 dimensions" in fails("--data_paths", train, "--test_data_paths", narrow, *kinds, "--encoder", "given")
+    assert (
+        text
+        == f"{fake.test['gsm8k']} has text, and {train} has embeddings of 6 dimensions; all files of a run must be alike"
+    )
+    assert f"{narrow} has embeddings of 4 dimensions" in fails(
+        "--data_paths", train, "--test_data_paths", narrow, *kinds, "--encoder", "given"
+    )
 
 
 @pytest.mark.parametrize(
@@ -821,15 +977,30 @@ def test_lora_retriever_needs_clusters(fails, tmp_path):
 
 @pytest.mark.parametrize(("loss", "name"), [("cosine_classifier", "CosineClassifier"), ("zooter", "ZOOTER")])
 def test_other_losses_share_the_training_loop(fake, tiny_bert, tmp_path, capsys, loss, name):
-    flags = {"loss": loss, "freeze_encoder": True, "pooling": "mean", "training_steps": 200, "eval_steps": 200, "learning_rate": 0.01, "temperature": 0.1}
+    flags = {
+        "loss": loss,
+        "freeze_encoder": True,
+        "pooling": "mean",
+        "training_steps": 200,
+        "eval_steps": 200,
+        "learning_rate": 0.01,
+        "temperature": 0.1,
+    }
     assert program.main(arguments(fake, tiny_bert, tmp_path / "run", **flags)) == 0, capsys.readouterr().err
     result = json.loads((tmp_path / "run" / "results.json").read_text())
-    assert result["router"] == name and result["settings"]["cluster_loss_weight"] == 0 and f"| {name} (this run)" in capsys.readouterr().out
+    assert (
+        result["router"] == name
+        and result["settings"]["cluster_loss_weight"] == 0
+        and f"| {name} (this run)" in capsys.readouterr().out
+    )
     picks = json.loads((tmp_path / "run" / "picks.json").read_text())
     for task, path in fake.test.items():
         data = load(path).for_llms(result["test"]["llms"])
         assert result["test"]["tasks"][task] == pytest.approx(accuracy(np.array(picks[task]), data))
-        best, oracle = (result["test"]["references"][row][task] for row in ("best LLM per task (picked on test)", "per-query oracle"))
+        best, oracle = (
+            result["test"]["references"][row][task]
+            for row in ("best LLM per task (picked on test)", "per-query oracle")
+        )
         assert result["test"]["tasks"][task] > best + 0.3 * (oracle - best), "it learned nothing"
     assert program.main(arguments(fake, tiny_bert, tmp_path / "wrong", loss=loss, sample_loss_weight=0.5)) == 2
     assert f"--loss {loss} has no sample-sample loss" in capsys.readouterr().err
@@ -842,11 +1013,33 @@ def test_one_script_for_everything(mirror, fake, tiny_bert, tmp_path):
         "TRAINER_FLAGS": "--training_steps 6 --eval_steps 6 --batch_size 16 --last_k 3",
     }  # fmt: skip
     flags = [*fake.arguments(), "--max_length", "64", "--cache_dir", str(tmp_path / "cache")]
-    run = subprocess.run(["bash", str(REPO / "train_scripts" / "baselines.sh"), *flags], capture_output=True, text=True, cwd=tmp_path, timeout=600, env=environment)
+    run = subprocess.run(
+        ["bash", str(REPO / "train_scripts" / "baselines.sh"), *flags],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        timeout=600,
+        env=environment,
+    )
     assert run.returncode == 0, run.stderr
     assert "left out: 15 runs that were not tested on all eight tasks" in run.stderr
     assert not (tmp_path / "results" / "runs.jsonl").exists()
-    names = {"RouterDC", "ZOOTER", "kNN", "Ridge", "MLP", "MatrixFactorization", "KMeans", "LoraRetriever", "IRT", "TaskClassifier", "Random", "BestSingle", "BestPerTask", "Oracle"}
+    names = {
+        "RouterDC",
+        "ZOOTER",
+        "kNN",
+        "Ridge",
+        "MLP",
+        "MatrixFactorization",
+        "KMeans",
+        "LoraRetriever",
+        "IRT",
+        "TaskClassifier",
+        "Random",
+        "BestSingle",
+        "BestPerTask",
+        "Oracle",
+    }
     names |= {"LoraRetriever, trained encoder"}
     assert {name for name, _ in results(tmp_path / "runs")} == names
     compared = json.loads((tmp_path / "results" / "comparison.json").read_text())

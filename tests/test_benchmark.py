@@ -11,7 +11,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
 from utils import benchmark
-from utils.experiment import setup
+from utils.experiment import choose_hardware
 
 WORDS = [f"w{i}" for i in range(40)]
 
@@ -24,16 +24,27 @@ def arguments(tmp_path_factory) -> list[str]:
     words = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
     words.pre_tokenizer = pre_tokenizers.Whitespace()
     words.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
-    PreTrainedTokenizerFast(tokenizer_object=words, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]").save_pretrained(folder / "encoder")
+    PreTrainedTokenizerFast(
+        tokenizer_object=words, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]"
+    ).save_pretrained(folder / "encoder")
     torch.manual_seed(0)
-    config = BertConfig(vocab_size=len(vocabulary), hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32)
+    config = BertConfig(
+        vocab_size=len(vocabulary), hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32
+    )
     BertModel(config).save_pretrained(folder / "encoder")
 
     random = np.random.default_rng(0)
-    for name in ("gsm8k-train", "humaneval_train", "gsm8k-test", "mine_test"):  # "mine" is no task of the paper: its kind does not matter
+    for name in (
+        "gsm8k-train",
+        "humaneval_train",
+        "gsm8k-test",
+        "mine_test",
+    ):  # "mine" is no task of the paper: its kind does not matter
         rows = [
             {
-                "question": " ".join(random.choice(WORDS, size=random.integers(1, 700 if row % 8 == 0 else 40))),  # some longer than 512
+                "question": " ".join(
+                    random.choice(WORDS, size=random.integers(1, 700 if row % 8 == 0 else 40))
+                ),  # some longer than 512
                 "scores": {llm: float(random.random()) for llm in "abcd"},
                 "cluster_id": int(random.integers(3)),
             }
@@ -42,7 +53,16 @@ def arguments(tmp_path_factory) -> list[str]:
         (folder / f"{name}.json").write_text(json.dumps(rows))
     return [
         *("--encoder", str(folder / "encoder"), "--device", "cpu", "--precision", "fp32", "--batch_size", "12"),
-        *("--steps", "2", "--released_steps", "1", "--eval_queries", "30", "--output", str(folder / "out" / "benchmark.json")),
+        *(
+            "--steps",
+            "2",
+            "--released_steps",
+            "1",
+            "--eval_queries",
+            "30",
+            "--output",
+            str(folder / "out" / "benchmark.json"),
+        ),
         *("--data_paths", str(folder / "gsm8k-train.json"), str(folder / "humaneval_train.json")),
         *("--test_data_paths", str(folder / "gsm8k-test.json"), str(folder / "mine_test.json")),
     ]
@@ -51,7 +71,7 @@ def arguments(tmp_path_factory) -> list[str]:
 @pytest.fixture()
 def ways(arguments) -> dict[str, benchmark.Way]:
     args: argparse.Namespace = benchmark.parser().parse_args(arguments)
-    where = setup(args.device, args.precision)
+    where = choose_hardware(args.device, args.precision)
     work = benchmark.load_work(args, where.device)
     return {name: benchmark.Way(name, args, work, where) for name in (*benchmark.WAYS, "frozen")}
 
@@ -73,14 +93,20 @@ def test_both_ways_compute_the_same(ways):
         loss.backward()
     gradients = [dict(way.model.named_parameters()) for way in (ours, released)]
     for name in gradients[0]:
-        torch.testing.assert_close(gradients[0][name].grad, gradients[1][name].grad, rtol=1e-3, atol=1e-5, msg=lambda text: f"{name}: {text}")
+        torch.testing.assert_close(
+            gradients[0][name].grad, gradients[1][name].grad, rtol=1e-3, atol=1e-5, msg=lambda text: f"{name}: {text}"
+        )
 
 
 def test_released_way_pads_every_query_to_512_and_tokenises_one_by_one(ways, monkeypatch):
     released, shapes, calls = ways["released"], [], []
     tokenizer = released.encoder.tokenizer
-    monkeypatch.setattr(released.encoder, "tokenizer", lambda text, **settings: calls.append(text) or tokenizer(text, **settings))
-    released.encoder.backbone.register_forward_pre_hook(lambda _, args, kwargs: shapes.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True)
+    monkeypatch.setattr(
+        released.encoder, "tokenizer", lambda text, **settings: calls.append(text) or tokenizer(text, **settings)
+    )
+    released.encoder.backbone.register_forward_pre_hook(
+        lambda _, args, kwargs: shapes.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
+    )
     for _ in range(2):
         released.train(0)
     assert shapes == [(12, 512)] * 2
@@ -125,14 +151,36 @@ def test_command_writes_the_report(arguments, capsys, monkeypatch):
     printed = capsys.readouterr().out
     assert "| training, queries/s" in printed and "released" in printed
     result = json.loads(Path(arguments[arguments.index("--output") + 1]).read_text())
-    assert result.keys() >= {"encoder", "device", "precision", "batch_size", "steps", "mean_tokens", "seed", "command", "seconds"}
+    assert result.keys() >= {
+        "encoder",
+        "device",
+        "precision",
+        "batch_size",
+        "steps",
+        "mean_tokens",
+        "seed",
+        "command",
+        "seconds",
+    }
     for phase in ("training", "evaluation"):
         assert result[f"{phase}_speedup"] > 0
-        for key in (result[f"{phase}_queries_per_second"], result["peak_memory_mb"][phase], result["loaded_memory_mb"][phase]):
+        for key in (
+            result[f"{phase}_queries_per_second"],
+            result["peak_memory_mb"][phase],
+            result["loaded_memory_mb"][phase],
+        ):
             assert key.keys() == {"ours", "released"} and all(value > 0 for value in key.values())
-        assert all(result["peak_memory_mb"][phase][way] >= result["loaded_memory_mb"][phase][way] for way in ("ours", "released"))
+        assert all(
+            result["peak_memory_mb"][phase][way] >= result["loaded_memory_mb"][phase][way]
+            for way in ("ours", "released")
+        )
     assert result["frozen_training"]["steps_per_second"] > 0
-    assert result["batch_size"] == 12 and result["steps"] == 2 and result["precision"] == "fp32" and 1 < result["mean_tokens"] < 512
+    assert (
+        result["batch_size"] == 12
+        and result["steps"] == 2
+        and result["precision"] == "fp32"
+        and 1 < result["mean_tokens"] < 512
+    )
     assert result["command"].startswith("python -m utils.benchmark --encoder")
 
 

@@ -16,11 +16,23 @@ from utils.scoring import bigcode
 PROBLEMS = {  # language: generations[problem][sample], references[problem], what must come out
     "python": (
         [
-            ["def add(a, b):\n    return a + b\n", "def add(a, b):\n    return a - b\n", "def add(a, b):\n    return b + a\n"],
-            ["def half(a):\n    return a // 2\n", "def half(a):\n    return a / 2\n", "def half(a):\n    raise SystemExit(0)\n"],
+            [
+                "def add(a, b):\n    return a + b\n",
+                "def add(a, b):\n    return a - b\n",
+                "def add(a, b):\n    return b + a\n",
+            ],
+            [
+                "def half(a):\n    return a // 2\n",
+                "def half(a):\n    return a / 2\n",
+                "def half(a):\n    raise SystemExit(0)\n",
+            ],
             ["def one():\n    return 2\n", "def one()\n", "import os\nos._exit(0)\n"],
         ],
-        ["\ndef check(f):\n    assert f(1, 2) == 3\n\ncheck(add)", "assert half(4) == 2\nassert half(3) == 1", "assert one() == 1"],
+        [
+            "\ndef check(f):\n    assert f(1, 2) == 3\n\ncheck(add)",
+            "assert half(4) == 2\nassert half(3) == 1",
+            "assert one() == 1",
+        ],
         [[True, False, True], [True, False, False], [False, False, False]],
     ),
     "javascript": (
@@ -45,9 +57,20 @@ def saved(tmp_path):
     def write(language: str, generations=None, references=None) -> list[str]:
         texts, tests, _ = PROBLEMS[language]
         paths = [tmp_path / f"{what}_{language}.json" for what in ("generations", "references")]
-        for path, value in zip(paths, (texts if generations is None else generations, tests if references is None else references)):
+        for path, value in zip(
+            paths, (texts if generations is None else generations, tests if references is None else references)
+        ):
             path.write_text(value if isinstance(value, str) else json.dumps(value))
-        names = ["--task", language, "--llm", "org/llm", "--output", str(tmp_path / "verdicts.json"), "--language", language]
+        names = [
+            "--task",
+            language,
+            "--llm",
+            "org/llm",
+            "--output",
+            str(tmp_path / "verdicts.json"),
+            "--language",
+            language,
+        ]
         return ["--generations", str(paths[0]), "--references", str(paths[1]), *names]
 
     return write
@@ -91,7 +114,9 @@ def test_stopped_judging_goes_on(saved, tmp_path, monkeypatch):
     assert len(lines) == 9
     store.write_text("".join(lines[:6]) + lines[6][:20])  # as if killed in the middle of a line
     seen, judge = [], bigcode.verdicts.__globals__["judge"]
-    monkeypatch.setitem(bigcode.verdicts.__globals__, "judge", lambda programs, *rest: seen.extend(programs) or judge(programs, *rest))
+    monkeypatch.setitem(
+        bigcode.verdicts.__globals__, "judge", lambda programs, *rest: seen.extend(programs) or judge(programs, *rest)
+    )
     assert bigcode.main(arguments) == 0 and len(seen) == 3
     assert (tmp_path / "verdicts.json").read_text() == whole
     assert bigcode.main(arguments[:-1]) == 0 and len(seen) == 3  # all verdicts are known: no consent needed
@@ -121,7 +146,10 @@ def test_missing_file(saved, tmp_path, capsys):
     arguments = saved("python")
     os.remove(arguments[3])
     assert bigcode.main([*arguments, "--run_code"]) == 2
-    assert "references_python.json: no such file; bigcode-evaluation-harness writes it with --save_references" in capsys.readouterr().err
+    assert (
+        "references_python.json: no such file; bigcode-evaluation-harness writes it with --save_references"
+        in capsys.readouterr().err
+    )
 
 
 # A stand-in for the checkout: it takes the arguments that the script gives and writes files where that harness does.
@@ -152,10 +180,22 @@ def script(tmp_path):
     (checkout / "main.py").write_text(STAND_IN)
 
     def run(**settings):
-        own = {"ROUTERDC_NO_VENV": "1", "BIGCODE": str(checkout), "BIGCODE_PYTHON": sys.executable, "OUT": str(tmp_path / "out"), "MODELS": "org/a"}
+        own = {
+            "ROUTERDC_NO_VENV": "1",
+            "BIGCODE": str(checkout),
+            "BIGCODE_PYTHON": sys.executable,
+            "OUT": str(tmp_path / "out"),
+            "MODELS": "org/a",
+        }
         path = os.pathsep.join((os.path.dirname(sys.executable), os.environ["PATH"]))
         environment = os.environ | {"PATH": path} | own | settings
-        return subprocess.run(["bash", str(REPO / "eval_scripts" / "bigcode.sh")], capture_output=True, text=True, env=environment, timeout=120)
+        return subprocess.run(
+            ["bash", str(REPO / "eval_scripts" / "bigcode.sh")],
+            capture_output=True,
+            text=True,
+            env=environment,
+            timeout=120,
+        )
 
     return run
 
@@ -178,7 +218,9 @@ def test_the_script_generates_judges_and_goes_on(script, tmp_path):
 def test_the_script_reports_a_failure_and_goes_on_with_the_others(script, tmp_path):
     run = script(MODELS="org/broken org/a", TASKS="humaneval")
     assert run.returncode == 1 and "failed: org/broken humaneval" in run.stderr and "no such model" in run.stderr
-    assert (tmp_path / "out" / "org__a" / "humaneval").is_dir() and not (tmp_path / "out" / "org__broken" / "humaneval").exists()
+    assert (tmp_path / "out" / "org__a" / "humaneval").is_dir() and not (
+        tmp_path / "out" / "org__broken" / "humaneval"
+    ).exists()
     run = script(TASKS="humaneval", LIMIT="3")
     assert run.returncode == 1 and "other settings" in run.stderr
 
@@ -189,7 +231,11 @@ def test_the_script_without_a_checkout(script, tmp_path):
     run = script(BIGCODE=str(tmp_path))
     assert run.returncode == 2 and "has no main.py" in run.stderr
     run = script(BIGCODE_PYTHON="no-such-python")
-    assert run.returncode == 2 and "BIGCODE_PYTHON is 'no-such-python', which is no command" in run.stderr and not (tmp_path / "out").exists()
+    assert (
+        run.returncode == 2
+        and "BIGCODE_PYTHON is 'no-such-python', which is no command" in run.stderr
+        and not (tmp_path / "out").exists()
+    )
     run = script(TASKS="humaneval ruby", DRY_RUN="1")
     assert run.returncode == 2 and "TASKS has 'ruby'" in run.stderr
 
@@ -210,7 +256,13 @@ def test_each_interpreter_does_its_own_work(tmp_path):
     environment = os.environ | {"PATH": path, "BIGCODE": "checkout", "OUT": "out", "RUN_CODE": "1", "MODELS": "org/a"}
     command = ["bash", str(tmp_path / "eval_scripts" / "bigcode.sh")]
     for task, name in (("humaneval", "python"), ("mbpp", "harness/python")):  # by its name, and by a path from the root
-        run = subprocess.run(command, capture_output=True, text=True, env=environment | {"TASKS": task, "BIGCODE_PYTHON": name}, cwd=tmp_path)
+        run = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            env=environment | {"TASKS": task, "BIGCODE_PYTHON": name},
+            cwd=tmp_path,
+        )
         assert run.returncode == 0, run.stderr
         assert (tmp_path / "out" / "org__a" / task / f"generations_{task}.json").is_file()
     assert (tmp_path / "harness" / "calls").read_text().split() == ["--model"] * 2
@@ -220,5 +272,8 @@ def test_each_interpreter_does_its_own_work(tmp_path):
 def test_dry_run_of_the_script(script, tmp_path):
     run = script(DRY_RUN="1", RUN_CODE="1")
     assert run.returncode == 0 and not (tmp_path / "out").exists()
-    assert run.stdout.count("--n_samples 10 --do_sample True --temperature 0.2") == 3 and run.stdout.count("--prompt continue") == 1
+    assert (
+        run.stdout.count("--n_samples 10 --do_sample True --temperature 0.2") == 3
+        and run.stdout.count("--prompt continue") == 1
+    )
     assert run.stdout.count("python -m utils.scoring.bigcode") == 3 and run.stdout.count("--run_code") == 3

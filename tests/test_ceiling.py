@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from conftest import LLMS, make_rows
 
-from utils import figures, plots, report
+from utils import plots
 from utils.ceiling import __main__ as command
 from utils.ceiling import crossval, known, repeats
 from utils.ceiling.crossval import ALL, BEST, EXCHANGED, canonical, cross_validated, folds, learning_curve, nested
@@ -19,10 +19,13 @@ from utils.ceiling.record import curve_of, gains_of, repeats_of, summary
 from utils.data import RoutingData, load
 from utils.download import load_manifest
 from utils.encoders import load_encoder
-from utils.evaluate import measure, tables
-from utils.experiment import setup
+from utils.evaluate import measure
+from utils.experiment import choose_hardware
 from utils.metrics import CEILING, ORACLE, PER_TASK, accuracy, references
 from utils.miniature import report as miniature
+from utils.report import figures
+from utils.report import results as report
+from utils.tables import tables
 from utils.tasks import LLMS as PAPER_LLMS
 from utils.tasks import TASKS
 
@@ -268,7 +271,7 @@ def test_the_fine_tuned_encoder_learns_words_and_begins_afresh(tiny_bert):
     questions = [row["question"] for row in rows]
     y = np.array([[row["scores"][llm] for llm in LLMS] for row in rows])
     data = Labelled(questions, y, np.zeros((60, 1)), np.zeros((60, 0)))
-    where = setup("cpu", "fp32")
+    where = choose_hardware("cpu", "fp32")
     encoder = load_encoder(str(tiny_bert), "mean", 64)
     encoder.place(where)
     encoder.train_last(2)

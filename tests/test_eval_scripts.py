@@ -30,7 +30,11 @@ def commands(**settings) -> list[dict]:
     found = []
     for line in run.stdout.splitlines():
         words = shlex.split(line)
-        flags = {word[2:]: words[place + 1] if place + 1 < len(words) else None for place, word in enumerate(words) if word.startswith("--")}
+        flags = {
+            word[2:]: words[place + 1] if place + 1 < len(words) else None
+            for place, word in enumerate(words)
+            if word.startswith("--")
+        }
         flags["model_args"] = dict(pair.split("=", 1) for pair in flags["model_args"].split(","))
         found.append({"words": words} | flags)
     return found
@@ -47,7 +51,9 @@ def test_the_commands_of_every_group_and_backend(backend, tmp_path):
         assert command["model_args"]["model" if backend == "local-completions" else "pretrained"] == llm
         assert command["output_path"] == str(tmp_path / "out" / llm.replace("/", "__") / f".{group}.part")
         assert command["model_args"]["add_bos_token"] == "False"
-        assert command.keys().isdisjoint({"apply_chat_template", "seed", "limit", "use_cache", "confirm_run_unsafe_code", "predict_only"})
+        assert command.keys().isdisjoint(
+            {"apply_chat_template", "seed", "limit", "use_cache", "confirm_run_unsafe_code", "predict_only"}
+        )
         assert "seed" not in command["model_args"]
         assert command.get("gen_kwargs") == ("seed=None" if backend == "local-completions" else None)
         assert (REPO / command["include_path"]).is_dir()
@@ -57,9 +63,24 @@ def test_sizes_of_the_backends():
     found = commands(BACKEND="vllm", TP=2, DP=3, MODELS="a/b")
     for group, command in zip(GROUPS, found):
         copies = "1" if group in SAMPLED else "3"  # copies of vLLM share a seed: equal answers
-        assert (command["model_args"]["tensor_parallel_size"], command["model_args"]["data_parallel_size"]) == ("2", copies)
-    (command,) = commands(BACKEND="hf", TP=2, DP=3, MODELS="a/b", TASKS="mmlu", DEVICE="cuda", MODEL_ARGS="dtype=float32", BATCH_SIZE=4)
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "3", "-m", "lm_eval", "run"]  # LM_EVAL's interpreter
+        assert (command["model_args"]["tensor_parallel_size"], command["model_args"]["data_parallel_size"]) == (
+            "2",
+            copies,
+        )
+    (command,) = commands(
+        BACKEND="hf", TP=2, DP=3, MODELS="a/b", TASKS="mmlu", DEVICE="cuda", MODEL_ARGS="dtype=float32", BATCH_SIZE=4
+    )
+    launch = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--multi_gpu",
+        "--num_processes",
+        "3",
+        "-m",
+        "lm_eval",
+        "run",
+    ]  # LM_EVAL's interpreter
     assert command["words"][:9] == launch
     assert command["model_args"]["parallelize"] == "True" and command["model_args"]["dtype"] == "float32"
     assert (command["device"], command["batch_size"]) == ("cuda", "4")
@@ -68,8 +89,15 @@ def test_sizes_of_the_backends():
 def test_own_models_and_tasks(tmp_path):
     found = commands(MODELS="mine=runs/x org/b", TASKS="own=one+two:3 mmlu", INCLUDE=tmp_path, LIMIT=7, OUT="out")
     assert [command["model_args"]["pretrained"] for command in found] == ["runs/x", "runs/x", "org/b", "org/b"]
-    assert [command["output_path"] for command in found] == [f"out/{llm}/.{group}.part" for llm in ("mine", "org__b") for group in ("own", "mmlu")]
-    assert (found[0]["tasks"], found[0]["num_fewshot"], found[0]["include_path"], found[0]["limit"]) == ("one,two", "3", str(tmp_path), "7")
+    assert [command["output_path"] for command in found] == [
+        f"out/{llm}/.{group}.part" for llm in ("mine", "org__b") for group in ("own", "mmlu")
+    ]
+    assert (found[0]["tasks"], found[0]["num_fewshot"], found[0]["include_path"], found[0]["limit"]) == (
+        "one,two",
+        "3",
+        str(tmp_path),
+        "7",
+    )
     assert found[1]["include_path"] == "eval_scripts/tasks"
 
 
@@ -85,7 +113,10 @@ def test_own_models_and_tasks(tmp_path):
         ({"LIMIT": "0.5"}, "LIMIT is '0.5'"),
         ({"DP": "0"}, "DP is '0'"),
         ({"BACKEND": "local-completions", "TP": "2"}, "the server has the GPUs"),
-        ({"BACKEND": "hf", "DP": "2", "LM_EVAL": "lm_eval"}, "LM_EVAL is 'lm_eval', and copies (DP=2) with BACKEND=hf are started by accelerate"),
+        (
+            {"BACKEND": "hf", "DP": "2", "LM_EVAL": "lm_eval"},
+            "LM_EVAL is 'lm_eval', and copies (DP=2) with BACKEND=hf are started by accelerate",
+        ),
         ({"DEVICE": "cpu"}, "DEVICE is for BACKEND=hf"),
         ({"INCLUDE": "nowhere"}, "INCLUDE is 'nowhere', which is no folder"),
     ],
@@ -119,7 +150,12 @@ def stand_in(tmp_path):
 
     def run(**settings):
         calls.write_text("")
-        own = {"LM_EVAL": f"{sys.executable} {tmp_path / 'stand_in.py'}", "OUT": tmp_path / "out", "CALLS": calls, "MODELS": "org/a org/b"}
+        own = {
+            "LM_EVAL": f"{sys.executable} {tmp_path / 'stand_in.py'}",
+            "OUT": tmp_path / "out",
+            "CALLS": calls,
+            "MODELS": "org/a org/b",
+        }
         found = score_script(**(own | {"TASKS": "one=one two=two"} | settings))
         called = [json.loads(line) for line in calls.read_text().splitlines()]
         return found, [words[words.index("--tasks") + 1] for words in called]
@@ -135,7 +171,11 @@ def test_finished_outputs_are_skipped_and_a_stopped_run_goes_on(stand_in, tmp_pa
     run, called = stand_in(TASKS="one=one")
     assert run.returncode == 0 and called == ["one", "one"], run.stderr
     first = logs_of(tmp_path / "out")
-    assert {"org__a/one/org__x/results_1.json", "org__b/one/org__x/samples_x_1.jsonl", "org__a/one/settings.txt"} <= first.keys()
+    assert {
+        "org__a/one/org__x/results_1.json",
+        "org__b/one/org__x/samples_x_1.jsonl",
+        "org__a/one/settings.txt",
+    } <= first.keys()
     (tmp_path / "out" / "org__b" / ".two.part").mkdir()  # what a killed run left
     (tmp_path / "out" / "org__b" / ".two.part" / "old").touch()
     run, called = stand_in()
@@ -146,12 +186,16 @@ def test_finished_outputs_are_skipped_and_a_stopped_run_goes_on(stand_in, tmp_pa
     assert run.returncode == 0 and called == []
 
 
-@pytest.mark.parametrize("silent", ["", "1"])  # exit code 0, but the results were not written: the harness does that when the disk is full
+@pytest.mark.parametrize(
+    "silent", ["", "1"]
+)  # exit code 0, but the results were not written: the harness does that when the disk is full
 def test_a_failing_call_is_reported_and_the_others_go_on(stand_in, tmp_path, silent):
     run, called = stand_in(TASKS="half=half two=two", SILENT=silent)
     assert run.returncode == 1 and called == ["half", "two", "half", "two"]
     assert f"org/a half (exit code {0 if silent else 3})" in run.stderr and run.stderr.count("failed: ") == 2
-    assert sorted(path.name for path in (tmp_path / "out" / "org__a").iterdir()) == ["two"]  # nothing half-written is left
+    assert sorted(path.name for path in (tmp_path / "out" / "org__a").iterdir()) == [
+        "two"
+    ]  # nothing half-written is left
 
 
 CHANGES = [  # a changed setting, and how many of the four outputs it makes anew
@@ -164,7 +208,12 @@ def test_outputs_made_with_other_settings_are_not_taken_silently(stand_in, tmp_p
     stand_in()
     before = logs_of(tmp_path / "out")
     run, called = stand_in(**changed)
-    assert run.returncode == 1 and len(called) == 0 and run.stderr.count("was made with other settings") == count and "REDO=1" in run.stderr
+    assert (
+        run.returncode == 1
+        and len(called) == 0
+        and run.stderr.count("was made with other settings") == count
+        and "REDO=1" in run.stderr
+    )
     assert logs_of(tmp_path / "out") == before
     run, called = stand_in(**changed, REDO="1")
     assert run.returncode == 0 and len(called) == count
@@ -188,7 +237,12 @@ def test_every_task_file_of_ours_samples_as_the_paper_did():
     for name, config in named.items():
         assert config["task"] == name and config["repeats"] == 10 and not config.get("unsafe_code")
         sampling = config["generation_kwargs"]
-        assert sampling["do_sample"] is True and sampling["temperature"] == 0.2 and "seed" not in sampling and sampling["until"]
+        assert (
+            sampling["do_sample"] is True
+            and sampling["temperature"] == 0.2
+            and "seed" not in sampling
+            and sampling["until"]
+        )
 
 
 def test_the_other_tasks_are_the_harness_own():
@@ -198,16 +252,25 @@ def test_the_other_tasks_are_the_harness_own():
     for part in ("mmlu/default", "cmmlu", "ceval", "arc", "hellaswag", "minerva_math"):
         for path in (folder / part).glob("*.yaml"):
             text = path.read_text()
-            names |= {line.split(":", 1)[1].strip() for line in text.splitlines() if line.startswith(("task:", "group:"))}
+            names |= {
+                line.split(":", 1)[1].strip() for line in text.splitlines() if line.startswith(("task:", "group:"))
+            }
     assert {task for group, (task, _) in GROUPS.items() if group not in SAMPLED} <= names
 
 
 DOCUMENTS = {  # made up, in the form of the data sets
     "gsm8k_test": {"question": "How many?", "answer": "So 1,234.\n#### 1,234"},
     "gsm8k_train": {"question": "How many?", "answer": "So 1,234.\n#### 1,234"},
-    "humaneval_generate": {"prompt": "\ndef one():\n    '''One.'''\n", "test": "def check(f):\n    assert f() == 1\n", "entry_point": "one"},
+    "humaneval_generate": {
+        "prompt": "\ndef one():\n    '''One.'''\n",
+        "test": "def check(f):\n    assert f() == 1\n",
+        "entry_point": "one",
+    },
     "mbpp_generate": {"text": "Write one.", "test_list": ["assert one() == 1", "assert one() < 2"], "code": ""},
-    "humaneval_js_generate": {"prompt": "/* One. */\nconst one = () => {\n", "test": "\nconsole.assert(one() === 1);\n"},
+    "humaneval_js_generate": {
+        "prompt": "/* One. */\nconst one = () => {\n",
+        "test": "\nconsole.assert(one() === 1);\n",
+    },
 }
 PROMPTS = {
     "gsm8k_test": ("Question: How many?\nAnswer:", "So 1,234.\n#### 1,234"),
@@ -221,8 +284,9 @@ PROMPTS = {
 @pytest.mark.parametrize("leaf", DOCUMENTS)
 def test_prompts_of_our_task_files(leaf, monkeypatch):
     """The harness's own task object, made from our file; the hub's data set is replaced by one document, 1200 times."""
-    import datasets
     from lm_eval.tasks import TaskManager
+
+    import datasets
 
     asked = []
 
@@ -264,7 +328,10 @@ def test_the_harness_leaves_all_answers(harness_logs, llm):
     assert sorted(path.name for path in (harness_logs / llm).iterdir()) == sorted(groups)
     for leaf, documents in tiny_documents().items():
         lines, results = read(harness_logs / llm, leaf)
-        assert results["n-samples"][leaf] == {"original": len(documents), "effective": len(documents)} and results["config"]["limit"] is None
+        assert (
+            results["n-samples"][leaf] == {"original": len(documents), "effective": len(documents)}
+            and results["config"]["limit"] is None
+        )
         assert [line["doc_id"] for line in lines] == [*range(len(documents))]
         for line, document in zip(lines, documents):
             assert {name: line["doc"][name] for name in document} == document
@@ -281,7 +348,12 @@ def test_the_harness_leaves_all_answers(harness_logs, llm):
 def test_the_ten_answers_differ(harness_logs):
     """And they are worth converting: some right, some wrong."""
     for llm in ("tiny__words", "tiny__code"):
-        for leaf, right in (("tiny_sums", f"#### {SUM}"), ("tiny_humaneval", "a + b"), ("tiny_mbpp", "a + b"), ("tiny_js", "a + b")):
+        for leaf, right in (
+            ("tiny_sums", f"#### {SUM}"),
+            ("tiny_humaneval", "a + b"),
+            ("tiny_mbpp", "a + b"),
+            ("tiny_js", "a + b"),
+        ):
             answers = [line["resps"][0] for line in read(harness_logs / llm, leaf)[0]]
             assert any(len(set(ten)) > 1 for ten in answers), f"ten equal answers at temperature 0.2: {answers}"
             assert 0 < sum(right in answer for ten in answers for answer in ten) < 10 * len(answers)
@@ -289,7 +361,12 @@ def test_the_ten_answers_differ(harness_logs):
 
 def test_a_second_run_skips_what_the_harness_did(harness_logs, tiny_llms, tiny_tasks):
     name = "tiny/words"
-    settings = {"MODELS": f"{name}={tiny_llms[name]}", "TASKS": HARNESS_GROUPS[name], "INCLUDE": tiny_tasks, "OUT": harness_logs}
+    settings = {
+        "MODELS": f"{name}={tiny_llms[name]}",
+        "TASKS": HARNESS_GROUPS[name],
+        "INCLUDE": tiny_tasks,
+        "OUT": harness_logs,
+    }
     run = score_script(**settings, BACKEND="hf", DEVICE="cpu")
     assert run.returncode == 0 and "0 finished, 3 done already, 0 failed" in run.stdout
 
@@ -303,7 +380,9 @@ class Completions(BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         self.bodies.append(body)
         number = len(self.bodies) if body.get("seed") is None else body["seed"]
-        texts = [f" it is {number}. #### {number}"] * (len(body["prompt"]) if isinstance(body["prompt"][0], (list, str)) else 1)
+        texts = [f" it is {number}. #### {number}"] * (
+            len(body["prompt"]) if isinstance(body["prompt"][0], (list, str)) else 1
+        )
         answer = json.dumps({"choices": [{"index": place, "text": text} for place, text in enumerate(texts)]}).encode()
         self.send_response(200)
         self.end_headers()
@@ -329,7 +408,9 @@ def test_a_server_is_asked_for_ten_different_answers(tiny_llms, tiny_tasks, tmp_
         server.shutdown()
     assert run.returncode == 0, run.stderr[-3000:]
     lines, results = read(tmp_path / "out" / "tiny__words" / "sums", "tiny_sums")
-    assert results["config"]["limit"] == 2 and len(lines) == 2 and all(len(set(line["resps"][0])) == 10 for line in lines)
+    assert (
+        results["config"]["limit"] == 2 and len(lines) == 2 and all(len(set(line["resps"][0])) == 10 for line in lines)
+    )
     assert len(Completions.bodies) == 20
     assert all(body["seed"] is None and body["temperature"] == 0.2 for body in Completions.bodies)
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from utils.experiment import atomic_folder, batch_rows, setup, stream_seed, writable_folder, write_json
+from utils.experiment import batch_rows, choose_hardware, stream_seed
+from utils.files import atomic_folder, writable_folder, write_json
 
 
 def test_batches_pass_over_the_pool_again_and_again():
@@ -34,7 +35,9 @@ def test_a_batch_depends_on_its_number_the_seed_and_the_stream_alone():
         last = batch_rows(pool, 8, number, seed=3)
     np.random.seed(0)
     np.testing.assert_array_equal(alone, last)
-    assert not np.array_equal(alone, batch_rows(pool, 8, 9, seed=4)) and not np.array_equal(alone, batch_rows(pool, 8, 9, seed=3, stream=1))
+    assert not np.array_equal(alone, batch_rows(pool, 8, 9, seed=4)) and not np.array_equal(
+        alone, batch_rows(pool, 8, 9, seed=3, stream=1)
+    )
 
 
 def test_two_small_batches_are_one_large_batch():
@@ -59,7 +62,9 @@ def test_write_json_leaves_the_old_file_when_it_fails(tmp_path, monkeypatch):
         write_json(path, {"a": object()})
     assert json.loads(path.read_text(encoding="utf-8"))["a"] == "Grüße"
     written, write = [], Path.write_text
-    monkeypatch.setattr(Path, "write_text", lambda self, *rest, **options: written.append(self) or write(self, *rest, **options))
+    monkeypatch.setattr(
+        Path, "write_text", lambda self, *rest, **options: written.append(self) or write(self, *rest, **options)
+    )
     write_json(path, [1])
     assert path.read_text() == "[\n 1\n]\n" and written and path not in written  # it is only ever renamed to
     assert os.listdir(tmp_path) == ["results.json"]
@@ -90,20 +95,24 @@ def test_folders_that_cannot_be_written_name_the_flag(tmp_path):
 
 def test_setup_on_a_cpu():
     for precision, bf16 in (("fp32", False), ("bf16", True)):
-        found = setup("cpu", precision)
+        found = choose_hardware("cpu", precision)
         assert (found.device.type, found.bf16) == ("cpu", bf16)
         assert found.describe().endswith("bf16" if bf16 else "fp32") and found.describe().startswith("cpu (")
         with found.autocast():
             product = torch.ones(2, 2) @ torch.ones(2, 2)
         assert product.dtype == (torch.bfloat16 if bf16 else torch.float32)
-    assert setup().device.type in ("cpu", "cuda", "mps")
-    for arguments, words in ((("gpu",), "--device is 'gpu'"), (("cuda:99",), "--device cuda:99: PyTorch sees"), (("cpu", "fp16"), "--precision is 'fp16'")):
+    assert choose_hardware().device.type in ("cpu", "cuda", "mps")
+    for arguments, words in (
+        (("gpu",), "--device is 'gpu'"),
+        (("cuda:99",), "--device cuda:99: PyTorch sees"),
+        (("cpu", "fp16"), "--precision is 'fp16'"),
+    ):
         with pytest.raises(ValueError, match=words):
-            setup(*arguments)
+            choose_hardware(*arguments)
 
 
 def test_a_folder_killed_in_the_exchange_comes_back(tmp_path):
-    from utils.experiment import atomic_folder, recover
+    from utils.files import atomic_folder, recover
 
     with atomic_folder(tmp_path / "state") as part:
         (part / "a").write_text("first")

@@ -10,10 +10,10 @@ import pytest
 from conftest import REPO
 from safetensors.torch import load_file
 
-from utils import ablations, figures
 from utils.data import load
 from utils.importers import __main__ as importers
 from utils.importers.common import Pairs
+from utils.report import ablations, figures
 
 LLMS = ["lab/one", "two-7b"]
 
@@ -85,10 +85,16 @@ def test_routerbench_by_task(make, tmp_path, suffix):
     status, text, error = make("routerbench", save(frame(), tmp_path / f"routerbench_0shot{suffix}"), *more)
     assert status == 0, error
     files = written(tmp_path)
-    assert set(files) == {"mbpp.json", "mmlu.json", "arc_challenge.json"} and [len(files[name]) for name in sorted(files)] == [2, 3, 5]
+    assert set(files) == {"mbpp.json", "mmlu.json", "arc_challenge.json"} and [
+        len(files[name]) for name in sorted(files)
+    ] == [2, 3, 5]
     assert "mmlu.json: 5 rows" in text
     row = files["mmlu.json"][2]  # row 5 of the table: 5 % 4 == 1
-    assert row == {"question": 'Say "5",\nplease: it\'s é', "scores": {"lab/one": 0.0, "two-7b": 1.0}, "costs": {"lab/one": pytest.approx(0.00105), "two-7b": pytest.approx(0.00205)}}
+    assert row == {
+        "question": 'Say "5",\nplease: it\'s é',
+        "scores": {"lab/one": 0.0, "two-7b": 1.0},
+        "costs": {"lab/one": pytest.approx(0.00105), "two-7b": pytest.approx(0.00205)},
+    }
     data = load(tmp_path / "out" / "mmlu.json", "multi_attempt")
     assert data.llms == tuple(LLMS) and data.costs.shape == (5, 2)
 
@@ -110,21 +116,36 @@ def test_a_fraction_does_not_cut_what_has_a_split(make, tmp_path, routereval):
     for llm in LLMS:
         bench(tmp_path / "bench", "aime", "test", llm, records)
     error = refused(make("llmrouterbench", tmp_path / "bench", "--test_fraction", "0.5"), tmp_path)
-    assert "--test_fraction 0.5: the source has splits, which stay as they are: aime (test); leave --test_fraction out" in error
+    assert (
+        "--test_fraction 0.5: the source has splits, which stay as they are: aime (test); leave --test_fraction out"
+        in error
+    )
     for source in (routereval[:1], (routereval[0], "--prompts", routereval[1])):
-        assert "mmlu_weak (train), mmlu_weak (val); leave" in refused(make("routereval", *source, "--test_fraction", "0.5"), tmp_path)
+        assert "mmlu_weak (train), mmlu_weak (val); leave" in refused(
+            make("routereval", *source, "--test_fraction", "0.5"), tmp_path
+        )
     for llm in LLMS:
         bench(tmp_path / "bench", "arena", "hybrid", llm, records)  # no split
     status, text, error = make("llmrouterbench", tmp_path / "bench", "--test_fraction", "0.5")
     assert status == 0 and "--test_fraction 0.5 does not cut what the source splits: aime (test)" in text, error
-    assert {name: len(rows) for name, rows in written(tmp_path).items()} == {"aime_test.json": 6, "arena_train.json": 3, "arena_test.json": 3}
+    assert {name: len(rows) for name, rows in written(tmp_path).items()} == {
+        "aime_test.json": 6,
+        "arena_train.json": 3,
+        "arena_test.json": 3,
+    }
 
 
-@pytest.mark.parametrize("missing", [[(3, "lab/one")], [(3, "two-7b|total_cost")], [(3, "lab/one"), (7, "two-7b|total_cost")]])
+@pytest.mark.parametrize(
+    "missing", [[(3, "lab/one")], [(3, "two-7b|total_cost")], [(3, "lab/one"), (7, "two-7b|total_cost")]]
+)
 def test_gaps_are_an_error_or_counted(make, tmp_path, missing):
     source = save(frame(missing=missing), tmp_path / "r.csv")
     error = refused(make("routerbench", source), tmp_path)
-    assert f"{len(missing)} of 10 queries lack a score or a cost" in error and "--missing_cells drop" in error and f"{missing[0][1].split('|')[0]} 1" in error
+    assert (
+        f"{len(missing)} of 10 queries lack a score or a cost" in error
+        and "--missing_cells drop" in error
+        and f"{missing[0][1].split('|')[0]} 1" in error
+    )
     if len(missing) == 2:  # both rows of arc-challenge
         status, text, _ = make("routerbench", source, "--missing_cells", "drop")
         assert status == 0 and "2 queries left out" in text and set(written(tmp_path)) == {"mbpp.json", "mmlu.json"}
@@ -134,7 +155,10 @@ def test_the_largest_score_of_a_repeated_pair_counts_with_its_cost():
     pairs = Pairs()
     for score, cost in ((0.5, 1.0), (1.0, 2.0), (0.7, 3.0), (1.0, 4.0)):
         pairs.add("Some Task/1", "test", 1, "why?", "a", score, cost)
-    assert pairs.rows == {("some_task_1", "test"): {1: {"question": "why?", "scores": {"a": 1.0}, "costs": {"a": 2.0}}}} and pairs.repeated == 3
+    assert (
+        pairs.rows == {("some_task_1", "test"): {1: {"question": "why?", "scores": {"a": 1.0}, "costs": {"a": 2.0}}}}
+        and pairs.repeated == 3
+    )
 
 
 @pytest.mark.parametrize("format", ["routerbench", "routereval"])
@@ -180,8 +204,15 @@ def embedllm(folder, lines, name="train"):
 
 def test_embedllm(make, tmp_path):
     questions = ['what\nis "it", 1?', "二?", "three?"]
-    lines = [(i, q, llm, "mmlu" if i < 2 else "gsm8k", (i + t) % 2) for t, llm in enumerate(LLMS) for i, q in enumerate(questions)]
-    lines += [(0, questions[0], LLMS[0], "mmlu", 1), (1, questions[1], LLMS[0], "mmlu", 0)]  # labels were 0 and 1: the maximum is 1 for both
+    lines = [
+        (i, q, llm, "mmlu" if i < 2 else "gsm8k", (i + t) % 2)
+        for t, llm in enumerate(LLMS)
+        for i, q in enumerate(questions)
+    ]
+    lines += [
+        (0, questions[0], LLMS[0], "mmlu", 1),
+        (1, questions[1], LLMS[0], "mmlu", 0),
+    ]  # labels were 0 and 1: the maximum is 1 for both
     embedllm(tmp_path / "e", lines)
     embedllm(tmp_path / "e", [(9, "nine?", llm, "mmlu", 1) for llm in LLMS], "test")
     status, text, error = make("embedllm", tmp_path / "e")
@@ -189,7 +220,9 @@ def test_embedllm(make, tmp_path):
     assert "2 repeated pairs" in text
     files = written(tmp_path)
     assert set(files) == {"mmlu_train.json", "gsm8k_train.json", "mmlu_test.json"}
-    frame = pd.DataFrame(lines, columns=["id", "q", "llm", "task", "label"]).groupby(["task", "id", "llm"])["label"].max()
+    frame = (
+        pd.DataFrame(lines, columns=["id", "q", "llm", "task", "label"]).groupby(["task", "id", "llm"])["label"].max()
+    )
     for row, prompt_id in zip(files["mmlu_train.json"], (0, 1)):
         assert row["question"] == questions[prompt_id] and "costs" not in row
         assert row["scores"] == {llm: frame["mmlu", prompt_id, llm] for llm in LLMS}
@@ -211,25 +244,61 @@ def test_embedllm_errors(make, tmp_path, line, words):
 
 
 def test_fewer_llms_can_be_chosen(make, tmp_path):
-    folder = embedllm(tmp_path / "e", [(0, "one?", LLMS[0], "mmlu", 1), (0, "one?", LLMS[1], "mmlu", 0), (1, "two?", LLMS[0], "mmlu", 1)])
-    assert "no records of lab/three; it has lab/one, two-7b" in refused(make("embedllm", folder, "--llms", "lab/three"), tmp_path)
+    folder = embedllm(
+        tmp_path / "e",
+        [(0, "one?", LLMS[0], "mmlu", 1), (0, "one?", LLMS[1], "mmlu", 0), (1, "two?", LLMS[0], "mmlu", 1)],
+    )
+    assert "no records of lab/three; it has lab/one, two-7b" in refused(
+        make("embedllm", folder, "--llms", "lab/three"), tmp_path
+    )
     status, _, error = make("embedllm", folder, "--llms", LLMS[0])
-    assert status == 0 and [row["scores"] for row in written(tmp_path)["mmlu_train.json"]] == [{LLMS[0]: 1.0}] * 2, error
+    assert status == 0 and [row["scores"] for row in written(tmp_path)["mmlu_train.json"]] == [{LLMS[0]: 1.0}] * 2, (
+        error
+    )
 
 
 def bench(folder, task, split, llm, records, **more):
     """One result file of LLMRouterBench. records: (index, query, score, cost)."""
     path = folder / task / split / llm.replace("/", "_") / "run.json"
     path.parent.mkdir(parents=True)
-    rows = [{"index": i, "origin_query": q, "prompt": f"Q: {q}", "prediction": "x", "ground_truth": "y", "score": s, "prompt_tokens": 3, "completion_tokens": 4, "cost": c, "raw_output": "z"} for i, q, s, c in records]
-    path.write_text(json.dumps({"dataset_name": task, "split": split, "model_name": llm, "demo": False, "performance": 0.5, "cost": 1.0, "records": rows} | more))
+    rows = [
+        {
+            "index": i,
+            "origin_query": q,
+            "prompt": f"Q: {q}",
+            "prediction": "x",
+            "ground_truth": "y",
+            "score": s,
+            "prompt_tokens": 3,
+            "completion_tokens": 4,
+            "cost": c,
+            "raw_output": "z",
+        }
+        for i, q, s, c in records
+    ]
+    path.write_text(
+        json.dumps(
+            {
+                "dataset_name": task,
+                "split": split,
+                "model_name": llm,
+                "demo": False,
+                "performance": 0.5,
+                "cost": 1.0,
+                "records": rows,
+            }
+            | more
+        )
+    )
     return path
 
 
 def test_llmrouterbench_joins_by_index(make, tmp_path):
     folder = tmp_path / "bench"
     bench(folder, "aime", "test", LLMS[0], [(1, "one?", 1.0, 0.01), (2, "two?", 0.0, 0.02), (3, "three?", 0.25, 0.03)])
-    bench(folder, "aime", "test", LLMS[1], [(3, "three?", 0.75, 0.3), (1, "one?", 0.0, 0.1), (2, "two?", 1.0, 0.2)])  # another order
+    bench(
+        folder, "aime", "test", LLMS[1], [(3, "three?", 0.75, 0.3), (1, "one?", 0.0, 0.1), (2, "two?", 1.0, 0.2)]
+    )  # another order
     bench(folder, "toy", "test", "nobody/demo", [(1, "one?", 1.0, 0.0)], demo=True)
     status, text, error = make("llmrouterbench", folder)
     assert status == 0, error
@@ -281,7 +350,9 @@ def test_routereval_with_text(make, tmp_path, routereval):
 
 def test_routereval_errors(make, tmp_path, routereval):
     source, texts, _ = routereval
-    assert "3 columns and there are 2 LLMs" in refused(make("routereval", source, "--prompts", texts, "--llms", "a", "b"), tmp_path)
+    assert "3 columns and there are 2 LLMs" in refused(
+        make("routereval", source, "--prompts", texts, "--llms", "a", "b"), tmp_path
+    )
     texts.write_text(json.dumps({"train": ["one?"]}))
     assert "1 texts for train" in refused(make("routereval", source, "--prompts", texts), tmp_path)
     source.write_bytes(source.read_bytes()[:100])
@@ -292,7 +363,11 @@ def test_a_persons_files_are_not_overwritten(make, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine.txt").write_text("mine")
     status, _, error = make("routerbench", save(frame(), tmp_path / "r.csv"))
-    assert status == 2 and "not an empty folder" in error and [path.name for path in (tmp_path / "out").iterdir()] == ["mine.txt"]
+    assert (
+        status == 2
+        and "not an empty folder" in error
+        and [path.name for path in (tmp_path / "out").iterdir()] == ["mine.txt"]
+    )
 
 
 def test_the_command_of_the_readme(script, tmp_path):
@@ -300,7 +375,17 @@ def test_the_command_of_the_readme(script, tmp_path):
     import sys
 
     source = save(frame(), tmp_path / "r.parquet")
-    command = [sys.executable, "-m", "utils.importers", "routerbench", str(source), "--output", str(tmp_path / "out"), "--test_fraction", "0.5"]
+    command = [
+        sys.executable,
+        "-m",
+        "utils.importers",
+        "routerbench",
+        str(source),
+        "--output",
+        str(tmp_path / "out"),
+        "--test_fraction",
+        "0.5",
+    ]
     run = subprocess.run(command, capture_output=True, text=True, cwd=REPO, timeout=120)
     assert run.returncode == 0 and "mbpp_train.json: 1 rows" in run.stdout, run.stderr
 
@@ -316,17 +401,55 @@ def test_routereval_without_text_trains_the_frozen_recipe_only(make, script, tmp
     np.testing.assert_array_equal(data.scores, found["train_score"])
     np.testing.assert_array_equal(data.embeddings, found["train_embed"].astype(np.float32))
     paths = [str(tmp_path / "out" / name) for name in names]
-    flags = ["--data_paths", paths[0], "--data_type", "multi_attempt", "--test_data_paths", paths[2], "--test_data_type", "multi_attempt", "--final_eval_data_paths"]
-    flags += ["--cluster_loss_weight", "0", "--training_steps", "5", "--eval_steps", "5", "--batch_size", "4", "--device", "cpu", "--save_path", tmp_path / "run", "--cache_dir", tmp_path / "c"]
+    flags = [
+        "--data_paths",
+        paths[0],
+        "--data_type",
+        "multi_attempt",
+        "--test_data_paths",
+        paths[2],
+        "--test_data_type",
+        "multi_attempt",
+        "--final_eval_data_paths",
+    ]
+    flags += [
+        "--cluster_loss_weight",
+        "0",
+        "--training_steps",
+        "5",
+        "--eval_steps",
+        "5",
+        "--batch_size",
+        "4",
+        "--device",
+        "cpu",
+        "--save_path",
+        tmp_path / "run",
+        "--cache_dir",
+        tmp_path / "c",
+    ]
     run = script("train_router_mdeberta.py", *flags, "--encoder", "given")
     assert run.returncode == 2 and "add --freeze_encoder" in run.stderr
     run = script("train_router_mdeberta.py", *flags, "--encoder", "given", "--freeze_encoder")
     assert run.returncode == 0, run.stderr
-    again = script("evaluation_router.py", "--ckpt", tmp_path / "run", "--cache_dir", tmp_path / "c", "--output", tmp_path / "picks.json")
-    assert again.returncode == 0 and again.stdout.split("\n\nWritten")[0] == (tmp_path / "run" / "tables.md").read_text().strip(), again.stderr
+    again = script(
+        "evaluation_router.py",
+        "--ckpt",
+        tmp_path / "run",
+        "--cache_dir",
+        tmp_path / "c",
+        "--output",
+        tmp_path / "picks.json",
+    )
+    assert (
+        again.returncode == 0
+        and again.stdout.split("\n\nWritten")[0] == (tmp_path / "run" / "tables.md").read_text().strip()
+    ), again.stderr
     picks = json.loads((tmp_path / "picks.json").read_text())["picks"]["mmlu_weak"]
     earned = 100 * found["test_score"][np.arange(4), picks].mean()
-    assert json.loads((tmp_path / "run" / "results.json").read_text())["test"]["tasks"]["mmlu_weak"] == pytest.approx(earned)
+    assert json.loads((tmp_path / "run" / "results.json").read_text())["test"]["tasks"]["mmlu_weak"] == pytest.approx(
+        earned
+    )
 
 
 def test_what_is_drawn_and_lost_after_training_reads_the_embeddings_too(make, script, tmp_path, routereval):
@@ -334,14 +457,46 @@ def test_what_is_drawn_and_lost_after_training_reads_the_embeddings_too(make, sc
     assert make("routereval", routereval[0])[0] == 0
     train, test, other = (tmp_path / "out" / f"mmlu_weak_{name}.npz" for name in ("train", "test", "val"))
     other = other.rename(tmp_path / "strange_test.npz")
-    flags = ["--data_paths", train, "--data_type", "multi_attempt", "--test_data_paths", test, "--test_data_type", "multi_attempt"]
-    flags += ["--final_eval_data_paths", other, "--final_eval_data_type", "multi_attempt", "--cluster_loss_weight", "0", "--training_steps", "5", "--batch_size", "4"]
-    flags += ["--device", "cpu", "--save_path", tmp_path / "run", "--cache_dir", tmp_path / "c", "--encoder", "given", "--freeze_encoder"]
+    flags = [
+        "--data_paths",
+        train,
+        "--data_type",
+        "multi_attempt",
+        "--test_data_paths",
+        test,
+        "--test_data_type",
+        "multi_attempt",
+    ]
+    flags += [
+        "--final_eval_data_paths",
+        other,
+        "--final_eval_data_type",
+        "multi_attempt",
+        "--cluster_loss_weight",
+        "0",
+        "--training_steps",
+        "5",
+        "--batch_size",
+        "4",
+    ]
+    flags += [
+        "--device",
+        "cpu",
+        "--save_path",
+        tmp_path / "run",
+        "--cache_dir",
+        tmp_path / "c",
+        "--encoder",
+        "given",
+        "--freeze_encoder",
+    ]
     run = script("train_router_mdeberta.py", *flags)
     assert run.returncode == 0, run.stderr
     result, picks = (json.loads((tmp_path / "run" / name).read_text()) for name in ("results.json", "picks.json"))
     lines = {line["value"]: line for line in ablations.lose_llms(tmp_path / "run", tmp_path / "c", "cpu")}
-    assert set(lines) == {"none", "llm-1", "llm-2", "llm-3"} and lines["none"]["metrics"] == pytest.approx(result["test"]["tasks"], abs=1e-3)
+    assert set(lines) == {"none", "llm-1", "llm-2", "llm-3"} and lines["none"]["metrics"] == pytest.approx(
+        result["test"]["tasks"], abs=1e-3
+    )
     vectors, tasks, places = figures.query_embeddings(tmp_path / "run", 100, 1, "cpu", tmp_path / "c")
     llms = load_file(tmp_path / "run" / "checkpoint" / "model.safetensors")["llm_embeddings.weight"].numpy()
     near = (vectors @ (llms / np.linalg.norm(llms, axis=1, keepdims=True)).T).argmax(axis=1)
@@ -355,13 +510,41 @@ def test_text_and_embeddings_do_not_mix(script, make, tmp_path, routereval, fake
     text, narrow = tmp_path / "poems_test.json", tmp_path / "poems_test.npz"
     text.write_text(json.dumps([{"question": "one?", "scores": {f"llm-{t}": 1 for t in (1, 2, 3)}}]))
     np.savez(narrow, scores=np.ones((2, 3)), embeddings=np.ones((2, 4)), llms=np.array(["llm-1", "llm-2", "llm-3"]))
-    tested = ["--data_paths", embedded, "--data_type", "multi_attempt", "--encoder", "given", "--final_eval", "--test_data_type", "multi_attempt", "--final_eval_data_paths"]
-    flags = ["--no-final_eval", "--freeze_encoder", "--cluster_loss_weight", "0", "--save_path", tmp_path / "run", "--cache_dir", tmp_path / "c", "--device", "cpu"]
+    tested = [
+        "--data_paths",
+        embedded,
+        "--data_type",
+        "multi_attempt",
+        "--encoder",
+        "given",
+        "--final_eval",
+        "--test_data_type",
+        "multi_attempt",
+        "--final_eval_data_paths",
+    ]
+    flags = [
+        "--no-final_eval",
+        "--freeze_encoder",
+        "--cluster_loss_weight",
+        "0",
+        "--save_path",
+        tmp_path / "run",
+        "--cache_dir",
+        tmp_path / "c",
+        "--device",
+        "cpu",
+    ]
     for more, words in (
-        (["--data_paths", embedded, "--data_type", "multi_attempt", "--encoder", "minilm"], "has embeddings and no text; use --encoder given"),
+        (
+            ["--data_paths", embedded, "--data_type", "multi_attempt", "--encoder", "minilm"],
+            "has embeddings and no text; use --encoder given",
+        ),
         (["--data_paths", fake.train["gsm8k"], "--encoder", "given"], "has text; name an encoder that reads it"),
         ([*tested, "--test_data_paths", text], f"{text} has text, and {embedded} has embeddings of 5 dimensions"),
-        ([*tested, "--test_data_paths", narrow], f"{narrow} has embeddings of 4 dimensions, and {embedded} has embeddings of 5 dimensions"),
+        (
+            [*tested, "--test_data_paths", narrow],
+            f"{narrow} has embeddings of 4 dimensions, and {embedded} has embeddings of 5 dimensions",
+        ),
     ):
         run = script("train_router_mdeberta.py", *flags, "--top_k", "1", "--last_k", "1", *more)
         assert run.returncode == 2 and words in run.stderr and "Traceback" not in run.stderr

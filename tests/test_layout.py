@@ -9,13 +9,18 @@ import pytest
 from conftest import REPO
 
 SCRIPTS = ("train_router_mdeberta", "evaluation_router")
-LEAVES = ("losses", "meters", "experiment", "formats")  # import nothing of utils
+LEAVES = ("losses", "meters", "experiment", "files", "formats")  # import nothing of utils
 BELOW = {"data": {"tasks", "formats"}, "tasks": set(), "metrics": {"tasks", "data"}}  # what else these may import
 
 
 def kept() -> list[Path]:
     """The files in git, and those that would be with `git add --all`."""
-    run = subprocess.run(["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"], cwd=REPO, capture_output=True, text=True)
+    run = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
+        cwd=REPO,
+        capture_output=True,
+        text=True,
+    )
     if run.returncode:
         pytest.skip("not a git checkout")
     return [REPO / name for name in run.stdout.split("\0") if name and (REPO / name).is_file()]
@@ -35,13 +40,18 @@ def imported(path: Path) -> set[str]:
 
 def of_utils(path: Path) -> set[str]:
     """The modules of utils that a file imports, without "utils."."""
-    modules = {str(module.relative_to(REPO / "utils").with_suffix("")).replace("/", ".") for module in (REPO / "utils").rglob("*.py")}
+    modules = {
+        str(module.relative_to(REPO / "utils").with_suffix("")).replace("/", ".")
+        for module in (REPO / "utils").rglob("*.py")
+    }
     return {name.removeprefix("utils.") for name in imported(path)} & modules
 
 
 def test_this_test_can_read_imports(tmp_path):
     path = tmp_path / "module.py"
-    path.write_text("import os.path\nfrom utils.data import load\ndef f():\n    from utils import losses\n    import utils.meters as m\n")
+    path.write_text(
+        "import os.path\nfrom utils.data import load\ndef f():\n    from utils import losses\n    import utils.meters as m\n"
+    )
     assert {"os.path", "utils.data", "utils.losses", "utils.meters"} <= imported(path)
     assert of_utils(path) == {"data", "losses", "meters"}
 
@@ -64,7 +74,10 @@ def test_utils_never_imports_a_script_or_a_test():
 
 
 def test_utils_has_no_circles():
-    graph = {str(path.relative_to(REPO / "utils").with_suffix("")).replace("/", "."): of_utils(path) for path in (REPO / "utils").rglob("*.py")}
+    graph = {
+        str(path.relative_to(REPO / "utils").with_suffix("")).replace("/", "."): of_utils(path)
+        for path in (REPO / "utils").rglob("*.py")
+    }
     while graph:
         free = [name for name, needs in graph.items() if not needs & graph.keys() - {name}]
         assert free, f"these import each other: {sorted(graph)}"
@@ -98,4 +111,6 @@ def test_shell_scripts_parse_and_stop_at_errors():
         run = subprocess.run(["bash", "-n", str(path)], capture_output=True, text=True)
         assert run.returncode == 0, run.stderr
         text = path.read_text(encoding="utf-8")
-        assert "set -euo pipefail" in text or path.name in ("env.sh", "common.sh", "overrides.sh"), f"{path}: does not stop at errors"  # these are sourced
+        assert "set -euo pipefail" in text or path.name in ("env.sh", "common.sh", "overrides.sh"), (
+            f"{path}: does not stop at errors"
+        )  # these are sourced

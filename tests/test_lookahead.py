@@ -1,4 +1,4 @@
-"""utils/lookahead.py: made-up runs whose gains are known by construction."""
+"""utils/report/lookahead.py: made-up runs whose gains are known by construction."""
 
 import hashlib
 import json
@@ -8,8 +8,8 @@ import pytest
 from conftest import REPO
 from scipy import stats
 
-from utils import lookahead
-from utils.comparison import Group
+from utils.report import lookahead
+from utils.report.comparison import Group
 
 LLMS = ["one", "two", "three"]
 QUERIES = {"math": 60, "gsm8k": 40}

@@ -143,39 +143,69 @@ def broken(name):
     return {
         "another prompt": (
             lambda root: change(root / "MATH" / beta, "2", prompt=message("other" + STEP_BY_STEP)),
-            "query 2 of math is 'other' here", f"MATH/{beta}, record 2"),
+            "query 2 of math is 'other' here",
+            f"MATH/{beta}, record 2",
+        ),
         "another instruction": (
             lambda root: change(root / "GSM8k" / beta, "0", prompt=message("GSM8k: bare")),
-            "must begin with '' and end with", f"GSM8k/{beta}, record 0"),
+            "must begin with '' and end with",
+            f"GSM8k/{beta}, record 0",
+        ),
         "no verdict": (
             lambda root: change(root / "MATH" / beta, "1", correct=None),
-            "'correct' must be of type bool, found None", f"MATH/{beta}, record 1"),
+            "'correct' must be of type bool, found None",
+            f"MATH/{beta}, record 1",
+        ),
         "no verdict on a program": (
             lambda root: change(root / "MBPP" / results, "1", is_correct=None),
-            "'is_correct' must be of type bool", f"MBPP/{results}, record 1"),
+            "'is_correct' must be of type bool",
+            f"MBPP/{results}, record 1",
+        ),
         "a verdict on another program": (
             lambda root: change(root / "MBPP" / results, "1", origin="def other"),
-            "'origin' is not the prediction's 'prediction'", f"MBPP/{results}, record 1"),
+            "'origin' is not the prediction's 'prediction'",
+            f"MBPP/{results}, record 1",
+        ),
         "another problem": (
             lambda root: change(root / "HumanEval" / results, "3", task_id="HumanEval/4"),
-            "'task_id' is not the prediction's 'gold'", f"HumanEval/{results}, record 3"),
+            "'task_id' is not the prediction's 'gold'",
+            f"HumanEval/{results}, record 3",
+        ),
         "another reference": (
             lambda root: change(root / "MATH" / beta, "3", references="9"),
-            "another id or reference", f"MATH/{beta}, record 3"),
+            "another id or reference",
+            f"MATH/{beta}, record 3",
+        ),
         "an LLM without a task": (
-            lambda root: (root / "MATH" / beta).unlink(), "no such file, and that LLM has others", f"MATH/{beta}"),
+            lambda root: (root / "MATH" / beta).unlink(),
+            "no such file, and that LLM has others",
+            f"MATH/{beta}",
+        ),
         "an LLM without predictions": (
-            lambda root: (root / "MBPP" / "predictions" / beta).unlink(), "no such file", f"MBPP/predictions/{beta}"),
+            lambda root: (root / "MBPP" / "predictions" / beta).unlink(),
+            "no such file",
+            f"MBPP/predictions/{beta}",
+        ),
         "a damaged file": (
             lambda root: (root / "MATH" / beta).write_bytes((root / "MATH" / beta).read_bytes()[:60]),
-            "cannot be read (EOFError", f"MATH/{beta}"),
+            "cannot be read (EOFError",
+            f"MATH/{beta}",
+        ),
         "not a gzip file": (
-            lambda root: (root / "MATH" / beta).write_bytes(b"{}"), "cannot be read (BadGzipFile", f"MATH/{beta}"),
+            lambda root: (root / "MATH" / beta).write_bytes(b"{}"),
+            "cannot be read (BadGzipFile",
+            f"MATH/{beta}",
+        ),
         "not JSON": (
-            lambda root: (root / "MATH" / beta).write_bytes(gzip.compress(b"{")), "JSONDecodeError", f"MATH/{beta}"),
+            lambda root: (root / "MATH" / beta).write_bytes(gzip.compress(b"{")),
+            "JSONDecodeError",
+            f"MATH/{beta}",
+        ),
         "one that does not add up": (
             lambda root: pack(root / "GSM8k" / beta, unpack(root / "GSM8k" / beta) | {"accuracy": 99.0}),
-            "2 of 6 verdicts are right, and 'accuracy' is 99.0", f"GSM8k/{beta}"),
+            "2 of 6 verdicts are right, and 'accuracy' is 99.0",
+            f"GSM8k/{beta}",
+        ),
     }[name]
 
 

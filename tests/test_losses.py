@@ -11,7 +11,16 @@ from scipy.stats import chisquare
 from sklearn.metrics.pairwise import cosine_similarity
 
 from utils.losses import (
-    SIMILARITIES, TIES, cosine, cosine_classifier_loss, draw_pairs, inner, places, sample_llm_loss, sample_sample_loss, zooter_loss,
+    SIMILARITIES,
+    TIES,
+    cosine,
+    cosine_classifier_loss,
+    draw_pairs,
+    inner,
+    places,
+    sample_llm_loss,
+    sample_sample_loss,
+    zooter_loss,
 )  # fmt: skip
 
 CLOSE = {torch.float32: {"rtol": 2e-5, "atol": 2e-5}, torch.float64: {"rtol": 1e-10, "atol": 1e-12}}
@@ -39,7 +48,9 @@ def orders_of(score: list[float], ties: str) -> list[tuple[list[int], list[int]]
     return [(order, order[::-1]) for order in shuffled]
 
 
-def naive_sample_llm(similarity, scores, top_k=3, last_k=3, temperature=1.0, below=0.5, ties="expected", half=False) -> list:
+def naive_sample_llm(
+    similarity, scores, top_k=3, last_k=3, temperature=1.0, below=0.5, ties="expected", half=False
+) -> list:
     """L1 of the paper, row by row: I+ the top K+ scores (none of them 0), I- those of the bottom K- that are below 0.5.
 
     Where a rule allows several rankings, an LLM counts with the share of them that make it a positive, or a negative.
@@ -77,13 +88,18 @@ def naive_sample_sample(similarity, draws, temperature=1.0) -> list:
 def drawn(groups, negatives, seed, ids=None, allow_self=False):
     """What `draw_pairs` draws, as (positive or None, list of negatives) per row."""
     result = draw_pairs(groups, negatives, torch.Generator().manual_seed(seed), ids, allow_self)
-    return [(p if has else None, [n for n, ok in zip(ns, oks) if ok]) for p, has, ns, oks in zip(*(part.tolist() for part in result))]
+    return [
+        (p if has else None, [n for n, ok in zip(ns, oks) if ok])
+        for p, has, ns, oks in zip(*(part.tolist() for part in result))
+    ]
 
 
 def random_batch(seed: int, rows=9, llms=6, size=5, dtype=torch.float64):
     """Embeddings of queries and LLMs that want gradients, and scores with zeros, halves, ones and ties."""
     generator = torch.Generator().manual_seed(seed)
-    queries, keys = (torch.randn(n, size, generator=generator, dtype=torch.float64).to(dtype).requires_grad_() for n in (rows, llms))
+    queries, keys = (
+        torch.randn(n, size, generator=generator, dtype=torch.float64).to(dtype).requires_grad_() for n in (rows, llms)
+    )
     values = torch.tensor([0, 0, 0.1, 0.3, 0.49, 0.5, 0.5, 0.7, 1, 1])
     return queries, keys, values[torch.randint(len(values), (rows, llms), generator=generator)]
 
@@ -93,7 +109,9 @@ def test_similarities_are_what_scikit_learn_and_numpy_say(kind):
     rng = np.random.default_rng(0)
     a, b = rng.normal(size=(5, 7)), rng.normal(size=(3, 7))
     expected = cosine_similarity(a, b) if kind == "cos" else np.einsum("ip,jp->ij", a, b)
-    np.testing.assert_allclose(SIMILARITIES[kind](torch.from_numpy(a), torch.from_numpy(b)).numpy(), expected, atol=1e-12)
+    np.testing.assert_allclose(
+        SIMILARITIES[kind](torch.from_numpy(a), torch.from_numpy(b)).numpy(), expected, atol=1e-12
+    )
 
 
 # L1
@@ -134,15 +152,21 @@ def test_sample_llm_loss_and_gradients_equal_the_loop(dtype, kind, top_k, last_k
 def test_sample_llm_loss_by_hand():
     """Two LLMs, similarities log 3 and 0: the share of the positive is 3/4, so the loss is log 4/3."""
     similarity = torch.tensor([[math.log(3.0), 0.0]], dtype=torch.float64)
-    assert sample_llm_loss(similarity, torch.tensor([[0.9, 0.2]]), 1, 1).item() == pytest.approx(math.log(4 / 3), rel=1e-12)
+    assert sample_llm_loss(similarity, torch.tensor([[0.9, 0.2]]), 1, 1).item() == pytest.approx(
+        math.log(4 / 3), rel=1e-12
+    )
     assert sample_llm_loss(similarity, torch.tensor([[0.2, 0.9]]), 1, 1).item() == pytest.approx(math.log(4), rel=1e-12)
-    assert sample_llm_loss(similarity, torch.tensor([[0.9, 0.2]]), 1, 1, temperature=0.5).item() == pytest.approx(math.log(10 / 9), rel=1e-12)
+    assert sample_llm_loss(similarity, torch.tensor([[0.9, 0.2]]), 1, 1, temperature=0.5).item() == pytest.approx(
+        math.log(10 / 9), rel=1e-12
+    )
 
 
 def test_sample_llm_gradients_numerically():
     queries, keys, scores = random_batch(7, rows=4)
     for similarity in (cosine, inner):
-        assert torch.autograd.gradcheck(lambda q, k: sample_llm_loss(similarity(q, k), scores, temperature=0.7), (queries, keys))
+        assert torch.autograd.gradcheck(
+            lambda q, k: sample_llm_loss(similarity(q, k), scores, temperature=0.7), (queries, keys)
+        )
 
 
 @pytest.mark.parametrize(
@@ -187,7 +211,9 @@ def test_released_ties_are_those_of_numpy_from_both_ends():
     """One LLM may be a positive and a negative: with all scores equal the first K are both."""
     scores = torch.full((1, 5), 0.3)
     first_best, end_best, first_worst, end_worst = places(scores, "released")
-    assert first_best.tolist() == first_worst.tolist() == [[0, 1, 2, 3, 4]] and end_best.tolist() == end_worst.tolist() == [[1, 2, 3, 4, 5]]
+    assert first_best.tolist() == first_worst.tolist() == [
+        [0, 1, 2, 3, 4]
+    ] and end_best.tolist() == end_worst.tolist() == [[1, 2, 3, 4, 5]]
     rng = np.random.default_rng(0)
     scores = rng.integers(4, size=(50, 7)) / 4
     found = places(torch.from_numpy(scores), "released")
@@ -286,7 +312,10 @@ def test_an_embedding_of_zero_has_finite_gradients():
     queries, keys, scores = random_batch(2)
     with torch.no_grad():
         queries[0] = 0
-    loss = sample_llm_loss(cosine(queries, keys), scores).sum() + sample_sample_loss(cosine(queries, queries), torch.arange(9) // 3).sum()
+    loss = (
+        sample_llm_loss(cosine(queries, keys), scores).sum()
+        + sample_sample_loss(cosine(queries, queries), torch.arange(9) // 3).sum()
+    )
     assert all(gradient.isfinite().all() for gradient in torch.autograd.grad(loss, (queries, keys)))
 
 
@@ -336,7 +365,9 @@ def test_sample_sample_loss_and_gradients_equal_the_loop(dtype, kind, negatives,
         loss = sample_sample_loss(among, groups, negatives, temperature, torch.Generator().manual_seed(seed))
         assert loss.shape == (9,) and loss.dtype == dtype
         twin = queries.detach().double().requires_grad_()
-        expected = torch.stack(naive_sample_sample(naive_similarity(twin, twin, kind), drawn(groups, negatives, seed), temperature))
+        expected = torch.stack(
+            naive_sample_sample(naive_similarity(twin, twin, kind), drawn(groups, negatives, seed), temperature)
+        )
         torch.testing.assert_close(loss.double(), expected, **CLOSE[dtype])
         assert loss[5] == 0 and loss[8] == 0 and (loss[[0, 3, 6]] > 0).all()
         weight = torch.arange(1.0, 10.0, dtype=dtype)
@@ -353,7 +384,9 @@ def test_sample_sample_loss_where_nothing_is_left_to_chance(negatives):
     partner = [1, 0, 3, 2, 5, 4]
     draws = [(partner[i], [j for j in range(6) if j not in (i, partner[i])]) for i in range(6)]
     loss = sample_sample_loss(similarity, torch.arange(6) // 2, negatives, temperature=0.5)
-    torch.testing.assert_close(loss, torch.stack(naive_sample_sample(list(similarity), draws, 0.5)), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(
+        loss, torch.stack(naive_sample_sample(list(similarity), draws, 0.5)), rtol=1e-12, atol=1e-12
+    )
     assert torch.autograd.gradcheck(lambda s: sample_sample_loss(s, torch.arange(6) // 2, negatives), similarity)
 
 
@@ -429,7 +462,9 @@ def test_draws_follow_the_generator_and_leave_the_global_state_alone():
 def test_fidelity_row_1(ties):
     """Released: for each positive the (B,) log terms meet a (B, 1) mask, so their mean is mean(log) x mean(mask)."""
     queries, keys, _ = random_batch(5)
-    scores = torch.tensor([[1, 0.9, 0.8, 0.4, 0.1, 0], [0.6, 0, 0, 0, 0, 0], [0, 0, 0, 0, 0, 0], [0.3, 0.2, 0, 0, 0, 0]])
+    scores = torch.tensor(
+        [[1, 0.9, 0.8, 0.4, 0.1, 0], [0.6, 0, 0, 0, 0, 0], [0, 0, 0, 0, 0, 0], [0.3, 0.2, 0, 0, 0, 0]]
+    )
     scores = scores.repeat(3, 1)[:9]
     similarity, temperature = cosine(queries, keys), 0.6
     released = 0.0
@@ -449,7 +484,9 @@ def test_fidelity_row_1(ties):
     naive = naive_sample_llm(list(similarity), scores, temperature=temperature, ties=ties)
     torch.testing.assert_close(paper, torch.stack(naive).mean(), rtol=1e-10, atol=1e-12)
     assert abs(found - paper) > 1e-2
-    for a, b in zip(torch.autograd.grad(found, (queries, keys), retain_graph=True), torch.autograd.grad(released, (queries, keys))):
+    for a, b in zip(
+        torch.autograd.grad(found, (queries, keys), retain_graph=True), torch.autograd.grad(released, (queries, keys))
+    ):
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-11)
     full = scores.clamp(min=0.05)  # without zeros the two forms are one
     masked, plain = (sample_llm_loss(similarity, full, ties=ties, upstream_mask=mask).mean() for mask in (True, False))
@@ -463,11 +500,17 @@ def test_fidelity_row_3():
     assert all(draws[2][0] == 2 for draws in released)
     assert {draws[0][0] for draws in released} == {0, 1} and {draws[3][0] for draws in released} == {3, 4, 5}
     paper = [drawn(groups, 2, seed) for seed in range(100)]
-    assert {draws[2][0] for draws in paper} == {None} and {draws[0][0] for draws in paper} == {1} and {draws[3][0] for draws in paper} == {4, 5}
+    assert (
+        {draws[2][0] for draws in paper} == {None}
+        and {draws[0][0] for draws in paper} == {1}
+        and {draws[3][0] for draws in paper} == {4, 5}
+    )
     similarity = torch.randn(6, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     for allow_self in (True, False):
         loss = sample_sample_loss(similarity, groups, 2, 1.0, torch.Generator().manual_seed(3), allow_self=allow_self)
-        torch.testing.assert_close(loss, torch.stack(naive_sample_sample(list(similarity), drawn(groups, 2, 3, allow_self=allow_self))))
+        torch.testing.assert_close(
+            loss, torch.stack(naive_sample_sample(list(similarity), drawn(groups, 2, 3, allow_self=allow_self)))
+        )
         assert (loss[2] > 0) == allow_self
 
 
@@ -480,22 +523,34 @@ def test_fidelity_row_4(allow_self):
     draws = drawn(groups, 4, 9, allow_self=allow_self)
     kept = [draw for draw in draws if len(draw[1]) >= 4]
     assert [len(draw[1]) for draw in draws] == [3, 4, 3, 3, 4, 3, 4, 3] and len(kept) == 3
-    terms = [naive_ratio(similarity[place], p, negatives, 0.8) for place, (p, negatives) in enumerate(kept) if p is not None]
+    terms = [
+        naive_ratio(similarity[place], p, negatives, 0.8) for place, (p, negatives) in enumerate(kept) if p is not None
+    ]
     released = sum(terms) / len(kept)
     arguments = (similarity, groups, 4, 0.8)
-    found = sample_sample_loss(*arguments, torch.Generator().manual_seed(9), allow_self=allow_self, upstream_rows=True).mean()
+    found = sample_sample_loss(
+        *arguments, torch.Generator().manual_seed(9), allow_self=allow_self, upstream_rows=True
+    ).mean()
     torch.testing.assert_close(found, released, rtol=1e-6, atol=1e-6)
-    (slope,), (expected,) = torch.autograd.grad(found, similarity, retain_graph=True), torch.autograd.grad(released, similarity)
+    (slope,), (expected,) = (
+        torch.autograd.grad(found, similarity, retain_graph=True),
+        torch.autograd.grad(released, similarity),
+    )
     torch.testing.assert_close(slope, expected, rtol=1e-6, atol=1e-6)
     paper = sample_sample_loss(*arguments, torch.Generator().manual_seed(9), allow_self=allow_self).mean()
-    torch.testing.assert_close(paper, torch.stack(naive_sample_sample(list(similarity), draws, 0.8)).mean(), rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(
+        paper, torch.stack(naive_sample_sample(list(similarity), draws, 0.8)).mean(), rtol=1e-10, atol=1e-12
+    )
     assert abs(found - paper) > 1e-2
 
 
 def test_fidelity_row_4_changes_nothing_while_every_row_has_enough_negatives():
     groups = torch.arange(8) % 2
     similarity = torch.randn(8, 8, generator=torch.Generator().manual_seed(2))
-    found, paper = (sample_sample_loss(similarity, groups, 4, 1.0, torch.Generator().manual_seed(1), upstream_rows=rows) for rows in (True, False))
+    found, paper = (
+        sample_sample_loss(similarity, groups, 4, 1.0, torch.Generator().manual_seed(1), upstream_rows=rows)
+        for rows in (True, False)
+    )
     torch.testing.assert_close(found, paper)
 
 
@@ -523,7 +578,10 @@ def naive_zooter(similarity, scores, temperature=1.0) -> list:
     for row, score in zip(similarity, scores.tolist()):
         width = max(score) - min(score)
         normalised = [(value - min(score)) / width if width else 0.0 for value in score]
-        q = [math.exp(value / temperature) / sum(math.exp(other / temperature) for other in normalised) for value in normalised]
+        q = [
+            math.exp(value / temperature) / sum(math.exp(other / temperature) for other in normalised)
+            for value in normalised
+        ]
         losses.append(sum(a * (math.log(a) - torch.log(b)) for a, b in zip(q, naive_probabilities(row, temperature))))
     return losses
 
@@ -544,7 +602,10 @@ def test_baseline_losses_and_gradients_equal_the_loop(function, naive, temperatu
         expected = torch.stack(naive(naive_similarity(*twins, "cos"), scores.to(dtype).double(), temperature))
         torch.testing.assert_close(loss.double(), expected, **CLOSE[dtype])
         weight = torch.arange(1.0, rows + 1, dtype=dtype)
-        found, wanted = torch.autograd.grad((loss * weight).sum(), (queries, keys)), torch.autograd.grad((expected * weight).sum(), twins)
+        found, wanted = (
+            torch.autograd.grad((loss * weight).sum(), (queries, keys)),
+            torch.autograd.grad((expected * weight).sum(), twins),
+        )
         for a, b in zip(found, wanted):
             torch.testing.assert_close(a.double(), b, rtol=CLOSE[dtype]["rtol"], atol=20 * CLOSE[dtype]["atol"])
 
@@ -560,10 +621,14 @@ def test_zooter_loss_is_the_divergence_of_torch_and_zero_at_its_target():
     generator = torch.Generator().manual_seed(0)
     similarity, scores = (torch.rand(12, 5, generator=generator, dtype=torch.float64) for _ in range(2))
     scores[:, 0], scores[:, 1] = 0, 1  # already from 0 to 1
-    expected = torch.nn.functional.kl_div(similarity.log_softmax(dim=1), scores.softmax(dim=1), reduction="none").sum(dim=1)
+    expected = torch.nn.functional.kl_div(similarity.log_softmax(dim=1), scores.softmax(dim=1), reduction="none").sum(
+        dim=1
+    )
     torch.testing.assert_close(zooter_loss(similarity, scores), expected)
     torch.testing.assert_close(zooter_loss(scores + 3, scores), torch.zeros(12, dtype=torch.float64))
-    torch.testing.assert_close(zooter_loss(similarity, 0.1 + 0.2 * scores), expected)  # scale and level of the scores are normalised away
+    torch.testing.assert_close(
+        zooter_loss(similarity, 0.1 + 0.2 * scores), expected
+    )  # scale and level of the scores are normalised away
 
 
 def test_baseline_losses_where_all_llms_are_equal():

@@ -60,7 +60,9 @@ def test_a_resume_that_is_stopped_leaves_the_lines(tmp_path, monkeypatch):
 def test_a_fresh_start_drops_everything(tmp_path):
     write(tmp_path, 0, {10: 1.0, 20: 2.0})
     write(tmp_path, 0, {5: 7.0})
-    assert [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()] == [{"step": 5, "loss": 7.0}]
+    assert [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()] == [
+        {"step": 5, "loss": 7.0}
+    ]
     assert scalars(tmp_path, "loss") == {5: 7.0}
 
 
@@ -86,7 +88,14 @@ def test_speed_leaves_pauses_out(monkeypatch):
     assert speed.rate() == 15
 
 
-@pytest.mark.parametrize("lines", [[], [{"step": 10, "loss": 2.0}], [{"step": 5, "validation": 50.0, "validation/gsm8k": 40.0, "validation/riddles": 60.0}]])
+@pytest.mark.parametrize(
+    "lines",
+    [
+        [],
+        [{"step": 10, "loss": 2.0}],
+        [{"step": 5, "validation": 50.0, "validation/gsm8k": 40.0, "validation/riddles": 60.0}],
+    ],
+)
 def test_a_curve_is_drawn_of_whatever_there_is(tmp_path, lines):
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     training_curve(tmp_path / "metrics.jsonl", tmp_path / "curve.png", 5)

@@ -7,8 +7,8 @@ import pytest
 from conftest import LLMS
 
 from utils.data import load, load_all
-from utils.evaluate import markdown, tables
 from utils.metrics import accuracy, averages, best_single, references, shares
+from utils.tables import markdown, tables
 from utils.tasks import LLMS as PAPER_LLMS
 from utils.tasks import PAPER, PAPER_AVERAGE, TASKS, short, title_of
 
@@ -58,21 +58,34 @@ def test_reference_rows(fake, tests):
         gained = {llm: [naive_gain(row, llm, data.kind) for row in rows] for llm in LLMS}
         for llm in LLMS:
             assert table[llm][data.task] == pytest.approx(100 * np.mean(gained[llm]), rel=1e-6)
-        assert table["best LLM per task (picked on test)"][data.task] == pytest.approx(100 * max(map(np.mean, gained.values())), rel=1e-6)
-        assert table["per-query oracle"][data.task] == pytest.approx(100 * np.mean([max(row) for row in zip(*gained.values())]), rel=1e-6)
+        assert table["best LLM per task (picked on test)"][data.task] == pytest.approx(
+            100 * max(map(np.mean, gained.values())), rel=1e-6
+        )
+        assert table["per-query oracle"][data.task] == pytest.approx(
+            100 * np.mean([max(row) for row in zip(*gained.values())]), rel=1e-6
+        )
     means = {llm: np.mean(list(table[llm].values())) for llm in LLMS}
     assert best_single(table, LLMS, list(table[LLMS[0]])) == max(means, key=means.get)
 
 
 def test_markdown_has_one_width_and_aligns_numbers():
     text = markdown(["", "MMLU"], [["a long name", "1.00"], ["b", "61.07"]])
-    assert text.splitlines() == ["|             |  MMLU |", "|-------------|------:|", "| a long name |  1.00 |", "| b           | 61.07 |"]
+    assert text.splitlines() == [
+        "|             |  MMLU |",
+        "|-------------|------:|",
+        "| a long name |  1.00 |",
+        "| b           | 61.07 |",
+    ]
 
 
 def cells(text: str, title: str) -> dict[str, list[str]]:
     """The rows of one of the tables of `tables`, by their first cell."""
     part = next(part for part in text.split("\n\n") if part.startswith(title))
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in part.splitlines()[1:] if not line.startswith("|-")]
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in part.splitlines()[1:]
+        if not line.startswith("|-")
+    ]
     return {row[0]: row[1:] for row in rows}
 
 
@@ -90,14 +103,40 @@ def test_tables_put_the_run_beside_the_paper():
     assert first[""] == ["MMLU", "GSM8K", "Avg"]  # in the order of the paper
     assert first["RouterDC (this run)"] == ["60.00", "71.00", "65.50"]
     assert first["RouterDC (paper)"] == ["61.07", "70.32", "-"]  # no average over other tasks than the paper's
-    assert first[short(a)] == ["50.00", "50.00", "50.00"] and first[f"{short(b)} (best single LLM)"] == ["51.00", "51.00", "51.00"]
-    assert sorted(zip(second[""], second["RouterDC (this run)"], second["RouterDC (paper)"])) == [("Avg", "26.17", "-"), ("MBPP", "40.00", "46.80"), ("riddles", "12.35", "-")]
+    assert first[short(a)] == ["50.00", "50.00", "50.00"] and first[f"{short(b)} (best single LLM)"] == [
+        "51.00",
+        "51.00",
+        "51.00",
+    ]
+    assert sorted(zip(second[""], second["RouterDC (this run)"], second["RouterDC (paper)"])) == [
+        ("Avg", "26.17", "-"),
+        ("MBPP", "40.00", "46.80"),
+        ("riddles", "12.35", "-"),
+    ]
     assert third == {"": [short(a), short(b)], **{title_of(task): ["25.0", "75.0"] for task in tasks}}
     everything = {task.name: 50.0 for task in TASKS}
-    result |= {"tasks": everything, "shares": {task: {a: 0.0, b: 100.0} for task in everything}, "references": {llm: everything for llm in llms}}
-    assert cells(tables(result), "Table 1")["RouterDC (paper)"] == ["61.07", "70.32", "51.77", "58.52", "51.02", "58.54"]
+    result |= {
+        "tasks": everything,
+        "shares": {task: {a: 0.0, b: 100.0} for task in everything},
+        "references": {llm: everything for llm in llms},
+    }
+    assert cells(tables(result), "Table 1")["RouterDC (paper)"] == [
+        "61.07",
+        "70.32",
+        "51.77",
+        "58.52",
+        "51.02",
+        "58.54",
+    ]
     assert cells(tables(result), "Table 2")["RouterDC (paper)"] == ["38.81", "46.80", "51.93", "45.85"]
-    own = tables(result | {"llms": ["org/a", b], "references": {llm: everything for llm in ("org/a", b)}, "shares": {task: {"org/a": 0.0, b: 100.0} for task in everything}})
+    own = tables(
+        result
+        | {
+            "llms": ["org/a", b],
+            "references": {llm: everything for llm in ("org/a", b)},
+            "shares": {task: {"org/a": 0.0, b: 100.0} for task in everything},
+        }
+    )
     assert "Table 1" in own and "(paper)" not in own  # other LLMs: the paper's figures say nothing about them
 
 
@@ -108,7 +147,16 @@ def test_the_papers_averages_follow_from_its_cells():
     for name, row in PAPER.items():
         for part, printed in zip((row[:5], row[5:]), PAPER_AVERAGE[name]):
             assert np.mean(part) == pytest.approx(printed, abs=0.0101), name
-    assert [task.name for task in TASKS] == ["mmlu", "gsm8k", "cmmlu", "arc_challenge", "humaneval", "math_prealgebra", "mbpp", "ceval"]
+    assert [task.name for task in TASKS] == [
+        "mmlu",
+        "gsm8k",
+        "cmmlu",
+        "arc_challenge",
+        "humaneval",
+        "math_prealgebra",
+        "mbpp",
+        "ceval",
+    ]
     assert [task.in_distribution for task in TASKS] == [True] * 5 + [False] * 3
 
 
@@ -122,7 +170,9 @@ def test_single_llm_rows_equal_the_paper(released, llm):
     scores = {data.task: accuracy(np.full(len(data), data.llms.index(llm)), data) for data in released}
     assert [f"{scores[task.name]:.2f}" for task in TASKS] == [f"{value:.2f}" for value in PAPER[llm]]
     found = averages(scores)
-    assert tuple(found.values()) == pytest.approx(PAPER_AVERAGE[llm], abs=0.0075)  # one is printed as 39.75 and is 39.744
+    assert tuple(found.values()) == pytest.approx(
+        PAPER_AVERAGE[llm], abs=0.0075
+    )  # one is printed as 39.75 and is 39.744
 
 
 def test_reference_points_of_the_released_data(released):

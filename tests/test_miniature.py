@@ -14,14 +14,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
 from conftest import REPO
-from utils.convert import read_spec
+
 from utils.data import load
 from utils.miniature.llms import encode
 from utils.miniature.report import INSIDE, KINDS, publish
 from utils.miniature.texts import SIZES, choices, generate
 from utils.miniature.world import Relation, pairs
+from utils.scoring.convert import read_spec
 
 TASKS = REPO / "eval_scripts" / "tasks" / "miniature"
 SHIPPED = REPO / "datasets" / "miniature"
@@ -50,10 +50,16 @@ def test_texts_are_drawn_by_the_seed_alone(made):
 def test_no_training_text_holds_a_question_that_is_asked(made):
     questions, corpus = made
     everything = "\n".join(prompt + text for texts in corpus.values() for prompt, text in texts)
-    asked = [row.get("question") or row.get("prompt") or f"{row['text']}\n{row['test_list'][0].split('(')[0]}(" for rows in questions.values() for row in rows]
+    asked = [
+        row.get("question") or row.get("prompt") or f"{row['text']}\n{row['test_list'][0].split('(')[0]}("
+        for rows in questions.values()
+        for row in rows
+    ]
     assert len(asked) > 300 and not [text for text in asked if text in everything]
     assert all(len({json.dumps(row) for row in rows}) == len(rows) for rows in questions.values())
-    assert not {row["question"] for row in questions["arithmetic_train"]} & {row["question"] for row in questions["arithmetic_test"]}
+    assert not {row["question"] for row in questions["arithmetic_train"]} & {
+        row["question"] for row in questions["arithmetic_test"]
+    }
 
 
 def test_solutions_of_word_problems_are_right(made):
@@ -76,15 +82,25 @@ def test_right_options_follow_from_the_world(made):
     questions, corpus = made
     for row in questions["facts_numbers"]:
         number, option = int(re.search(r"\d+", row["question"])[0]), int(row["choices"][row["answer"]])
-        wanted = number + 1 if re.search(r"after|more|follows", row["question"]) else number - 1 if re.search("before|less", row["question"]) else 2 * number
+        wanted = (
+            number + 1
+            if re.search(r"after|more|follows", row["question"])
+            else number - 1
+            if re.search("before|less", row["question"])
+            else 2 * number
+        )
         assert option == wanted
     stated = {text for prompt, text in corpus["facts"] if not prompt}
     capitals = [row for row in questions["facts_geography"] if row["question"].startswith("What is the capital of ")]
     assert capitals
     for row in capitals:
         land = re.search(r"capital of (\w+)", row["question"])[1]
-        assert [f"The capital of {land} is {option}." in stated for option in row["choices"]].index(True) == row["answer"]
-    every = [row for leaf, rows in questions.items() if leaf.startswith(("facts_", "chinese_", "idioms_")) for row in rows]
+        assert [f"The capital of {land} is {option}." in stated for option in row["choices"]].index(True) == row[
+            "answer"
+        ]
+    every = [
+        row for leaf, rows in questions.items() if leaf.startswith(("facts_", "chinese_", "idioms_")) for row in rows
+    ]
     assert all(len(set(row["choices"])) == 4 for row in every)
     places = np.bincount([row["answer"] for row in every]) / len(every)
     assert places.min() > 0.15  # the right option may stand anywhere
@@ -102,7 +118,9 @@ def test_functions_pass_their_own_tests_and_not_those_of_others(made):
     """All solutions run as they are; one for the same arguments that does something else fails by an assertion of the tests, and by nothing else."""
 
     def check(row: dict, solution: str) -> None:
-        exec(f"{row['prompt']}{solution}{row['test']}check({row['entry_point']})", {})  # written by this project, not by an LLM
+        exec(
+            f"{row['prompt']}{solution}{row['test']}check({row['entry_point']})", {}
+        )  # written by this project, not by an LLM
 
     rows, snippets = made[0]["functions"], made[0]["snippets"]
     for row in rows:
@@ -151,10 +169,15 @@ def test_json_lines_end_at_line_feeds_alone(tmp_path, monkeypatch):
 def test_publishing_leaves_folders_of_others_alone(tmp_path):
     for path in SHIPPED.iterdir():
         shutil.copyfile(path, tmp_path / path.name)
-    with pytest.raises(ValueError, match="no finished run there"):  # the folder may be replaced, but there is nothing to publish
+    with pytest.raises(
+        ValueError, match="no finished run there"
+    ):  # the folder may be replaced, but there is nothing to publish
         publish(tmp_path / "none", tmp_path)
     (tmp_path / "manifest.json").write_text("{}")
-    with pytest.raises(ValueError, match=f"--output {tmp_path}: the folder is replaced as a whole, and no earlier publish wrote manifest.json; give another"):
+    with pytest.raises(
+        ValueError,
+        match=f"--output {tmp_path}: the folder is replaced as a whole, and no earlier publish wrote manifest.json; give another",
+    ):
         publish(tmp_path / "none", tmp_path)
 
 
@@ -174,7 +197,9 @@ def test_the_small_pipeline_ends_with_a_router_that_pays(pipeline):
     runs, run = pipeline
     results = json.loads((runs / "router" / "seed_1" / "results.json").read_text())
     test, llms = results["test"], results["test"]["llms"]
-    assert sorted(llms) == ["mini/chinese", "mini/coder", "mini/maths", "mini/reader"] and test["in_distribution"] == list(INSIDE)
+    assert sorted(llms) == ["mini/chinese", "mini/coder", "mini/maths", "mini/reader"] and test[
+        "in_distribution"
+    ] == list(INSIDE)
     single = {llm: np.mean([test["references"][llm][task] for task in INSIDE]) for llm in llms}
     assert test["id_avg"] > max(single.values()) + 5
     outside = [task for task in KINDS if task not in INSIDE]
@@ -208,7 +233,10 @@ def test_the_llms_load_as_any_others(pipeline):
     prompt = "Question: What is twice 21?\nAnswer:"
     assert tokenizer.decode(tokenizer(prompt)["input_ids"]) == prompt
     ids = tokenizer(prompt, return_tensors="pt")
-    text = tokenizer.decode(model.generate(**ids, max_new_tokens=24, do_sample=False)[0][ids["input_ids"].shape[1] :], skip_special_tokens=True)
+    text = tokenizer.decode(
+        model.generate(**ids, max_new_tokens=24, do_sample=False)[0][ids["input_ids"].shape[1] :],
+        skip_special_tokens=True,
+    )
     assert re.search(r"\d", text) and model.config.eos_token_id == tokenizer.eos_token_id
 
 
@@ -217,13 +245,27 @@ def test_scores_follow_from_the_raw_answers(pipeline):
     runs = pipeline[0]
 
     def lines(llm: str, leaf: str) -> list[dict]:
-        paths = [path for path in (runs / "answers" / llm.replace("/", "__")).rglob(f"samples_mini_{leaf}_*.jsonl") if "verdicts" not in path.name]
+        paths = [
+            path
+            for path in (runs / "answers" / llm.replace("/", "__")).rglob(f"samples_mini_{leaf}_*.jsonl")
+            if "verdicts" not in path.name
+        ]
         assert len(paths) == 1
         return [json.loads(line) for line in paths[0].read_text(encoding="utf-8").splitlines()]
 
-    facts = {row["question"]: row["scores"] for name in ("train", "test") for row in json.loads((runs / "converted" / f"facts_{name}.json").read_text())}
-    arithmetic = {row["question"]: row["scores"] for row in json.loads((runs / "converted" / "arithmetic_test.json").read_text())}
-    functions = {row["question"]: row["scores"] for name in ("train", "test") for row in json.loads((runs / "converted" / f"functions_{name}.json").read_text())}
+    facts = {
+        row["question"]: row["scores"]
+        for name in ("train", "test")
+        for row in json.loads((runs / "converted" / f"facts_{name}.json").read_text())
+    }
+    arithmetic = {
+        row["question"]: row["scores"] for row in json.loads((runs / "converted" / "arithmetic_test.json").read_text())
+    }
+    functions = {
+        row["question"]: row["scores"]
+        for name in ("train", "test")
+        for row in json.loads((runs / "converted" / f"functions_{name}.json").read_text())
+    }
     for llm in ("mini/maths", "mini/coder"):
         for line in lines(llm, "facts_people"):
             doc, values = line["doc"], [math.exp(float(answers[0][0])) for answers in line["resps"]]
@@ -233,19 +275,29 @@ def test_scores_follow_from_the_raw_answers(pipeline):
         for line in lines(llm, "arithmetic_test"):
             found = [re.findall(r"#### (\d+)", answer) for answer in line["resps"][0]]
             assert len(found) == 10
-            assert arithmetic[line["doc"]["question"]][llm] == sum(some[:1] == [line["doc"]["answer"].split("#### ")[1]] for some in found) / 10
+            assert (
+                arithmetic[line["doc"]["question"]][llm]
+                == sum(some[:1] == [line["doc"]["answer"].split("#### ")[1]] for some in found) / 10
+            )
         for line in lines(llm, "functions")[:12]:
             doc, passed = line["doc"], {}
             for answer in set(line["resps"][0]):
                 answer_only = re.split(r"\n(?=\S)", answer)[0]
                 source = f"{doc['prompt'].rstrip()}{answer_only}\n{doc['test']}\ncheck({doc['entry_point']})\n"
-                passed[answer] = subprocess.run([sys.executable, "-I", "-c", source], capture_output=True, timeout=60).returncode == 0
-            assert functions[doc["prompt"]][llm] == pytest.approx(np.mean([passed[answer] for answer in line["resps"][0]]))
+                passed[answer] = (
+                    subprocess.run([sys.executable, "-I", "-c", source], capture_output=True, timeout=60).returncode
+                    == 0
+                )
+            assert functions[doc["prompt"]][llm] == pytest.approx(
+                np.mean([passed[answer] for answer in line["resps"][0]])
+            )
 
 
 def test_a_second_run_does_nothing_again(pipeline):
     runs, _ = pipeline
-    kept = [path for path in runs.rglob("*") if path.is_file() and path.name != "table.md" and path.parent.name != "logs"]
+    kept = [
+        path for path in runs.rglob("*") if path.is_file() and path.name != "table.md" and path.parent.name != "logs"
+    ]
     before = {path: path.stat().st_mtime_ns for path in kept}
     again = bash(REPO / "eval_scripts" / "miniature.sh", SIZE="small", RUNS=str(runs))
     assert again.returncode == 0, again.stderr[-3000:]
@@ -256,11 +308,25 @@ def test_a_second_run_does_nothing_again(pipeline):
 
 def test_the_small_data_is_not_published_and_bad_settings_are_refused(pipeline, script, tmp_path):
     runs = pipeline[0]
-    run = subprocess.run([sys.executable, "-m", "utils.miniature", "publish", "--runs", runs, "--output", tmp_path / "data"], cwd=REPO, capture_output=True, text=True)
+    run = subprocess.run(
+        [sys.executable, "-m", "utils.miniature", "publish", "--runs", runs, "--output", tmp_path / "data"],
+        cwd=REPO,
+        capture_output=True,
+        text=True,
+    )
     assert run.returncode == 2 and "SIZE=small" in run.stderr and not (tmp_path / "data").exists()
-    run = subprocess.run([sys.executable, "-m", "utils.miniature", "llms", "poet", "--runs", runs], cwd=REPO, capture_output=True, text=True)
+    run = subprocess.run(
+        [sys.executable, "-m", "utils.miniature", "llms", "poet", "--runs", runs],
+        cwd=REPO,
+        capture_output=True,
+        text=True,
+    )
     assert run.returncode == 2 and "poet" in run.stderr and "maths" in run.stderr
-    for settings, word in (({"SIZE": "huge"}, "full or small"), ({"STEPS": "texts dance"}, "'dance'"), ({"RUNS": "a b"}, "without spaces")):
+    for settings, word in (
+        ({"SIZE": "huge"}, "full or small"),
+        ({"STEPS": "texts dance"}, "'dance'"),
+        ({"RUNS": "a b"}, "without spaces"),
+    ):
         run = bash(REPO / "eval_scripts" / "miniature.sh", **{"SIZE": "small", "RUNS": str(runs)} | settings)
         assert run.returncode == 2 and word in run.stderr
 
@@ -271,7 +337,10 @@ def test_the_small_data_is_not_published_and_bad_settings_are_refused(pipeline, 
 def test_the_shipped_data_is_small_whole_and_as_described():
     assert sum(path.stat().st_size for path in SHIPPED.iterdir()) < 2_000_000
     assert json.loads((SHIPPED / "tasks.json").read_text(encoding="utf-8"))["kinds"] == KINDS
-    tests = {task: load(SHIPPED / (f"{task}_test.json" if task in INSIDE else f"{task}.json"), kind) for task, kind in KINDS.items()}
+    tests = {
+        task: load(SHIPPED / (f"{task}_test.json" if task in INSIDE else f"{task}.json"), kind)
+        for task, kind in KINDS.items()
+    }
     page = (SHIPPED / "README.md").read_text(encoding="utf-8")
     for task in INSIDE:
         train = load(SHIPPED / f"{task}_train.json", KINDS[task], need_clusters=True)
@@ -294,16 +363,27 @@ def test_the_shipped_data_is_small_whole_and_as_described():
 @pytest.fixture
 def clone(tmp_path):
     """A copy of the code without the released data, as after git clone."""
-    skip = shutil.ignore_patterns(".git", ".venv", ".cache", "runs", "split2_model7*", "routerbench_*", "results", "__pycache__", "*.part")
+    skip = shutil.ignore_patterns(
+        ".git", ".venv", ".cache", "runs", "split2_model7*", "routerbench_*", "results", "__pycache__", "*.part"
+    )
     return Path(shutil.copytree(REPO, tmp_path / "clone", ignore=skip))
 
 
 def test_quickstart_goes_on_with_the_shipped_data_if_there_is_no_network(clone, tiny_bert):
     flags = ["--training_steps", "20", "--max_length", "64", "--precision", "fp32"]
-    run = bash(clone / "train_scripts" / "quickstart.sh", *flags, ROUTERDC_MIRROR="", ROUTERDC_URL="http://127.0.0.1:9", no_proxy="*", ENCODER=str(tiny_bert))
+    run = bash(
+        clone / "train_scripts" / "quickstart.sh",
+        *flags,
+        ROUTERDC_MIRROR="",
+        ROUTERDC_URL="http://127.0.0.1:9",
+        no_proxy="*",
+        ENCODER=str(tiny_bert),
+    )
     assert run.returncode == 0, run.stderr[-3000:]
     assert "NOT the paper's data" in run.stdout and "refused" in run.stderr
-    assert len(re.findall(r"^\| RouterDC \(this run\)", run.stdout, re.MULTILINE)) == 4  # two tables, in training and from the checkpoint
+    assert (
+        len(re.findall(r"^\| RouterDC \(this run\)", run.stdout, re.MULTILINE)) == 4
+    )  # two tables, in training and from the checkpoint
     llms = load(SHIPPED / "prices.json", "multi_attempt").llms
     routed = run.stdout.split("Routing one query:\n")[1].split("\t")[0]
     assert routed in llms and (clone / "runs" / "quickstart_miniature" / "seed_1" / "results.json").is_file()
@@ -312,4 +392,9 @@ def test_quickstart_goes_on_with_the_shipped_data_if_there_is_no_network(clone, 
 def test_quickstart_stops_at_a_mirror_that_lacks_the_data(clone, tmp_path):
     (tmp_path / "mirror").mkdir()
     run = bash(clone / "train_scripts" / "quickstart.sh", ROUTERDC_MIRROR=str(tmp_path / "mirror"))
-    assert run.returncode == 1 and "has no split2_model7" in run.stderr and "miniature" not in run.stdout and not (clone / "runs").exists()
+    assert (
+        run.returncode == 1
+        and "has no split2_model7" in run.stderr
+        and "miniature" not in run.stdout
+        and not (clone / "runs").exists()
+    )

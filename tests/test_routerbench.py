@@ -15,11 +15,11 @@ from conftest import LLMS, REPO, make_rows
 from scipy.spatial import ConvexHull
 
 import train_router_mdeberta as program
-from utils import routerbench
 from utils.baselines import __main__ as baselines
 from utils.baselines.knn import KNN
 from utils.data import DataError, load, split_validation
 from utils.metrics import accuracy, aiq, hull, mean_cost, utility
+from utils.report import routerbench
 
 PRICES = dict(zip(LLMS, (0.0001, 0.0004, 0.001, 0.006)))  # US dollars per answer, more or less
 TASKS = ("poems", "sums")
@@ -46,10 +46,21 @@ def test_aiq_is_the_area_under_scipys_hull(seed):
     costs, qualities = rng.uniform(1, 5, 12), rng.uniform(30, 80, 12)
     low, high = costs.min(), 6.0
     corners = np.array([*zip(costs, qualities), (low, 0), (high, 0), (high, qualities.max())])
-    assert aiq(costs, qualities, low, high) == pytest.approx(ConvexHull(corners).volume / (high - low))  # in the plane, volume is the area
+    assert aiq(costs, qualities, low, high) == pytest.approx(
+        ConvexHull(corners).volume / (high - low)
+    )  # in the plane, volume is the area
     x, y = hull(costs, qualities)
     for at in rng.uniform(low, high, 20):
-        mixed = max(q + (p - q) * (at - b) / (a - b) for a, p in zip(costs, qualities) for b, q in zip(costs, qualities) if b <= at <= a and b < a) if at <= costs.max() else 0
+        mixed = (
+            max(
+                q + (p - q) * (at - b) / (a - b)
+                for a, p in zip(costs, qualities)
+                for b, q in zip(costs, qualities)
+                if b <= at <= a and b < a
+            )
+            if at <= costs.max()
+            else 0
+        )
         assert np.interp(at, x, y) == pytest.approx(max(mixed, max(q for c, q in zip(costs, qualities) if c <= at)))
     assert (np.diff(x) > 0).all() and (np.diff(y) > 0).all() and (np.diff(np.diff(y) / np.diff(x)) < 0).all()
 
@@ -66,11 +77,17 @@ def test_aiq_refuses_what_it_cannot_know():
 
 def table(task: str, count: int, seed: int, clusters: bool) -> pd.DataFrame:
     rng, rows = np.random.default_rng(seed), make_rows(count, "multi_attempt", seed)
-    columns = {"sample_id": [f"{task}.{i}" for i in range(count)], "prompt": [str([row["question"]]) for row in rows], "eval_name": [task] * count}
+    columns = {
+        "sample_id": [f"{task}.{i}" for i in range(count)],
+        "prompt": [str([row["question"]]) for row in rows],
+        "eval_name": [task] * count,
+    }
     columns |= {llm: [float(row["scores"][llm] >= 0.7) for row in rows] for llm in LLMS}
     columns |= {f"{llm}|model_response": ["['a\nb, \"c\"']"] * count for llm in LLMS}
     columns |= {f"{llm}|total_cost": price * rng.uniform(0.8, 1.2, count) for llm, price in PRICES.items()}
-    columns |= {"oracle_model_to_route_to": [LLMS[0]] * count} | ({"cluster_id": [row["cluster_id"] for row in rows]} if clusters else {})
+    columns |= {"oracle_model_to_route_to": [LLMS[0]] * count} | (
+        {"cluster_id": [row["cluster_id"] for row in rows]} if clusters else {}
+    )
     return pd.DataFrame(columns)
 
 
@@ -90,7 +107,10 @@ def data(tmp_path_factory):
 
 
 def paths(data, side):
-    return [str(data / ("routerbench_cluster" if side == "train" else "routerbench_zs") / f"{task}_{side}.csv") for task in TASKS]
+    return [
+        str(data / ("routerbench_cluster" if side == "train" else "routerbench_zs") / f"{task}_{side}.csv")
+        for task in TASKS
+    ]
 
 
 def flags(data, encoder, folder, *more):
@@ -105,7 +125,10 @@ def test_the_defaults_of_the_variant():
     assert (args.top_k, args.last_k, args.missing_cells, args.cost_rate) == (4, 4, "drop", 0)
     assert (args.max_characters, args.keep_characters) == (1400, "last")
     assert len(args.data_paths) == len(args.test_data_paths) == 6 and args.final_eval_data_paths == []
-    assert args.data_paths[0] == "datasets/routerbench_cluster/gsm8k_train.csv" and args.test_data_paths[0] == "datasets/routerbench_zs/gsm8k_test.csv"
+    assert (
+        args.data_paths[0] == "datasets/routerbench_cluster/gsm8k_train.csv"
+        and args.test_data_paths[0] == "datasets/routerbench_zs/gsm8k_test.csv"
+    )
     manifest = json.loads((REPO / "datasets" / "manifest.json").read_text())["files"]
     assert all(path.removeprefix("datasets/") in manifest for path in args.data_paths + args.test_data_paths)
     assert program.parse(["--dataset", "routerbench", "--top_k", "2", "--last_k", "3"]).top_k == 2
@@ -134,7 +157,9 @@ def test_prompts_may_be_cut_at_the_end_as_released(data, tmp_path):
 
 def test_training_charges_the_cost_once(data, tmp_path):
     """The targets against a loop over the tables; the scores that are evaluated stay what they were."""
-    args = program.parse(flags(data, "unused", tmp_path, "--cost_rate", "50", "--max_characters", "20", "--validation_fraction", "0.2"))
+    args = program.parse(
+        flags(data, "unused", tmp_path, "--cost_rate", "50", "--max_characters", "20", "--validation_fraction", "0.2")
+    )
     problem = program.Problem(args, frozenset(), torch.device("cpu"))
     expected, questions = [], []
     for path in paths(data, "train"):
@@ -168,9 +193,28 @@ def run(data, tiny_bert, tmp_path_factory):
             "PRECISION": "fp32", "LEARNING_RATE": "1e-2", "RUNS": str(folder / "runs"), "RESULTS": str(folder / "results"),
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", **changed,
         }  # fmt: skip
-        more = ["--training_steps", "40", "--eval_steps", "20", "--batch_size", "16", "--max_length", "64", "--cache_dir", str(folder / "cache")]
+        more = [
+            "--training_steps",
+            "40",
+            "--eval_steps",
+            "20",
+            "--batch_size",
+            "16",
+            "--max_length",
+            "64",
+            "--cache_dir",
+            str(folder / "cache"),
+        ]
         command = ["bash", str(REPO / "train_scripts" / "router_train_routerbench.sh"), *more]
-        return subprocess.run(command, capture_output=True, text=True, encoding="utf-8", timeout=300, env=os.environ | settings, cwd=folder)
+        return subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            encoding="utf-8",
+            timeout=300,
+            env=os.environ | settings,
+            cwd=folder,
+        )
 
     process = again()
     assert process.returncode == 0, process.stderr
@@ -186,10 +230,26 @@ def test_runs_report_accuracy_cost_and_utility(run, data, capsys):
 
     folder, process, _ = run
     picks = folder / "picks.json"
-    assert evaluation_router.main(["--ckpt", str(folder / "runs" / "rate_300" / "seed_1"), "--output", str(picks), "--cache_dir", str(folder / "cache")]) == 0
+    assert (
+        evaluation_router.main(
+            [
+                "--ckpt",
+                str(folder / "runs" / "rate_300" / "seed_1"),
+                "--output",
+                str(picks),
+                "--cache_dir",
+                str(folder / "cache"),
+            ]
+        )
+        == 0
+    )
     text = capsys.readouterr().out
     assert text.split("\n\nWritten")[0] == (folder / "runs" / "rate_300" / "seed_1" / "tables.md").read_text().strip()
-    assert "US dollars per 1000 queries" in text and "Utility: score - 300 * cost" in text and "RouterDC (paper)" not in text
+    assert (
+        "US dollars per 1000 queries" in text
+        and "Utility: score - 300 * cost" in text
+        and "RouterDC (paper)" not in text
+    )
     found, test = json.loads(picks.read_text()), results(folder, 300, 1)["test"]
     assert test["left_out"] == {"poems": 0, "sums": 1}
     for task, path in zip(TASKS, paths(data, "test")):
@@ -199,7 +259,9 @@ def test_runs_report_accuracy_cost_and_utility(run, data, capsys):
         paid = [row[f"{llm}|total_cost"] for llm, (_, row) in zip(chosen, rows.iterrows())]
         assert test["tasks"][task] == pytest.approx(100 * np.mean(earned))
         assert test["costs"]["router"][task] == pytest.approx(np.mean(paid))
-        assert test["utilities"]["router"][task] == pytest.approx(100 * (np.mean(earned) - 300 * np.mean(paid)), abs=1e-3)
+        assert test["utilities"]["router"][task] == pytest.approx(
+            100 * (np.mean(earned) - 300 * np.mean(paid)), abs=1e-3
+        )
         assert test["costs"][LLMS[3]][task] == pytest.approx(rows[f"{LLMS[3]}|total_cost"].mean())
 
 
@@ -207,42 +269,90 @@ def test_a_cost_rate_makes_the_router_cheaper(run):
     folder = run[0]
     for seed in SEEDS:
         free, charged = (results(folder, rate, seed)["test"] for rate in RATES)
-        assert np.mean(list(charged["costs"]["router"].values())) < 0.7 * np.mean(list(free["costs"]["router"].values()))
+        assert np.mean(list(charged["costs"]["router"].values())) < 0.7 * np.mean(
+            list(free["costs"]["router"].values())
+        )
 
 
 def test_what_is_left_out_is_said(run):
-    assert "sums_train.csv: 2 of 60 rows left out (--missing_cells drop), empty cells: 1 scores in 1 rows, 2 costs in 2 rows" in run[1].stderr
+    assert (
+        "sums_train.csv: 2 of 60 rows left out (--missing_cells drop), empty cells: 1 scores in 1 rows, 2 costs in 2 rows"
+        in run[1].stderr
+    )
 
 
 def test_results_are_what_the_runs_say(run, data):
     folder = run[0]
     found = json.loads((folder / "results" / "routerbench.json").read_text())
-    assert (tuple(found["cost_rates"]), tuple(found["seeds"])) == (RATES, SEEDS) and found["test_queries"] == {"poems": 50, "sums": 49}
+    assert (tuple(found["cost_rates"]), tuple(found["seeds"])) == (RATES, SEEDS) and found["test_queries"] == {
+        "poems": 50,
+        "sums": 49,
+    }
     tests = [load(path, "multi_attempt", missing="drop") for path in paths(data, "test")]
-    single = {llm: ([mean_cost(np.full(len(d), t), d) for d in tests], [accuracy(np.full(len(d), t), d) for d in tests]) for t, llm in enumerate(LLMS)}
+    single = {
+        llm: ([mean_cost(np.full(len(d), t), d) for d in tests], [accuracy(np.full(len(d), t), d) for d in tests])
+        for t, llm in enumerate(LLMS)
+    }
     cheap, dear = ([np.mean(side) for side in single[llm]] for llm in (LLMS[0], LLMS[3]))
     for seed, area in zip(SEEDS, found["aiq"]["RouterDC"]["average"]):
         points = [cheap]
         for rate in RATES:
             test = results(folder, rate, seed)["test"]
             points.append([np.mean(list(test["costs"]["router"].values())), np.mean(list(test["tasks"].values()))])
-        shadow = np.array([*[p for p in points if p[0] >= cheap[0]], (cheap[0], 0), (dear[0], 0), (dear[0], max(p[1] for p in points))])
+        shadow = np.array(
+            [
+                *[p for p in points if p[0] >= cheap[0]],
+                (cheap[0], 0),
+                (dear[0], 0),
+                (dear[0], max(p[1] for p in points)),
+            ]
+        )
         if max(p[0] for p in points) <= dear[0] and min(p[0] for p in points) >= cheap[0]:
             assert area == pytest.approx(ConvexHull(shadow).volume / (dear[0] - cheap[0]))
-    shadow = np.array([*[(np.mean(c), np.mean(a)) for c, a in single.values()], (cheap[0], 0), (dear[0], 0), (dear[0], max(np.mean(a) for _, a in single.values()))])
-    assert found["aiq"][routerbench.ZERO]["average"] == pytest.approx([ConvexHull(shadow).volume / (dear[0] - cheap[0])] * 2)
+    shadow = np.array(
+        [
+            *[(np.mean(c), np.mean(a)) for c, a in single.values()],
+            (cheap[0], 0),
+            (dear[0], 0),
+            (dear[0], max(np.mean(a) for _, a in single.values())),
+        ]
+    )
+    assert found["aiq"][routerbench.ZERO]["average"] == pytest.approx(
+        [ConvexHull(shadow).volume / (dear[0] - cheap[0])] * 2
+    )
     validation = [np.mean([results(folder, rate, seed)["selection"]["validation"] for rate in RATES]) for seed in SEEDS]
     text = (folder / "results" / "routerbench.md").read_text()
-    assert f"validation rows, mean over the cost rates: {np.mean(validation):.2f} ± {np.std(validation, ddof=1):.2f} %" in text
-    for name in ("RouterDC", "kNN", "MLP", "BestSingle", "BestPerTask", routerbench.ORACLE, routerbench.ZERO, "delta", "1 of routerbench_zs/sums_test.csv"):
+    assert (
+        f"validation rows, mean over the cost rates: {np.mean(validation):.2f} ± {np.std(validation, ddof=1):.2f} %"
+        in text
+    )
+    for name in (
+        "RouterDC",
+        "kNN",
+        "MLP",
+        "BestSingle",
+        "BestPerTask",
+        routerbench.ORACLE,
+        routerbench.ZERO,
+        "delta",
+        "1 of routerbench_zs/sums_test.csv",
+    ):
         assert name in text
     for name, points in found["routers"].items():
         assert len(points) == 4
         for p in points:
             for task in TASKS:
-                assert p["utility"][task] == pytest.approx(p["accuracy"][task] - 100 * p["cost_rate"] * p["cost"][task], abs=1e-3), name
-    best = {(p["cost_rate"], p["seed"]): np.mean(list(p["utility"].values())) for p in found["routers"][routerbench.ORACLE]}
-    assert all(np.mean(list(p["utility"].values())) <= best[p["cost_rate"], p["seed"]] + 1e-6 for points in found["routers"].values() for p in points)
+                assert p["utility"][task] == pytest.approx(
+                    p["accuracy"][task] - 100 * p["cost_rate"] * p["cost"][task], abs=1e-3
+                ), name
+    best = {
+        (p["cost_rate"], p["seed"]): np.mean(list(p["utility"].values())) for p in found["routers"][routerbench.ORACLE]
+    }
+    assert all(
+        np.mean(list(p["utility"].values())) <= best[p["cost_rate"], p["seed"]] + 1e-6
+        for points in found["routers"].values()
+        for p in points
+    )
     assert (folder / "results" / "routerbench.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -252,7 +362,10 @@ def test_finished_runs_are_skipped_and_a_missing_one_is_named(run, capsys):
     process = again(COST_RATES="300", SEEDS="2")
     assert process.returncode == 0 and process.stdout.count("already done") == 1
     drop = ("seconds",)
-    first, second = ({name: value for name, value in json.loads(text).items() if name not in drop} for text in (before, (folder / "results" / "routerbench.json").read_text()))
+    first, second = (
+        {name: value for name, value in json.loads(text).items() if name not in drop}
+        for text in (before, (folder / "results" / "routerbench.json").read_text())
+    )
     assert first == second
     part = folder / "part"
     (part / "rate_0").mkdir(parents=True)
@@ -261,7 +374,9 @@ def test_finished_runs_are_skipped_and_a_missing_one_is_named(run, capsys):
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(json.dumps(results(folder, rate, seed)))
     assert routerbench.main([str(part), "--output", str(folder / "other")]) == 2
-    assert "no finished run of RouterDC at 300 with seed 2" in capsys.readouterr().err and not list((folder / "other").iterdir())
+    assert "no finished run of RouterDC at 300 with seed 2" in capsys.readouterr().err and not list(
+        (folder / "other").iterdir()
+    )
 
 
 def test_the_baselines_here_get_the_rows_of_training(data, monkeypatch):
@@ -294,16 +409,34 @@ def test_all_baselines_with_a_cost_rate(data, tiny_bert, tmp_path, capsys):
         more = ["--cost_rate", rate, "--validation_fraction", "0.2", "--save_path", str(tmp_path / rate)]
         assert baselines.main(flags(data, tiny_bert, tmp_path, *more)) == 0
         assert ("left out: matrix_factorization, irt" in capsys.readouterr().err) == (rate != "0")
-        found = {path.parent.parent.name: json.loads(path.read_text()) for path in (tmp_path / rate).rglob("results.json")}
+        found = {
+            path.parent.parent.name: json.loads(path.read_text()) for path in (tmp_path / rate).rglob("results.json")
+        }
         assert ({"MatrixFactorization", "IRT"} <= set(found)) == (rate == "0")
-        assert set(found) >= {"kNN", "Ridge", "MLP", "KMeans", "LoraRetriever", "TaskClassifier", "Random", "BestSingle", "BestPerTask", "Oracle"}
+        assert set(found) >= {
+            "kNN",
+            "Ridge",
+            "MLP",
+            "KMeans",
+            "LoraRetriever",
+            "TaskClassifier",
+            "Random",
+            "BestSingle",
+            "BestPerTask",
+            "Oracle",
+        }
         for name, result in found.items():
             picks = json.loads((tmp_path / rate / name / "seed_1" / "picks.json").read_text())
             for task, path in zip(TASKS, paths(data, "test")):
                 table = pd.read_csv(path).dropna(subset=list(LLMS))
                 chosen = [result["test"]["llms"][pick] for pick in picks[task]]
-                earned = [row[llm] - float(rate) * row[f"{llm}|total_cost"] for llm, (_, row) in zip(chosen, table.iterrows(), strict=True)]
-                assert result["test"]["utilities"]["router"][task] == pytest.approx(100 * np.mean(earned), abs=1e-3), name
+                earned = [
+                    row[llm] - float(rate) * row[f"{llm}|total_cost"]
+                    for llm, (_, row) in zip(chosen, table.iterrows(), strict=True)
+                ]
+                assert result["test"]["utilities"]["router"][task] == pytest.approx(100 * np.mean(earned), abs=1e-3), (
+                    name
+                )
             spent[name, rate] = np.mean(list(result["test"]["costs"]["router"].values()))
     for name in ("kNN", "Ridge", "KMeans", "TaskClassifier"):
         assert spent[name, "300"] < 0.7 * spent[name, "0"], name
@@ -313,16 +446,27 @@ def test_all_baselines_with_a_cost_rate(data, tiny_bert, tmp_path, capsys):
 def made_up_runs(tmp_path, monkeypatch):
     """Writes results.json of runs that picked the first LLM, (data folder, flags) -> runs/; the comparison embeds nothing and fits kNN alone."""
     monkeypatch.setattr(routerbench, "BASELINES", (KNN,))
-    monkeypatch.setattr(routerbench, "embeddings", lambda train, tests, *_: {d.path: np.eye(len(d), 4, dtype=np.float32) for d in [*train, *tests]})
+    monkeypatch.setattr(
+        routerbench,
+        "embeddings",
+        lambda train, tests, *_: {d.path: np.eye(len(d), 4, dtype=np.float32) for d in [*train, *tests]},
+    )
 
     def write(folder, *more, recipe="routerbench"):
-        files = [load(path, "multi_attempt", missing="drop") for side in ("train", "test") for path in paths(folder, side)]
+        files = [
+            load(path, "multi_attempt", missing="drop") for side in ("train", "test") for path in paths(folder, side)
+        ]
         for rate, seed in ((0.0, 1), (300.0, 1)):
             settings = vars(program.parse(flags(folder, "unused", tmp_path, "--validation_fraction", "0.2", *more)))
             settings |= {"data": {data.path: data.sha256 for data in files}, "cost_rate": rate, "seed": seed}
             picks = {data.task: np.zeros(len(data), dtype=int) for data in files[2:]}
             found = routerbench.point(picks, files[2:], rate)
-            test = {"tasks": found["accuracy"], "costs": {"router": found["cost"]}, "utilities": {"router": found["utility"]}, "cost_rate": rate}
+            test = {
+                "tasks": found["accuracy"],
+                "costs": {"router": found["cost"]},
+                "utilities": {"router": found["utility"]},
+                "cost_rate": rate,
+            }
             result = {"router": "RouterDC", "recipe": recipe, "settings": settings, "test": test, "seconds": 1}
             result |= {"command": "x", "selection": {"validation": None}}
             result["tests"] = [{"path": data.path, "kind": data.kind} for data in files[2:]]
@@ -330,7 +474,9 @@ def made_up_runs(tmp_path, monkeypatch):
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_text(json.dumps(result))
         assert routerbench.main([str(tmp_path / "runs"), "--output", str(tmp_path / "results"), "--device", "cpu"]) == 0
-        return json.loads((tmp_path / "results" / "routerbench.json").read_text()), (tmp_path / "results" / "routerbench.md").read_text()
+        return json.loads((tmp_path / "results" / "routerbench.json").read_text()), (
+            tmp_path / "results" / "routerbench.md"
+        ).read_text()
 
     return write
 
@@ -399,14 +545,19 @@ def test_a_task_whose_llms_cost_the_same_has_no_aiq(data, tmp_path, made_up_runs
     for name, areas in found["aiq"].items():
         assert areas["poems"] == [None] and 0 < areas["sums"][0] <= 100 and 0 < areas["average"][0] <= 100
         assert re.search(rf"^\| {re.escape(name)} +\| +- \| +\d", text, re.MULTILINE), name
-    single = [(np.mean(list(v["cost"].values())), np.mean(list(v["accuracy"].values()))) for v in found["llms"].values()]
+    single = [
+        (np.mean(list(v["cost"].values())), np.mean(list(v["accuracy"].values()))) for v in found["llms"].values()
+    ]
     assert found["aiq"][routerbench.ZERO]["average"] == [pytest.approx(aiq(*zip(*single), 0, max(single)[0]))]
     assert '"-": all LLMs cost the same (poems)' in text and (tmp_path / "results" / "routerbench.png").is_file()
 
 
 def test_runs_of_two_routers_do_not_belong_together():
     settings, test = {"seed": 1, "cost_rate": 0.0}, {"tasks": {"a": 1}, "costs": {"router": {"a": 1}}}
-    two = [{"router": name, "settings": settings | {"seed": seed}, "test": test, "command": "x"} for seed, name in enumerate(("kNN", "Ridge"))]
+    two = [
+        {"router": name, "settings": settings | {"seed": seed}, "test": test, "command": "x"}
+        for seed, name in enumerate(("kNN", "Ridge"))
+    ]
     with pytest.raises(ValueError, match="its runs differ in router; only"):
         routerbench.check(two, "folder")
     assert routerbench.check(two[:1], "folder") == ([0.0], [0])

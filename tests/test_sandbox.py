@@ -63,7 +63,11 @@ def alive(name: str) -> list[str]:
     found = []
     for folder in Path("/proc").iterdir():
         try:
-            if folder.name.isdigit() and (folder / "comm").read_text().strip() == name and "State:\tZ" not in (folder / "status").read_text():
+            if (
+                folder.name.isdigit()
+                and (folder / "comm").read_text().strip() == name
+                and "State:\tZ" not in (folder / "status").read_text()
+            ):
                 found.append(folder.name)
         except OSError:
             pass
@@ -76,7 +80,12 @@ CASES = [  # language, program, status, part of the detail
     ("python", GOOD, "passed", ""),
     ("python", "print('x' * 1000000)\n" + GOOD, "passed", ""),
     ("python", "import json, re, math, collections, typing, dataclasses, numpy\n" + GOOD, "passed", ""),
-    ("python", "import pickle, dataclasses\n@dataclasses.dataclass\nclass A:\n    x: int\nassert pickle.loads(pickle.dumps(A(1))) == A(1)", "passed", ""),
+    (
+        "python",
+        "import pickle, dataclasses\n@dataclasses.dataclass\nclass A:\n    x: int\nassert pickle.loads(pickle.dumps(A(1))) == A(1)",
+        "passed",
+        "",
+    ),
     ("python", "if __name__ == '__main__':\n    ran = True\nassert ran", "passed", ""),
     ("python", "open('file', 'w').write('x')\nassert open('file').read() == 'x'", "passed", ""),
     ("python", GOOD.replace("+ b", "- b"), "failed", "AssertionError"),
@@ -112,7 +121,7 @@ FAKES = {  # each has a failing test after, before or around the fake; none may 
     "catches all and leaves": ("python", "import os\ntry:\n    assert False\nexcept BaseException:\n    os._exit(0)"),
     "writes to every open file": (
         "python",
-        "import os\nfor fd in range(3, 256):\n    try:\n        os.write(fd, b'{\"status\": 0, \"reason\": null}\\n')\n    except OSError:\n"
+        'import os\nfor fd in range(3, 256):\n    try:\n        os.write(fd, b\'{"status": 0, "reason": null}\\n\')\n    except OSError:\n'
         "        pass\nos._exit(0)",
     ),
     "becomes another program": ("python", "import os\nos.execv('/bin/true', ['true'])"),
@@ -122,7 +131,10 @@ FAKES = {  # each has a failing test after, before or around the fake; none may 
     "process.exit": ("javascript", "process.exit(0);\nconsole.assert(false)"),
     "return": ("javascript", "return;\nconsole.assert(false)"),
     "prints in JavaScript": ("javascript", "console.log('passed');\nprocess.exit(0)"),
-    "silent exit handler": ("javascript", "process.on('exit', () => { process.exitCode = 0; });\nthrow new Error('no')"),
+    "silent exit handler": (
+        "javascript",
+        "process.on('exit', () => { process.exitCode = 0; });\nthrow new Error('no')",
+    ),
 }
 
 
@@ -132,7 +144,11 @@ def test_a_fake_verdict_does_not_pass(name, how):
     assert not (python if language == "python" else javascript)(source, how).passed
 
 
-ENDLESS = [("python", "while True:\n    pass"), ("python", "import time\ntime.sleep(60)"), ("javascript", "while (true) {}")]
+ENDLESS = [
+    ("python", "while True:\n    pass"),
+    ("python", "import time\ntime.sleep(60)"),
+    ("javascript", "while (true) {}"),
+]
 
 
 @pytest.mark.parametrize("language, source", ENDLESS)
@@ -149,7 +165,11 @@ def test_a_program_that_prints_without_end(how):
 def test_a_fork_bomb_ends_and_leaves_nothing(how):
     if os.getuid() == 0 and not how.drop:
         pytest.skip("the kernel does not limit root's processes, and root's programs run as somebody else")
-    verdict = python(named("forkbomb") + "while True:\n    try:\n        os.fork()\n    except OSError:\n        pass", how, seconds=3)
+    verdict = python(
+        named("forkbomb") + "while True:\n    try:\n        os.fork()\n    except OSError:\n        pass",
+        how,
+        seconds=3,
+    )
     assert verdict.status in ("timed out", "too many processes")
     time.sleep(0.2)
     assert not alive("forkbomb")
@@ -168,7 +188,10 @@ def test_ten_gigabytes(how):
 
 
 def test_ten_gigabytes_in_javascript(how):
-    assert javascript("const all = [];\nfor (let i = 0; i < 100; i++) all.push(Buffer.alloc(1e8, 1));", how, 20).status == "out of memory"
+    assert (
+        javascript("const all = [];\nfor (let i = 0; i < 100; i++) all.push(Buffer.alloc(1e8, 1));", how, 20).status
+        == "out of memory"
+    )
     heap = "const all = [];\nwhile (true) all.push(new Array(100000).fill(Math.random()));"
     assert javascript(heap, how, 20, 128).status in ("out of memory", "killed")
 
@@ -179,7 +202,9 @@ def test_memory_of_several_processes_counts_together(how):
 
 
 def test_a_file_that_grows_without_end(how):
-    assert not python("with open('file', 'wb') as file:\n    for _ in range(2000):\n        file.write(bytes(1 << 20))", how).passed
+    assert not python(
+        "with open('file', 'wb') as file:\n    for _ in range(2000):\n        file.write(bytes(1 << 20))", how
+    ).passed
 
 
 REMOUNT = "import ctypes\nassert ctypes.CDLL(None).mount(b'none', b'/', None, 4096 | 32, None) == 0"  # bind, remount: writable again
@@ -208,7 +233,8 @@ def test_writes_outside_its_folder(how, shared):
         f"import os\nos.chmod({str(shared)!r}, 0)",
         "open('/dev/shm/left', 'w')",
         REMOUNT,
-        "import ctypes\nassert ctypes.CDLL(None).unshare(0x10000000 | 0x20000) == 0\n" + REMOUNT,  # in a user namespace of its own
+        "import ctypes\nassert ctypes.CDLL(None).unshare(0x10000000 | 0x20000) == 0\n"
+        + REMOUNT,  # in a user namespace of its own
     ):
         verdict = python(source, how)
         assert not verdict.passed, source
@@ -268,9 +294,15 @@ def test_nothing_is_left_on_the_disk(tmp_path, monkeypatch, how):
 def test_verdicts_come_in_the_order_given_and_progress_as_they_come():
     sources = [f"import time\ntime.sleep({0.6 - 0.1 * place})\nassert {place} % 2 == 0" for place in range(6)]
     seen = []
-    verdicts = judge([Program("python", source) for source in sources], workers=6, progress=lambda place, verdict: seen.append((place, verdict)))
+    verdicts = judge(
+        [Program("python", source) for source in sources],
+        workers=6,
+        progress=lambda place, verdict: seen.append((place, verdict)),
+    )
     assert [verdict.passed for verdict in verdicts] == [True, False] * 3
-    assert sorted(place for place, _ in seen) == [*range(6)] and all(verdicts[place] == verdict for place, verdict in seen)
+    assert sorted(place for place, _ in seen) == [*range(6)] and all(
+        verdicts[place] == verdict for place, verdict in seen
+    )
     assert judge([]) == []
 
 
@@ -341,7 +373,9 @@ print([works(Mode(True, user, drop)) for user, drop in ((False, True), (False, F
 @pytest.mark.skipif(os.getuid() != 0 or sys.platform != "linux", reason="not root on Linux")
 def test_root_without_the_right_to_make_namespaces_goes_by_way_of_a_user_namespace():
     run = subprocess.run([sys.executable, "-c", LESS, WHICH], cwd=REPO, capture_output=True, text=True, timeout=120)
-    assert run.stdout.strip() in ("[False, False, True] True True", "[False, False, False] False False"), run.stderr  # user namespaces may be off
+    assert run.stdout.strip() in ("[False, False, True] True True", "[False, False, False] False False"), (
+        run.stderr
+    )  # user namespaces may be off
 
 
 def test_a_warning_before_programs_run_without_namespaces(monkeypatch, tmp_path, capsys):
@@ -353,8 +387,15 @@ def test_a_warning_before_programs_run_without_namespaces(monkeypatch, tmp_path,
         for title in ("one", "two"):
             rules.verdicts([Program("python", "")], tmp_path / f"{title}{number}", rules.Judging(True), title)
     sandbox.warn.cache_clear()
-    warned = [text.count("warning: no namespaces can be made here, so programs that LLMs wrote can use the network") for text in asked]
-    assert warned == [1, 0, 1, 0, 0, 0] and "every file that you may;" in asked[0] and "every file that any user may;" in asked[2]
+    warned = [
+        text.count("warning: no namespaces can be made here, so programs that LLMs wrote can use the network")
+        for text in asked
+    ]
+    assert (
+        warned == [1, 0, 1, 0, 0, 0]
+        and "every file that you may;" in asked[0]
+        and "every file that any user may;" in asked[2]
+    )
 
 
 NO_LIMIT = """
@@ -380,7 +421,9 @@ def test_a_system_that_cannot_limit_the_address_space(linux, monkeypatch, tmp_pa
             python(GOOD, plain)
     else:
         assert python(GOOD, plain).passed and not python(GOOD + "\nassert False", plain).passed
-        assert python("x = bytearray(1 << 30)", plain, megabytes=256).passed  # what the report of this module tries, so that it says NO
+        assert python(
+            "x = bytearray(1 << 30)", plain, megabytes=256
+        ).passed  # what the report of this module tries, so that it says NO
 
 
 def test_only_linux_lets_root_become_nobody(monkeypatch):
@@ -392,9 +435,17 @@ def test_only_linux_lets_root_become_nobody(monkeypatch):
 
 
 def test_the_command_says_what_is_enforced():
-    run = subprocess.run([sys.executable, "-m", "utils.scoring.sandbox"], cwd=REPO, capture_output=True, text=True, timeout=120)
+    run = subprocess.run(
+        [sys.executable, "-m", "utils.scoring.sandbox"], cwd=REPO, capture_output=True, text=True, timeout=120
+    )
     lines = run.stdout.splitlines()
-    for what in ("no network", "writes in its own folder only", "limited memory", "limited number of processes", "limited time"):
+    for what in (
+        "no network",
+        "writes in its own folder only",
+        "limited memory",
+        "limited number of processes",
+        "limited time",
+    ):
         line = next(line for line in lines if line.endswith(what))
         assert line.split()[0] == "yes" or not mode().namespaces
     assert run.returncode == (1 if "  NO " in run.stdout else 0), run.stderr

@@ -23,9 +23,17 @@ def bash(mirror, tiny_bert, tmp_path):
     """Runs a script with the tiny encoder in the current environment; settings go in by environment variables."""
 
     def run(name, flags, **settings):
-        environment = os.environ | {"ROUTERDC_NO_VENV": "1", "ROUTERDC_MIRROR": str(mirror), "ENCODER": str(tiny_bert), "DEVICE": "cpu", "PRECISION": "fp32"}
+        environment = os.environ | {
+            "ROUTERDC_NO_VENV": "1",
+            "ROUTERDC_MIRROR": str(mirror),
+            "ENCODER": str(tiny_bert),
+            "DEVICE": "cpu",
+            "PRECISION": "fp32",
+        }
         command = ["bash", str(REPO / "train_scripts" / name), *flags]
-        return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=600, env=environment | settings)
+        return subprocess.run(
+            command, capture_output=True, text=True, cwd=tmp_path, timeout=600, env=environment | settings
+        )
 
     return run
 
@@ -49,18 +57,30 @@ def test_quickstart_prints_the_tables_and_the_checkpoint_gives_them_again(bash, 
     rows = rows_of(run.stdout)
     assert len(rows) == 4 and rows[:2] == rows[2:]
     assert json.loads((tmp_path / "quick" / "seed_7" / "results.json").read_text())["settings"]["seed"] == 7
-    again = bash("router_train_minilm.sh", flags, RUNS=str(tmp_path / "quick"), SEEDS="7", COLLECT="0")  # what quickstart.sh does again: see the last test
+    again = bash(
+        "router_train_minilm.sh", flags, RUNS=str(tmp_path / "quick"), SEEDS="7", COLLECT="0"
+    )  # what quickstart.sh does again: see the last test
     assert again.returncode == 0 and "already done" in again.stdout and rows_of(again.stdout) == rows[:2]
 
 
 @pytest.mark.parametrize(("recipe", "seeds"), [("frozen", [1, 2]), ("tuned-layers", [3])])
 def test_a_minilm_recipe_runs(bash, flags, tmp_path, recipe, seeds):
-    run = bash("router_train_minilm.sh", flags, RECIPE=recipe, SEEDS=" ".join(map(str, seeds)), RUNS=str(tmp_path / "runs"), COLLECT="0")
+    run = bash(
+        "router_train_minilm.sh",
+        flags,
+        RECIPE=recipe,
+        SEEDS=" ".join(map(str, seeds)),
+        RUNS=str(tmp_path / "runs"),
+        COLLECT="0",
+    )
     assert run.returncode == 0, run.stderr
     results = [json.loads((tmp_path / "runs" / f"seed_{seed}" / "results.json").read_text()) for seed in seeds]
     assert [result["settings"]["seed"] for result in results] == seeds
     assert all(result["recipe"] == recipe for result in results)
-    assert (results[0]["settings"]["freeze_encoder"], results[0]["settings"]["train_layers"]) == {"frozen": (True, None), "tuned-layers": (False, 2)}[recipe]
+    assert (results[0]["settings"]["freeze_encoder"], results[0]["settings"]["train_layers"]) == {
+        "frozen": (True, None),
+        "tuned-layers": (False, 2),
+    }[recipe]
 
 
 def test_an_unknown_recipe_is_refused(bash):
@@ -81,7 +101,16 @@ SOURCED, TRAIN_NOTHING = ("env.sh", "recipes.sh", "overrides.sh"), ("figures.sh"
 for other in (*SOURCED, *TRAIN_NOTHING, "ablations.sh", LOOKAHEAD):  # test_ablations.py has the ablations
     SCRIPTS.remove(other)
 LABELS = {"save_path", "recipe", "seed"}  # what differs between any two runs
-AVERAGED = {"targets", "target_shrinkage", "top_k", "last_k", "negative_below", "temperature", "llm_learning_rate", "training_samples_per_dataset"}
+AVERAGED = {
+    "targets",
+    "target_shrinkage",
+    "top_k",
+    "last_k",
+    "negative_below",
+    "temperature",
+    "llm_learning_rate",
+    "training_samples_per_dataset",
+}
 AVERAGED |= {"validation_fraction", "selection"}
 DENOISED = AVERAGED - {"target_shrinkage"} | {"target_pooling"}
 CHANGED = {  # what the recipes set otherwise than the paper, as router_train_minilm.sh says
@@ -104,10 +133,22 @@ def commands(tmp_path):
         record = tmp_path / "record"
         record.write_text("")
         (tmp_path / "bin").mkdir(exist_ok=True)
-        (tmp_path / "bin" / "python").write_text(STUB.format(python=shlex.quote(sys.executable), record=shlex.quote(str(record))))
+        (tmp_path / "bin" / "python").write_text(
+            STUB.format(python=shlex.quote(sys.executable), record=shlex.quote(str(record)))
+        )
         (tmp_path / "bin" / "python").chmod(0o755)
-        environment = {"PATH": f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}", "ROUTERDC_NO_VENV": "1"} | settings
-        run = subprocess.run(["bash", str(REPO / "train_scripts" / name), *flags], capture_output=True, text=True, cwd=tmp_path, timeout=60, env=environment)
+        environment = {
+            "PATH": f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}",
+            "ROUTERDC_NO_VENV": "1",
+        } | settings
+        run = subprocess.run(
+            ["bash", str(REPO / "train_scripts" / name), *flags],
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+            timeout=60,
+            env=environment,
+        )
         assert run.returncode == 0, run.stderr
         return [shlex.split(line) for line in record.read_text().splitlines()]
 
@@ -119,7 +160,11 @@ def planned(commands):
     """The training runs of a script, as the trainer reads its arguments; one that it refuses ends the test."""
 
     def planned(name, *flags, **settings):
-        runs = [trainer.parse(command[1:]) for command in commands(name, *flags, **settings) if command[0] == "train_router_mdeberta.py"]
+        runs = [
+            trainer.parse(command[1:])
+            for command in commands(name, *flags, **settings)
+            if command[0] == "train_router_mdeberta.py"
+        ]
         for run in runs:
             trainer.check_numbers(run)
             trainer.fidelity_rows(run.fidelity)
@@ -164,9 +209,16 @@ def test_the_recipes_differ_from_the_paper_where_they_say(planned):
     runs = {}
     for recipe in named:
         runs[recipe], second = planned("router_train_minilm.sh", RECIPE=recipe, SEEDS="4 7")
-        assert (runs[recipe].seed, second.seed, runs[recipe].recipe) == (4, 7, recipe) and not changed(runs[recipe], second)
-        assert runs[recipe].encoder == "minilm" and changed(runs[recipe], trainer.parse(["--encoder", "minilm"])) == CHANGED[recipe]
-    trained = {recipe: (run.freeze_encoder, run.train_layers, run.training_steps, run.dropout) for recipe, run in runs.items()}
+        assert (runs[recipe].seed, second.seed, runs[recipe].recipe) == (4, 7, recipe) and not changed(
+            runs[recipe], second
+        )
+        assert (
+            runs[recipe].encoder == "minilm"
+            and changed(runs[recipe], trainer.parse(["--encoder", "minilm"])) == CHANGED[recipe]
+        )
+    trained = {
+        recipe: (run.freeze_encoder, run.train_layers, run.training_steps, run.dropout) for recipe, run in runs.items()
+    }
     assert trained == {
         "paper": (False, None, 1000, 0.0), "layers": (False, 2, 100, None), "frozen": (True, None, 1000, None),
         "tuned": (True, None, 1000, None), "tuned-layers": (False, 2, 200, 0.0), "tuned-all": (False, None, 200, 0.0),
@@ -175,14 +227,34 @@ def test_the_recipes_differ_from_the_paper_where_they_say(planned):
     for name in ("", "-layers"):  # what differs is how the targets are pooled
         assert changed(runs[f"tuned{name}"], runs[f"denoised{name}"]) == {"target_shrinkage", "target_pooling"}
     for recipe in ("tuned-layers", "tuned-all"):  # the same targets
-        assert {name: getattr(runs[recipe], name) for name in AVERAGED} == {name: getattr(runs["tuned"], name) for name in AVERAGED}
-    assert (runs["tuned"].targets, runs["tuned"].target_shrinkage, runs["tuned"].target_groups, runs["tuned"].validation_fraction) == ("gain", 1.0, "task", 0.0)
+        assert {name: getattr(runs[recipe], name) for name in AVERAGED} == {
+            name: getattr(runs["tuned"], name) for name in AVERAGED
+        }
+    assert (
+        runs["tuned"].targets,
+        runs["tuned"].target_shrinkage,
+        runs["tuned"].target_groups,
+        runs["tuned"].validation_fraction,
+    ) == ("gain", 1.0, "task", 0.0)
 
 
 def test_further_flags_and_settings_reach_the_trainer(planned):
     for name in ("router_train.sh", "router_train_minilm.sh"):
-        runs = planned(name, "--H", "5", SEEDS="2", LABEL="mine", ENCODER="some/encoder", DEVICE="cpu", PRECISION="fp32", FIDELITY="1,3", RUNS="elsewhere")
-        assert [(run.seed, run.H, run.encoder, run.device, run.precision, run.fidelity) for run in runs] == [(2, 5, "some/encoder", "cpu", "fp32", "1,3")]
+        runs = planned(
+            name,
+            "--H",
+            "5",
+            SEEDS="2",
+            LABEL="mine",
+            ENCODER="some/encoder",
+            DEVICE="cpu",
+            PRECISION="fp32",
+            FIDELITY="1,3",
+            RUNS="elsewhere",
+        )
+        assert [(run.seed, run.H, run.encoder, run.device, run.precision, run.fidelity) for run in runs] == [
+            (2, 5, "some/encoder", "cpu", "fp32", "1,3")
+        ]
         assert runs[0].save_path == "elsewhere/seed_2"
 
 
@@ -192,12 +264,21 @@ def test_the_search_reads_validation_rows_alone_and_has_its_winners_in_the_recip
         assert not [word for word in command if word in tests or "test_data" in word or "final_eval_data" in word]
     runs = planned("search_minilm.sh", SEEDS="1 2 3", SEEDS_LAYERS="2")
     for run in runs:
-        assert not run.final_eval and run.validation_fraction == 0.2 and run.selection == "last" and not tests & {*run.data_paths}
+        assert (
+            not run.final_eval
+            and run.validation_fraction == 0.2
+            and run.selection == "last"
+            and not tests & {*run.data_paths}
+        )
     seeds = {name: [run.seed for run in runs if run.recipe == name] for name in {run.recipe for run in runs}}
     assert seeds.pop("task_mean_1_layers_2") == [2] and all(found == [1, 2, 3] for found in seeds.values())
     candidates = {run.recipe: run for run in runs if run.seed == 2}
     assert all(changed(one, two) for one in candidates.values() for two in candidates.values() if one is not two)
-    winners = {"tuned": "task_mean_1_head_3e-4", "tuned-layers": "task_mean_1_layers_2", "denoised": "pooled_alike_head_3e-4"}
+    winners = {
+        "tuned": "task_mean_1_head_3e-4",
+        "tuned-layers": "task_mean_1_layers_2",
+        "denoised": "pooled_alike_head_3e-4",
+    }
     for recipe, winner in winners.items():
         chosen = planned("router_train_minilm.sh", RECIPE=recipe, SEEDS="2")[0]
         assert changed(chosen, candidates[winner]) == {"final_eval", "validation_fraction", "eval_steps"}
@@ -217,7 +298,11 @@ def test_the_papers_settings_differ_in_one_thing_on_the_same_seeds(commands, pla
     }
     for key, names in expected.items():
         assert changed(by.pop(key), paper[key[-1]]) == names
-    assert {*by} == {("paper", "routerdc", "paper", 1), ("paper", "routerdc", "paper", 2), ("tuned-all", "routerdc", "paper", 1)}
+    assert {*by} == {
+        ("paper", "routerdc", "paper", 1),
+        ("paper", "routerdc", "paper", 2),
+        ("tuned-all", "routerdc", "paper", 1),
+    }
     plain = planned("router_train_minilm.sh", RECIPE="paper", SEEDS="1 2")
     assert [run.save_path for run in plain] == [paper[run.seed].save_path for run in plain]  # trained once
     report = commands("paper_settings.sh")[-1]
@@ -241,16 +326,24 @@ def test_the_fidelity_runs_differ_in_one_thing_on_the_same_seeds(commands, plann
             assert changed(other, run) == {"cluster_loss_weight"} and other.cluster_loss_weight == 0
             assert recipe == "tuned" or run.save_path == by[recipe, "paper", run.seed].save_path  # trained once
     report = commands("fidelity.sh")[-1]
-    assert report[:2] == ["-m", "utils.report"] and all(any(run.save_path.startswith(f"{folder}/") for folder in report[2:]) for run in runs)
+    assert report[:2] == ["-m", "utils.report"] and all(
+        any(run.save_path.startswith(f"{folder}/") for folder in report[2:]) for run in runs
+    )
 
 
 def test_the_baselines_and_routerdc_learn_from_the_same_targets(commands, planned):
     settings = {"SEEDS": "1 2", "SEEDS_LAYERS": "1", "FINETUNED": "1"}
     runs = planned("baselines.sh", **settings)
     losses = Counter((run.recipe, run.loss) for run in runs)
-    assert losses == {(recipe, loss): 1 + (recipe in ("frozen", "tuned")) for recipe in ("frozen", "tuned", "tuned-layers") for loss in trainer.ROUTERS}
+    assert losses == {
+        (recipe, loss): 1 + (recipe in ("frozen", "tuned"))
+        for recipe in ("frozen", "tuned", "tuned-layers")
+        for loss in trainer.ROUTERS
+    }
     for run in runs:
-        ours = next(other for other in runs if (other.recipe, other.seed, other.loss) == (run.recipe, run.seed, "routerdc"))
+        ours = next(
+            other for other in runs if (other.recipe, other.seed, other.loss) == (run.recipe, run.seed, "routerdc")
+        )
         assert changed(run, ours) == ({"loss", "cluster_loss_weight"} if run is not ours else set())
     calls = [call[2:] for call in commands("baselines.sh", **settings) if call[:2] == ["-m", "utils.baselines"]]
     others = [baselines.parse(call) for call in calls]
@@ -267,7 +360,15 @@ def test_the_baselines_and_routerdc_learn_from_the_same_targets(commands, planne
                 assert getattr(other, name) == getattr(ours, name), name
     for other in (others[0], others[2]):
         ours = next(run for run in runs if run.recipe == other.recipe)
-        for name in ("targets", "target_shrinkage", "training_samples_per_dataset", "data_paths", "test_data_paths", "final_eval_data_paths", "encoder"):
+        for name in (
+            "targets",
+            "target_shrinkage",
+            "training_samples_per_dataset",
+            "data_paths",
+            "test_data_paths",
+            "final_eval_data_paths",
+            "encoder",
+        ):
             assert getattr(other, name) == getattr(ours, name), name
         assert other.seeds == [1, 2]
 
@@ -276,8 +377,16 @@ def test_routerbench_trains_every_cost_rate_with_every_seed(planned, commands):
     runs = planned("router_train_routerbench.sh", COST_RATES="0 30", SEEDS="1 2")
     assert [(run.cost_rate, run.seed) for run in runs] == [(0, 1), (0, 2), (30, 1), (30, 2)]
     for run in runs:
-        assert (run.top_k, run.last_k, run.max_characters, run.freeze_encoder, run.final_eval_data_paths) == (4, 4, 1400, True, [])
-        assert {*run.data_paths} <= {*DATASETS["routerbench"]["data_paths"]} and {*run.test_data_paths} <= {*DATASETS["routerbench"]["test_data_paths"]}
+        assert (run.top_k, run.last_k, run.max_characters, run.freeze_encoder, run.final_eval_data_paths) == (
+            4,
+            4,
+            1400,
+            True,
+            [],
+        )
+        assert {*run.data_paths} <= {*DATASETS["routerbench"]["data_paths"]} and {*run.test_data_paths} <= {
+            *DATASETS["routerbench"]["test_data_paths"]
+        }
     assert not changed(runs[0], runs[1]) and changed(runs[0], runs[2]) == {"cost_rate"}
     (tuned,) = planned("router_train_routerbench.sh", RECIPE="tuned", COST_RATES="0", SEEDS="1")
     assert changed(tuned, runs[0]) == {"top_k", "last_k", "negative_below", "temperature", "target_shrinkage"}
@@ -350,17 +459,33 @@ def test_lookahead_gives_baselines_and_voting_the_files_of_routerdc(commands, pl
     assert {str(Path(path).parent) for run in trained.values() for path in run.data_paths} == clustered
     (measured,) = [ceiling.parser().parse_args(call[2:]) for call in calls if call[:2] == ["-m", "utils.ceiling"]]
     assert sorted(measured.test_data_paths) == sorted(trained[Path(f"{NOWHERE}/routers/frozen")].test_data_paths)
-    pages = [call[2:4] for call in calls if call[:2] == ["-m", "utils.lookahead"]]
+    pages = [call[2:4] for call in calls if call[:2] == ["-m", "utils.report.lookahead"]]
     assert pages == [["within", f"{NOWHERE}/routers"], ["leave_one_out", f"{NOWHERE}/leave_one_out"]]
 
 
 def test_every_setting_of_the_list_has_its_variable(planned):
-    names = re.findall(r"\b[A-Z]+(?:_[A-Z]+)*\b", re.search(r"for name in (.*?); do", (REPO / "train_scripts" / "overrides.sh").read_text(), re.DOTALL)[1])
+    names = re.findall(
+        r"\b[A-Z]+(?:_[A-Z]+)*\b",
+        re.search(r"for name in (.*?); do", (REPO / "train_scripts" / "overrides.sh").read_text(), re.DOTALL)[1],
+    )
     names.remove("TARGET_POOLING")  # it excludes TARGET_SHRINKAGE
-    values = {"SIMILARITY_FUNCTION": "inner", "TARGETS": "gain", "TARGET_GROUPS": "cluster", "TIES": "random", "SELECTION": "last", "POOLING": "mean"}
-    chosen = {name: values.get(name, "0.5" if name in ("DROPOUT", "TARGET_SHRINKAGE", "VALIDATION_FRACTION") else "2") for name in names}
+    values = {
+        "SIMILARITY_FUNCTION": "inner",
+        "TARGETS": "gain",
+        "TARGET_GROUPS": "cluster",
+        "TIES": "random",
+        "SELECTION": "last",
+        "POOLING": "mean",
+    }
+    chosen = {
+        name: values.get(name, "0.5" if name in ("DROPOUT", "TARGET_SHRINKAGE", "VALIDATION_FRACTION") else "2")
+        for name in names
+    }
     for script in ("router_train.sh", "router_train_minilm.sh"):
-        (plain,), (run,) = planned(script, SEEDS="1", RECIPE="frozen"), planned(script, SEEDS="1", RECIPE="frozen", LABEL="mine", **chosen)
+        (plain,), (run,) = (
+            planned(script, SEEDS="1", RECIPE="frozen"),
+            planned(script, SEEDS="1", RECIPE="frozen", LABEL="mine", **chosen),
+        )
         assert changed(run, plain) == {"H" if name == "H" else name.lower() for name in names}, script
         (pooled,) = planned(script, SEEDS="1", RECIPE="frozen", LABEL="mine", TARGET_POOLING="alike")
         assert changed(pooled, plain) == {"target_pooling"}
@@ -378,8 +503,14 @@ def test_lookahead_with_other_settings_leaves_its_results_alone(bash):
 @pytest.mark.parametrize("name", ["router_train.sh", "router_train_minilm.sh", "fidelity.sh", "baselines.sh"])
 @pytest.mark.parametrize("by", ["a flag", "a variable"])
 def test_other_settings_do_not_go_into_the_results_under_the_old_name(bash, name, by):
-    run = bash(name, ["--top_k", "1"] if by == "a flag" else [], SEEDS="1", **({} if by == "a flag" else {"TOP_K": "1"}))
-    assert run.returncode == 2 and run.stderr.startswith("error: with other settings") and ("LABEL=" in run.stderr or "RESULTS" in run.stderr)
+    run = bash(
+        name, ["--top_k", "1"] if by == "a flag" else [], SEEDS="1", **({} if by == "a flag" else {"TOP_K": "1"})
+    )
+    assert (
+        run.returncode == 2
+        and run.stderr.startswith("error: with other settings")
+        and ("LABEL=" in run.stderr or "RESULTS" in run.stderr)
+    )
 
 
 def test_quickstart_trains_the_tuned_recipe_once(commands, planned):
@@ -387,4 +518,6 @@ def test_quickstart_trains_the_tuned_recipe_once(commands, planned):
     (plain,) = planned("router_train_minilm.sh", SEEDS="7")
     assert (run.recipe, run.seed, run.save_path) == ("tuned", 7, "mine/seed_7") and not changed(run, plain)
     calls = commands("quickstart.sh", SEED="7", SAVE_PATH="mine")
-    assert [call[:3] for call in calls if call[0] == "evaluation_router.py"] == [["evaluation_router.py", "--ckpt", "mine/seed_7"]] * 2
+    assert [call[:3] for call in calls if call[0] == "evaluation_router.py"] == [
+        ["evaluation_router.py", "--ckpt", "mine/seed_7"]
+    ] * 2

@@ -1,4 +1,4 @@
-"""utils/statistics.py against scipy, exact enumeration and formulas."""
+"""utils/report/statistics.py against scipy, exact enumeration and formulas."""
 
 import itertools
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from utils.statistics import bootstrap, interval, right_when_possible, seed_weights, sign_flip, spread
+from utils.report.statistics import bootstrap, interval, right_when_possible, seed_weights, sign_flip, spread
 
 
 @pytest.fixture
@@ -22,9 +22,15 @@ def test_the_interval_of_a_mean_is_scipys(earned):
     assert draws.shape == (20_000, 2, 3)
     for place, part in enumerate(earned):
         for column in range(3):
-            reference = scipy.stats.bootstrap((part[:, column],), np.mean, n_resamples=20_000, method="percentile", rng=1).confidence_interval
-            assert interval(draws[:, place, column]) == pytest.approx(tuple(reference), abs=1.01 / len(part))  # means of 0s and 1s move by steps
-            assert draws[:, place, column].std() == pytest.approx(part[:, column].std() / np.sqrt(len(part)), rel=0.03)  # exact
+            reference = scipy.stats.bootstrap(
+                (part[:, column],), np.mean, n_resamples=20_000, method="percentile", rng=1
+            ).confidence_interval
+            assert interval(draws[:, place, column]) == pytest.approx(
+                tuple(reference), abs=1.01 / len(part)
+            )  # means of 0s and 1s move by steps
+            assert draws[:, place, column].std() == pytest.approx(
+                part[:, column].std() / np.sqrt(len(part)), rel=0.03
+            )  # exact
             assert draws[:, place, column].mean() == pytest.approx(part[:, column].mean(), abs=0.003)
 
 
@@ -34,7 +40,9 @@ def test_the_interval_of_an_average_over_tasks_is_scipys(earned):
     for column in range(3):
         samples = tuple(part[:, column] for part in earned)
         average = lambda a, b, axis: (a.mean(axis=axis) + b.mean(axis=axis)) / 2  # noqa: E731
-        reference = scipy.stats.bootstrap(samples, average, n_resamples=20_000, method="percentile", rng=2, vectorized=True).confidence_interval
+        reference = scipy.stats.bootstrap(
+            samples, average, n_resamples=20_000, method="percentile", rng=2, vectorized=True
+        ).confidence_interval
         assert (low[column], high[column]) == pytest.approx(tuple(reference), abs=0.006)
     narrow, wide = (interval(bootstrap(earned, 2000).mean(axis=1), level) for level in (0.5, 0.99))
     assert (narrow[0] > wide[0]).all() and (narrow[1] < wide[1]).all()
@@ -54,7 +62,7 @@ def test_draws_are_repeatable_and_of_each_task_alone(earned):
     assert (bootstrap(earned, 300) == first).all() and (bootstrap(earned, 300, seed=1) != first).any()
     assert (bootstrap(earned[:1], 300)[:, 0] == first[:, 0]).all()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("utils.statistics.CELLS", 1000)  # many small parts
+        patch.setattr("utils.report.statistics.CELLS", 1000)  # many small parts
         small = bootstrap(earned, 4000)
     assert interval(small.mean(axis=1))[0] == pytest.approx(interval(bootstrap(earned, 4000).mean(axis=1))[0], abs=0.01)
 
@@ -69,7 +77,9 @@ def test_small_p_values_are_those_of_all_sign_patterns():
     gap = np.array([0.3, -0.1, 0.5, 0.2, 0.0, 0.4, -0.2, 0.6, 0.1])
     patterns = [np.dot(signs, gap) for signs in itertools.product((-1, 1), repeat=9)]
     exact = np.mean([abs(total) >= abs(gap.sum()) - 1e-12 for total in patterns])
-    reference = scipy.stats.permutation_test((gap, np.zeros(9)), lambda a, b: np.mean(a - b), permutation_type="samples", n_resamples=np.inf)
+    reference = scipy.stats.permutation_test(
+        (gap, np.zeros(9)), lambda a, b: np.mean(a - b), permutation_type="samples", n_resamples=np.inf
+    )
     assert reference.pvalue == pytest.approx(exact)
     assert sign_flip([gap[:, None]], 40_000)[0] == pytest.approx(exact, abs=0.006)
 
@@ -81,10 +91,19 @@ def test_p_values_of_averages_over_tasks_are_scipys(earned):
 
     rng = np.random.default_rng(3)
     near = [rng.normal(0.1, 1, (n, 1)) for n in (40, 25)]
-    moved = [np.mean([(part[:, 0] * rng.choice([-1, 1], len(part))).mean() for part in near]) for _ in range(20_000)]  # a plain loop
+    moved = [
+        np.mean([(part[:, 0] * rng.choice([-1, 1], len(part))).mean() for part in near]) for _ in range(20_000)
+    ]  # a plain loop
     observed = np.mean([part.mean() for part in near])
     assert sign_flip(near, 20_000)[0] == pytest.approx(np.mean(np.abs(moved) >= abs(observed)), abs=0.015)
-    one = scipy.stats.permutation_test((near[0][:, 0], np.zeros(40)), lambda a, b, axis: (a - b).mean(axis=axis), permutation_type="samples", n_resamples=20_000, vectorized=True, rng=4)
+    one = scipy.stats.permutation_test(
+        (near[0][:, 0], np.zeros(40)),
+        lambda a, b, axis: (a - b).mean(axis=axis),
+        permutation_type="samples",
+        n_resamples=20_000,
+        vectorized=True,
+        rng=4,
+    )
     assert sign_flip(near[:1], 20_000)[0] == pytest.approx(one.pvalue, abs=0.015)
 
 
@@ -104,7 +123,11 @@ def test_seeds_are_drawn_with_replacement():
 
 
 def test_only_routers_with_the_same_seeds_share_their_draws():
-    weights, again, others = seed_weights([1, 2, 3], 20_000), seed_weights([1, 2, 3], 20_000), seed_weights([4, 5, 6], 20_000)
+    weights, again, others = (
+        seed_weights([1, 2, 3], 20_000),
+        seed_weights([1, 2, 3], 20_000),
+        seed_weights([4, 5, 6], 20_000),
+    )
     np.testing.assert_array_equal(weights, again)
     runs = np.array([1.0, 4.0, 2.0])
     assert abs(np.corrcoef(weights @ runs, others @ runs)[0, 1]) < 0.05
@@ -120,4 +143,8 @@ def test_right_when_possible_counts_only_queries_that_someone_gets_right():
 
 
 def test_spread_is_mean_and_sample_deviation():
-    assert spread([1.0, 2.0, 4.0]) == f"2.33 ± {np.std([1, 2, 4], ddof=1):.2f}" and spread([3.0]) == "3.00" and spread([0.5], "+") == "+0.50"
+    assert (
+        spread([1.0, 2.0, 4.0]) == f"2.33 ± {np.std([1, 2, 4], ddof=1):.2f}"
+        and spread([3.0]) == "3.00"
+        and spread([0.5], "+") == "+0.50"
+    )

@@ -95,7 +95,9 @@ def assert_learned(run: Run, share: float = 0.7) -> None:
     """On every task the router makes up a large share of the way from the best single LLM to the per-query oracle."""
     test = run.results["test"]
     for task, accuracy in test["tasks"].items():
-        best, oracle = (test["references"][row][task] for row in ("best LLM per task (picked on test)", "per-query oracle"))
+        best, oracle = (
+            test["references"][row][task] for row in ("best LLM per task (picked on test)", "per-query oracle")
+        )
         assert accuracy > best + share * (oracle - best), (task, accuracy, best, oracle)
 
 
@@ -110,21 +112,35 @@ def test_training_the_last_layer_learns_and_leaves_the_rest(train, tiny_bert):
     run = train(train_layers=1, pooling="mean", training_steps=80, eval_steps=40, learning_rate=0.01, selection="last")
     assert_learned(run, 0.6)
     before, after = load_file(tiny_bert / "model.safetensors"), weights(run)
-    changed = {name for name, value in before.items() if f"encoder.backbone.{name}" in after and not torch.equal(value, after[f"encoder.backbone.{name}"])}
-    assert changed == {name for name in before if name.startswith("encoder.layer.2.") and not name.endswith("key.bias")} | (changed & {"encoder.layer.2.attention.self.key.bias"})
+    changed = {
+        name
+        for name, value in before.items()
+        if f"encoder.backbone.{name}" in after and not torch.equal(value, after[f"encoder.backbone.{name}"])
+    }
+    assert changed == {
+        name for name in before if name.startswith("encoder.layer.2.") and not name.endswith("key.bias")
+    } | (changed & {"encoder.layer.2.attention.self.key.bias"})
 
 
 def test_a_frozen_encoder_learns_by_its_head(train, tiny_bert):
-    run = train(freeze_encoder=True, pooling="mean", training_steps=300, eval_steps=300, learning_rate=0.01, batch_size=64)
+    run = train(
+        freeze_encoder=True, pooling="mean", training_steps=300, eval_steps=300, learning_rate=0.01, batch_size=64
+    )
     assert_learned(run, 0.5)  # all the encoder knows of a word is a random vector
     before, after = load_file(tiny_bert / "model.safetensors"), weights(run)
-    assert all(torch.equal(value, after[f"encoder.backbone.{name}"]) for name, value in before.items() if f"encoder.backbone.{name}" in after)
+    assert all(
+        torch.equal(value, after[f"encoder.backbone.{name}"])
+        for name, value in before.items()
+        if f"encoder.backbone.{name}" in after
+    )
     assert not torch.equal(after["head.weight"], torch.eye(32))
 
 
 def test_a_tiny_mdeberta_end_to_end(fake, tiny_deberta, script, tmp_path, capsys):
     """The paper's kind of encoder, through the real command, from training to a checkpoint that needs no other folder."""
-    run = script("train_router_mdeberta.py", *arguments(fake, tiny_deberta, tmp_path / "run", training_steps=80, eval_steps=20))
+    run = script(
+        "train_router_mdeberta.py", *arguments(fake, tiny_deberta, tmp_path / "run", training_steps=80, eval_steps=20)
+    )
     assert run.returncode == 0, run.stderr
     assert_learned(Run(tmp_path / "run", run.stdout))
     assert evaluation_router.main(["--ckpt", str(tmp_path / "run"), "--device", "cpu"]) == 0
@@ -134,8 +150,15 @@ def test_a_tiny_mdeberta_end_to_end(fake, tiny_deberta, script, tmp_path, capsys
 @pytest.mark.parametrize("flags", [{"train_layers": 3}, {"train_layers": 1}, {"freeze_encoder": True}])
 def test_the_other_ways_with_a_tiny_mdeberta(train, tiny_deberta, flags):
     """Also all layers without the table of words."""
-    before = torch.load(tiny_deberta / "pytorch_model.bin", weights_only=True)["deberta.embeddings.word_embeddings.weight"].float()
-    assert torch.equal(weights(train(encoder=tiny_deberta, training_steps=2, **flags))["encoder.backbone.embeddings.word_embeddings.weight"], before)
+    before = torch.load(tiny_deberta / "pytorch_model.bin", weights_only=True)[
+        "deberta.embeddings.word_embeddings.weight"
+    ].float()
+    assert torch.equal(
+        weights(train(encoder=tiny_deberta, training_steps=2, **flags))[
+            "encoder.backbone.embeddings.word_embeddings.weight"
+        ],
+        before,
+    )
 
 
 # What a run leaves
@@ -143,10 +166,22 @@ def test_the_other_ways_with_a_tiny_mdeberta(train, tiny_deberta, flags):
 
 def test_artefacts(trained, fake, tiny_bert):
     folder = trained.folder
-    assert sorted(path.name for path in folder.iterdir()) == ["checkpoint", "metrics.jsonl", "picks.json", "results.json", "tables.md", "tensorboard", "training_curve.png"]
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "checkpoint",
+        "metrics.jsonl",
+        "picks.json",
+        "results.json",
+        "tables.md",
+        "tensorboard",
+        "training_curve.png",
+    ]
     assert (folder / "tables.md").read_text().strip() in trained.text
     picture = matplotlib.image.imread(folder / "training_curve.png")
-    assert picture.shape[0] > 400 and picture.shape[1] > 400 and len(np.unique(picture.reshape(-1, picture.shape[2]), axis=0)) > 20
+    assert (
+        picture.shape[0] > 400
+        and picture.shape[1] > 400
+        and len(np.unique(picture.reshape(-1, picture.shape[2]), axis=0)) > 20
+    )
 
 
 def test_tensorboard_has_the_same_scalars(trained):
@@ -155,7 +190,9 @@ def test_tensorboard_has_the_same_scalars(trained):
     events = EventAccumulator(str(trained.folder / "tensorboard"))
     events.Reload()
     for key in ("loss", "validation", "validation/gsm8k"):
-        assert {event.step: event.value for event in events.Scalars(key)} == pytest.approx(metrics(trained, key), rel=1e-6)
+        assert {event.step: event.value for event in events.Scalars(key)} == pytest.approx(
+            metrics(trained, key), rel=1e-6
+        )
 
 
 def test_results_and_checkpoint_describe_the_run(trained, fake, tiny_bert):
@@ -164,12 +201,25 @@ def test_results_and_checkpoint_describe_the_run(trained, fake, tiny_bert):
     files = [*fake.train.values(), *fake.test.values()]
     for about in (config, results):
         assert about["settings"]["data"] == {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
-        assert about["settings"]["training_steps"] == 120 and about["settings"]["learning_rate"] == 3e-3 and about["settings"]["fidelity"] == "paper"
+        assert (
+            about["settings"]["training_steps"] == 120
+            and about["settings"]["learning_rate"] == 3e-3
+            and about["settings"]["fidelity"] == "paper"
+        )
         assert set(about["test"]["tasks"]) == {"gsm8k", "arc_challenge", "mbpp"} and about["precision"] == "fp32"
         assert about["command"].startswith("python train_router_mdeberta.py --data_paths ")
-    assert (config["llms"], config["encoder"], config["pooling"], config["max_length"]) == (list(LLMS), str(tiny_bert), "first", 64)
+    assert (config["llms"], config["encoder"], config["pooling"], config["max_length"]) == (
+        list(LLMS),
+        str(tiny_bert),
+        "first",
+        64,
+    )
     validation = metrics(trained, "validation")
-    assert results["selection"] == {"rule": "best", "step": max(validation, key=validation.get), "validation": max(validation.values())}
+    assert results["selection"] == {
+        "rule": "best",
+        "step": max(validation, key=validation.get),
+        "validation": max(validation.values()),
+    }
 
 
 def test_strict_json_even_without_validation_rows(train):
@@ -199,7 +249,10 @@ def test_the_test_files_do_not_decide_anything(train, fake, tmp_path):
     """Without them, or with others in their place, the checkpoint is the same to the bit."""
     first = train("first")
     assert same(first, train("none", final_eval=False, **{"no-final_eval": True}))
-    inverted = [{**row, "scores": {llm: 1 - score for llm, score in row["scores"].items()}} for row in make_rows(30, "multi_attempt", 9)]
+    inverted = [
+        {**row, "scores": {llm: 1 - score for llm, score in row["scores"].items()}}
+        for row in make_rows(30, "multi_attempt", 9)
+    ]
     (tmp_path / "gsm8k-test.json").write_text(json.dumps(inverted))
     other = train("other", test_data_paths=tmp_path / "gsm8k-test.json")
     assert same(first, other) and first.results["test"]["tasks"] != other.results["test"]["tasks"]
@@ -222,7 +275,9 @@ def test_validation_is_the_held_out_rows_and_with_fidelity_row_5_the_training_fi
     rows = json.loads(fake.train["gsm8k"].read_text(encoding="utf-8"))
     _, held = split_validation(load(fake.train["gsm8k"]), 0.3, 1)
     for fidelity, part in (("paper", list(held)), ("5", list(range(len(rows))))):
-        run = train(fidelity, fidelity=fidelity, validation_fraction=0.3, selection="last", training_steps=5, dropout=0.9)  # none in evaluation
+        run = train(
+            fidelity, fidelity=fidelity, validation_fraction=0.3, selection="last", training_steps=5, dropout=0.9
+        )  # none in evaluation
         picks = evaluate_file(run, fake.train["gsm8k"], tmp_path)
         earned = [rows[i]["scores"][LLMS[picks[i]]] for i in part]
         assert metrics(run, "validation/gsm8k")[5] == pytest.approx(100 * sum(earned) / len(earned), abs=1e-4)
@@ -259,10 +314,14 @@ def test_targets_are_scores_gains_and_group_means_of_training_rows(fake):
     train, held = split_validation(files[0], 0.1, 1)
     shrunk = problem(fake, "--target_shrinkage", "1").targets.numpy()
     np.testing.assert_allclose(shrunk[train], np.tile(files[0].scores[train].mean(axis=0), (len(train), 1)), rtol=1e-5)
-    by_cluster = problem(fake, "--target_shrinkage", "1", "--target_groups", "cluster", "--cluster_loss_weight", "0").targets.numpy()
+    by_cluster = problem(
+        fake, "--target_shrinkage", "1", "--target_groups", "cluster", "--cluster_loss_weight", "0"
+    ).targets.numpy()
     for cluster in range(4):
         members = train[files[0].clusters[train] == cluster]
-        np.testing.assert_allclose(by_cluster[members], np.tile(files[0].scores[members].mean(axis=0), (len(members), 1)), rtol=1e-5)
+        np.testing.assert_allclose(
+            by_cluster[members], np.tile(files[0].scores[members].mean(axis=0), (len(members), 1)), rtol=1e-5
+        )
 
 
 def test_pooled_targets_come_from_the_training_rows_alone(fake, tiny_bert):
@@ -370,7 +429,11 @@ def test_an_interrupted_run_goes_on_exactly(train, fake, tiny_bert, tmp_path, ca
     for key in ("validation", "validation/mmlu"):
         assert metrics(whole, key) == metrics(parts, key)
     losses = [metrics(run, "loss") for run in (whole, parts)]
-    assert list(losses[0]) == list(losses[1]) == [10, 20, 30] and losses[0][10] == losses[1][10] and losses[0][30] == losses[1][30]
+    assert (
+        list(losses[0]) == list(losses[1]) == [10, 20, 30]
+        and losses[0][10] == losses[1][10]
+        and losses[0][30] == losses[1][30]
+    )
     assert losses[1][20] == pytest.approx(losses[0][20], rel=0.2)  # the mean of the steps since it went on
     assert not (parts.folder / "state").exists()
 
@@ -390,7 +453,11 @@ def test_a_crash_costs_the_steps_since_the_last_state(train, fake, tiny_bert, tm
         file.write('{"step": 22, "loss": 1.0}\n')
     parts = train("parts", training_steps=25, resume_minutes=5)  # how often it saves is no setting
     assert "resumed at step 21" in parts.text
-    assert same(whole, parts) and metrics(whole, "validation") == metrics(parts, "validation") and list(metrics(parts, "loss")) == [10, 20]
+    assert (
+        same(whole, parts)
+        and metrics(whole, "validation") == metrics(parts, "validation")
+        and list(metrics(parts, "loss")) == [10, 20]
+    )
 
 
 def test_the_best_weights_from_before_an_interruption_are_kept(train, fake, tiny_bert, tmp_path, monkeypatch):
@@ -422,7 +489,12 @@ def test_an_interruption_of_the_final_test_only_repeats_that(train, fake, tiny_b
 def test_sigint_to_a_running_command(trained, fake, tiny_bert, script, tmp_path):
     """A real Ctrl-C in another process, and the very weights of the run that nobody interrupted."""
     command = arguments(fake, tiny_bert, tmp_path / "run", **TRAINED)
-    process = subprocess.Popen([sys.executable, str(REPO / "train_router_mdeberta.py"), *command], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, str(REPO / "train_router_mdeberta.py"), *command],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     log, deadline = tmp_path / "run" / "metrics.jsonl", time.monotonic() + 120
     while not (log.is_file() and log.read_text()) and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.005)
@@ -448,10 +520,15 @@ def test_a_finished_run_is_not_trained_again(train, fake, tiny_bert, tmp_path, c
     with monkeypatch.context() as patch:
         patch.setattr(program, "load_encoder", forbidden)
         again = train()
-    assert "already done (--overwrite trains it again)" in again.text and (run.folder / "tables.md").read_text().strip() in again.text
+    assert (
+        "already done (--overwrite trains it again)" in again.text
+        and (run.folder / "tables.md").read_text().strip() in again.text
+    )
     assert {path: path.read_bytes() for path in run.folder.rglob("*") if path.is_file()} == files
     overwritten = train(overwrite=True, seed=3)
-    assert overwritten.results["settings"]["seed"] == 3 and not any(value == 0 for value in metrics(overwritten, "loss").values())
+    assert overwritten.results["settings"]["seed"] == 3 and not any(
+        value == 0 for value in metrics(overwritten, "loss").values()
+    )
     assert list(metrics(overwritten, "validation")) == [6, 12]
     train(overwrite=True, **{"no-final_eval": True})
     assert not (run.folder / "picks.json").exists()  # no results of another run stay behind
@@ -460,7 +537,13 @@ def test_a_finished_run_is_not_trained_again(train, fake, tiny_bert, tmp_path, c
 def test_two_processes_do_not_train_in_one_folder(fails, tmp_path):
     (tmp_path / "run").mkdir()
     code = "import sys, utils.experiment as e, pathlib\nwith e.locked(pathlib.Path(sys.argv[1])):\n    print('held', flush=True)\n    sys.stdin.read()"
-    with subprocess.Popen([sys.executable, "-c", code, tmp_path / "run"], cwd=REPO, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+    with subprocess.Popen(
+        [sys.executable, "-c", code, tmp_path / "run"],
+        cwd=REPO,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as other:
         assert other.stdout.readline() == "held\n"
         assert f"--save_path {tmp_path / 'run'}: another process is training there" in fails()
         other.communicate()
@@ -475,10 +558,20 @@ def test_a_run_that_diverges_is_an_error_and_leaves_no_results(fake, tiny_bert, 
 
 def test_test_questions_that_were_trained_on_are_counted(fake, tiny_bert, tmp_path, capsys):
     rows = json.loads(fake.test["gsm8k"].read_text())
-    known = [{**row, "question": json.loads(fake.train["gsm8k"].read_text())[n]["question"]} for n, row in enumerate(rows[:3])]
+    known = [
+        {**row, "question": json.loads(fake.train["gsm8k"].read_text())[n]["question"]}
+        for n, row in enumerate(rows[:3])
+    ]
     path = tmp_path / "gsm8k-test.json"
     path.write_text(json.dumps([*known, *rows[3:]]))
-    assert program.main(arguments(fake, tiny_bert, tmp_path / "run", test_data_paths=path, final_eval_data_paths=[], training_steps=1)) == 0
+    assert (
+        program.main(
+            arguments(
+                fake, tiny_bert, tmp_path / "run", test_data_paths=path, final_eval_data_paths=[], training_steps=1
+            )
+        )
+        == 0
+    )
     assert f"note: {path}: 3 of its questions stand in the training files, too" in capsys.readouterr().err
     assert json.loads((tmp_path / "run" / "results.json").read_text())["questions_in_training_files"] == {str(path): 3}
 
@@ -486,7 +579,12 @@ def test_test_questions_that_were_trained_on_are_counted(fake, tiny_bert, tmp_pa
 def test_other_settings_in_the_same_folder_are_refused(train, fails, fake, tmp_path, monkeypatch):
     train()
     text = fails(learning_rate=1e-3, H=5)
-    assert "holds a run with other settings" in text and "learning_rate: 0.003 there, 0.001 now" in text and "H: 3 there, 5 now" in text and "--overwrite" in text
+    assert (
+        "holds a run with other settings" in text
+        and "learning_rate: 0.003 there, 0.001 now" in text
+        and "H: 3 there, 5 now" in text
+        and "--overwrite" in text
+    )
     with monkeypatch.context() as patch:
         interrupted_at(3, patch, lambda: os.kill(os.getpid(), signal.SIGINT))
         with pytest.raises(AssertionError, match="stopped at step 4"):
@@ -516,12 +614,19 @@ def test_the_flags_that_users_know():
         "pooling": "mean", "fidelity": "1,4", "precision": "bf16", "device": "cuda:1", "validation_fraction": 0.2, "weight_decay": 0.05,
         "max_length": 33, "train_layers": 2,
     }  # fmt: skip
-    command = [part for name, value in values.items() for part in (f"--{name}", *map(str, value if isinstance(value, list) else [value]))]
+    command = [
+        part
+        for name, value in values.items()
+        for part in (f"--{name}", *map(str, value if isinstance(value, list) else [value]))
+    ]
     found = vars(program.parser().parse_args([*command, "--final_eval"]))
     assert {name: found[name] for name in values} == values and found["final_eval"] is True
     for name in ("--temperature", "--tempreture"):  # the released spelling too
         assert program.parser().parse_args([name, "0.07"]).temperature == 0.07
-    assert program.parser().parse_args(["--freeze_encoder"]).freeze_encoder and not program.parser().parse_args(["--no-final_eval"]).final_eval
+    assert (
+        program.parser().parse_args(["--freeze_encoder"]).freeze_encoder
+        and not program.parser().parse_args(["--no-final_eval"]).final_eval
+    )
 
 
 def test_the_defaults_are_the_papers():
@@ -532,7 +637,13 @@ def test_the_defaults_are_the_papers():
         "similarity_function": "cos", "encoder": "microsoft/mdeberta-v3-base", "negative_below": 0.5, "targets": "score", "target_shrinkage": 0,
     }  # fmt: skip
     assert {name: found[name] for name in expected} == expected
-    assert [path.rsplit("/", 1)[-1] for path in found["data_paths"]] == ["gsm8k-train.json", "humaneval_train.json", "arc_challenge_train.json", "cmmlu_train.json", "mmlu_train.json"]
+    assert [path.rsplit("/", 1)[-1] for path in found["data_paths"]] == [
+        "gsm8k-train.json",
+        "humaneval_train.json",
+        "arc_challenge_train.json",
+        "cmmlu_train.json",
+        "mmlu_train.json",
+    ]
 
 
 STEPS = {"training_steps": 3, "eval_steps": 3, "selection": "last", "no-final_eval": True}
@@ -592,7 +703,9 @@ def test_what_the_sample_sample_loss_is_given(train, fake, monkeypatch):
         np.testing.assert_array_equal(call["groups"], (clusters, tasks)[number % 2][batch])
         np.testing.assert_array_equal(call["ids"], batch)
         assert (call["negatives"], call["temperature"]) == (2, 0.25) and call["generator"] is not None
-        assert call["similarity"].shape == (16, 16) and call["similarity"].detach().diagonal().numpy() == pytest.approx(np.ones(16), abs=1e-5)
+        assert call["similarity"].shape == (16, 16) and call["similarity"].detach().diagonal().numpy() == pytest.approx(
+            np.ones(16), abs=1e-5
+        )
 
 
 @pytest.fixture
@@ -624,7 +737,9 @@ def test_accumulated_gradients_are_those_of_the_large_batch(train, optimizers):
     for a, b in zip(one[0], two[0]):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
     assert not all(torch.allclose(a, b, rtol=1e-2, atol=1e-4) for a, b in zip(one[0], half[0]))
-    assert not all(torch.allclose(a, b, rtol=1e-2, atol=1e-4) for a, b in zip(one[0], one[1]))  # another batch at the second step
+    assert not all(
+        torch.allclose(a, b, rtol=1e-2, atol=1e-4) for a, b in zip(one[0], one[1])
+    )  # another batch at the second step
 
 
 def test_learning_rates_and_weight_decay_reach_the_optimizer(train, optimizers):
@@ -655,7 +770,12 @@ def test_fidelity_rows_act_where_they_should_and_nowhere_else(train):
     assert same(plain["few"], run("4", **few))
     assert not same(plain["many"], run("4", **many))
     assert not same(plain["many"], run("1", **many))
-    tied = {"data_type": ["probability"] * 3, "targets": "gain", "negative_below": 1, **alone}  # ones, which are no negatives
+    tied = {
+        "data_type": ["probability"] * 3,
+        "targets": "gain",
+        "negative_below": 1,
+        **alone,
+    }  # ones, which are no negatives
     as_released = run("7", **tied)
     assert not same(as_released, run("paper", ties="released", **tied)) and not same(as_released, run("paper", **tied))
     assert same(run("7", ties="random", **tied), as_released)
@@ -664,7 +784,11 @@ def test_fidelity_rows_act_where_they_should_and_nowhere_else(train):
 
 
 def test_fidelity_rows_by_name():
-    assert program.fidelity_rows("paper") == frozenset() and program.fidelity_rows("upstream") == {1, 2, 3, 4, 5, 6, 7} and program.fidelity_rows("2, 5") == {2, 5}
+    assert (
+        program.fidelity_rows("paper") == frozenset()
+        and program.fidelity_rows("upstream") == {1, 2, 3, 4, 5, 6, 7}
+        and program.fidelity_rows("2, 5") == {2, 5}
+    )
 
 
 @pytest.mark.parametrize("text", ["released", "0", "8", "1;2", "1,", "18"])
@@ -687,7 +811,9 @@ def test_unseen_tasks_and_fewer_llms(train, fake, fails):
 
 
 def test_training_on_a_task_that_the_paper_has_not(train, fake):
-    run = train(data_paths=[fake.unseen, fake.train["mmlu"]], data_type=["multi_attempt", "probability"], cluster_loss_weight=0)
+    run = train(
+        data_paths=[fake.unseen, fake.train["mmlu"]], data_type=["multi_attempt", "probability"], cluster_loss_weight=0
+    )
     assert "validation/poems" in (run.folder / "metrics.jsonl").read_text()
 
 
@@ -720,7 +846,10 @@ def test_training_on_a_task_that_the_paper_has_not(train, fake):
         ({"target_pooling": "alike", "target_shrinkage": 0.5}, "the pooling that --target_shrinkage 0.5 sets by hand"),
         ({"target_pooling": "question", "target_groups": "cluster"}, "that --target_groups cluster sets by hand"),
         ({"validation_fraction": 1.0}, "--validation_fraction is 1.0; it must be at least 0 and below 1"),
-        ({"validation_fraction": 0}, "--selection best needs --validation_fraction above 0; with --validation_fraction 0 use --selection last"),
+        (
+            {"validation_fraction": 0},
+            "--selection best needs --validation_fraction above 0; with --validation_fraction 0 use --selection last",
+        ),
         ({"train_layers": 0}, "--train_layers is 0"),
         ({"train_layers": 4}, "--train_layers is 4"),
         ({"max_length": 65}, "--max_length is 65"),
@@ -728,7 +857,10 @@ def test_training_on_a_task_that_the_paper_has_not(train, fake):
         ({"device": "tpu!"}, "--device is 'tpu!'; it must be auto, cpu, cuda, cuda:N or mps"),
         ({"data_type": ["probability"]}, "--data_paths names 3 files and --data_type 1 kinds"),
         ({"test_data_type": ["probability"]}, "--test_data_paths names 2 files and --test_data_type 1 kinds"),
-        ({"final_eval_data_type": ["probability"] * 2}, "--final_eval_data_paths names 1 files and --final_eval_data_type 2 kinds"),
+        (
+            {"final_eval_data_type": ["probability"] * 2},
+            "--final_eval_data_paths names 1 files and --final_eval_data_type 2 kinds",
+        ),
     ],
 )
 def test_numbers_and_lists_that_make_no_sense(fails, flags, words):
@@ -740,7 +872,9 @@ def test_files_that_are_not_right(fails, fake, tmp_path):
     text = fails(data_paths=[fake.test["gsm8k"]])  # no cluster ids
     assert text.startswith(f"{fake.test['gsm8k']}, row 0: 'cluster_id' must be an integer")
     twice = [fake.test["gsm8k"], fake.test["mbpp"]]
-    assert "mbpp" in fails(test_data_paths=twice) and "once" in fails(test_data_paths=twice)  # mbpp is in --final_eval_data_paths too
+    assert "mbpp" in fails(test_data_paths=twice) and "once" in fails(
+        test_data_paths=twice
+    )  # mbpp is in --final_eval_data_paths too
     strangers = tmp_path / "gsm8k-test.json"
     strangers.write_text(json.dumps([{"question": "one?", "scores": {"org/alpha-7b": 1, "org/omega": 0}}]))
     text = fails(test_data_paths=strangers, final_eval_data_paths=[])
@@ -750,12 +884,19 @@ def test_files_that_are_not_right(fails, fake, tmp_path):
 def test_a_run_where_nothing_can_be_written(fails, tmp_path):
     (tmp_path / "file").write_text("")
     text = fails(save_path=tmp_path / "file" / "run")
-    assert text.startswith(f"--save_path {tmp_path / 'file' / 'run'}: cannot write there") and "choose another folder" in text
+    assert (
+        text.startswith(f"--save_path {tmp_path / 'file' / 'run'}: cannot write there")
+        and "choose another folder" in text
+    )
 
 
 def test_an_encoder_that_cannot_be_loaded(fails, tmp_path):
     text = fails(encoder=tmp_path / "nothing")
-    assert text.startswith(f"--encoder {tmp_path / 'nothing'}: cannot be loaded") and "hf download" in text and "minilm" in text
+    assert (
+        text.startswith(f"--encoder {tmp_path / 'nothing'}: cannot be loaded")
+        and "hf download" in text
+        and "minilm" in text
+    )
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
@@ -765,10 +906,17 @@ def test_cuda_without_a_device(fails):
 
 def test_mistakes_have_status_2_and_no_traceback(script, fake, tiny_bert, tmp_path):
     run = script("train_router_mdeberta.py", *arguments(fake, tiny_bert, tmp_path / "run", fidelity="released"))
-    assert run.returncode == 2 and run.stderr.splitlines()[-1].startswith("error: --fidelity is 'released'") and "Traceback" not in run.stderr
+    assert (
+        run.returncode == 2
+        and run.stderr.splitlines()[-1].startswith("error: --fidelity is 'released'")
+        and "Traceback" not in run.stderr
+    )
 
 
-@pytest.mark.parametrize("flags", [{"pooling": "max"}, {"freeze_encoder": True, "train_layers": 1}, {"batch_size": "many"}, {"no_such_flag": True}])
+@pytest.mark.parametrize(
+    "flags",
+    [{"pooling": "max"}, {"freeze_encoder": True, "train_layers": 1}, {"batch_size": "many"}, {"no_such_flag": True}],
+)
 def test_values_that_argparse_refuses(fake, tiny_bert, tmp_path, capsys, flags):
     with pytest.raises(SystemExit) as stop:
         program.main(arguments(fake, tiny_bert, tmp_path / "run", **flags))

@@ -150,4 +150,4 @@ if [[ ${#jobs[@]} -gt 0 ]]; then train_all 1 "${jobs[@]:0:2}"; fi
 if [[ ${#jobs[@]} -gt 2 ]]; then train_all "$JOBS" "${jobs[@]:2}"; fi
 lost=()
 if [[ " $AXES " == *" lost_LLM "* ]]; then lost=(--lose_llms); fi
-python -m utils.ablations "$RUNS" --results "$RESULTS" --device "$DEVICE" --cache_dir "$CACHE_DIR" "${lost[@]+"${lost[@]}"}"
+python -m utils.report.ablations "$RUNS" --results "$RESULTS" --device "$DEVICE" --cache_dir "$CACHE_DIR" "${lost[@]+"${lost[@]}"}"

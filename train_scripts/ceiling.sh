@@ -28,5 +28,5 @@ python -m utils.download
 python -m utils.download "${files[@]}"
 python -m utils.ceiling "${common[@]}" ${tasks[@]+--fine_tuned "${tasks[@]}"} "$@"
 python -m utils.ceiling "${common[@]}" --dataset routerbench --test_data_paths "${files[@]/#/datasets/}" "$@"
-python -m utils.figures ceiling --results "$RESULTS" --output "$RESULTS/figures/ceiling.png"
-python -m utils.figures learning --results "$RESULTS" --output "$RESULTS/figures/learning.png"
+python -m utils.report.figures ceiling --results "$RESULTS" --output "$RESULTS/figures/ceiling.png"
+python -m utils.report.figures learning --results "$RESULTS" --output "$RESULTS/figures/learning.png"

@@ -14,7 +14,7 @@ recipe=(--results "$RESULTS" --recipe "${ABLATIONS##*/}")
 missing=0
 
 draw() { # draw NAME FIGURE FLAGS...
-  python -m utils.figures "$2" --output "$FIGURES/$1.png" "${@:3}" || missing=2
+  python -m utils.report.figures "$2" --output "$FIGURES/$1.png" "${@:3}" || missing=2
 }
 
 source train_scripts/env.sh

@@ -90,7 +90,7 @@ for step in $STEPS; do
         --resamples "$RESAMPLES" \
         --results "$RESULTS"
       for figure in ceiling learning; do
-        python -m utils.figures "$figure" --results "$RESULTS" --output "$RESULTS/figures/$figure.png"
+        python -m utils.report.figures "$figure" --results "$RESULTS" --output "$RESULTS/figures/$figure.png"
       done
       ;;
     routers)
@@ -119,8 +119,8 @@ for step in $STEPS; do
       ;;
     pages)
       pages=(--resamples "$RESAMPLES" --results "$RESULTS")
-      python -m utils.lookahead within "$RUNS/routers" "$RUNS/voting" --alone "$RUNS/math" "${pages[@]}"
-      python -m utils.lookahead leave_one_out "$RUNS/leave_one_out" "${pages[@]}"
+      python -m utils.report.lookahead within "$RUNS/routers" "$RUNS/voting" --alone "$RUNS/math" "${pages[@]}"
+      python -m utils.report.lookahead leave_one_out "$RUNS/leave_one_out" "${pages[@]}"
       ;;
     *) echo "error: STEPS has '$step'; it must be of: data ceiling routers voting leave_one_out math pages" >&2; exit 2 ;;
   esac

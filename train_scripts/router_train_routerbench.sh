@@ -74,7 +74,7 @@ for rate in $COST_RATES; do
       "$@"
   done
 done
-python -m utils.routerbench "$RUNS" \
+python -m utils.report.routerbench "$RUNS" \
   --output "$RESULTS" \
   --device "$DEVICE" \
   --precision "$PRECISION" \

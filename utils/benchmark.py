@@ -26,11 +26,12 @@ from tqdm.auto import tqdm
 
 from utils.data import DataError, load, load_all, split_validation, training_rows
 from utils.encoders import EncoderError, Queries, load_encoder
-from utils.evaluate import markdown
-from utils.experiment import Setup, batch_rows, setup, stream_seed, writable_folder, write_json
+from utils.experiment import Hardware, batch_rows, choose_hardware, stream_seed
+from utils.files import writable_folder, write_json
 from utils.losses import sample_llm_loss, sample_sample_loss
 from utils.meters import bar
 from utils.model import RouterDC
+from utils.tables import markdown
 from utils.tasks import BY_NAME, KINDS, TASKS, TRAIN_ORDER
 
 WAYS, PHASES = ("ours", "released"), ("training", "evaluation")
@@ -39,19 +40,34 @@ FROZEN_ROUNDS = 10  # a step on embeddings takes a millisecond: do more of them
 
 
 def parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(prog="python -m utils.benchmark", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = argparse.ArgumentParser(
+        prog="python -m utils.benchmark", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     p.add_argument("--encoder", default="minilm", help="hub name, local folder, or minilm (a PyPI package)")
-    p.add_argument("--data_paths", nargs="+", default=[BY_NAME[name].train for name in TRAIN_ORDER], help="training files, one per task")
-    p.add_argument("--test_data_paths", nargs="+", default=[task.test for task in TASKS], help="test files, for their questions")
+    p.add_argument(
+        "--data_paths",
+        nargs="+",
+        default=[BY_NAME[name].train for name in TRAIN_ORDER],
+        help="training files, one per task",
+    )
+    p.add_argument(
+        "--test_data_paths", nargs="+", default=[task.test for task in TASKS], help="test files, for their questions"
+    )
     p.add_argument("--batch_size", type=int, default=64)
     p.add_argument("--steps", type=int, default=6, help="training steps of our way, after one for warming up")
-    p.add_argument("--released_steps", type=int, default=3, help="training steps of the released way, after one for warming up")
+    p.add_argument(
+        "--released_steps", type=int, default=3, help="training steps of the released way, after one for warming up"
+    )
     p.add_argument("--eval_queries", type=int, default=512, help="test queries, drawn from all test files")
     p.add_argument("--seed", type=int, default=1)
     p.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N, mps")
-    p.add_argument("--precision", choices=("auto", "bf16", "fp32"), default="auto", help="of our way; the released one is fp32")
+    p.add_argument(
+        "--precision", choices=("auto", "bf16", "fp32"), default="auto", help="of our way; the released one is fp32"
+    )
     p.add_argument("--output", type=Path, default=Path("results/benchmark.json"))
-    p.add_argument("--memory_of", choices=[f"{way}_{phase}" for way in WAYS for phase in PHASES], help=argparse.SUPPRESS)  # child processes
+    p.add_argument(
+        "--memory_of", choices=[f"{way}_{phase}" for way in WAYS for phase in PHASES], help=argparse.SUPPRESS
+    )  # child processes
     return p
 
 
@@ -81,19 +97,39 @@ def load_work(args: argparse.Namespace, device: torch.device) -> Work:
     if args.eval_queries > len(tests):
         raise ValueError(f"--eval_queries is {args.eval_queries}; the test files have {len(tests)} queries")
     offsets = np.cumsum([0, *map(len, files)])
-    pool = np.concatenate([start + training_rows(split_validation(data, HELD_OUT, args.seed)[0], SAMPLES) for start, data in zip(offsets, files)])
-    drawn = np.stack([batch_rows(pool, args.batch_size, number, args.seed) for number in range(1 + max(args.steps, args.released_steps))])
+    pool = np.concatenate(
+        [
+            start + training_rows(split_validation(data, HELD_OUT, args.seed)[0], SAMPLES)
+            for start, data in zip(offsets, files)
+        ]
+    )
+    drawn = np.stack(
+        [
+            batch_rows(pool, args.batch_size, number, args.seed)
+            for number in range(1 + max(args.steps, args.released_steps))
+        ]
+    )
     used = np.unique(drawn)
     questions = [question for data in files for question in data.questions]
-    scores, clusters = (torch.from_numpy(np.concatenate([getattr(data, name) for data in files])[used]).to(device) for name in ("scores", "clusters"))
+    scores, clusters = (
+        torch.from_numpy(np.concatenate([getattr(data, name) for data in files])[used]).to(device)
+        for name in ("scores", "clusters")
+    )
     sample = np.random.default_rng(args.seed).permutation(len(tests))[: args.eval_queries]
-    return Work(files[0].llms, [questions[row] for row in used], scores, clusters, np.searchsorted(used, drawn), [tests[row] for row in sample])
+    return Work(
+        files[0].llms,
+        [questions[row] for row in used],
+        scores,
+        clusters,
+        np.searchsorted(used, drawn),
+        [tests[row] for row in sample],
+    )
 
 
 class Way:
     """The router, its losses and its optimizer around one way to encode: "ours", "released" or "frozen" (embeddings once per run)."""
 
-    def __init__(self, name: str, args: argparse.Namespace, work: Work, where: Setup):
+    def __init__(self, name: str, args: argparse.Namespace, work: Work, where: Hardware):
         torch.manual_seed(stream_seed(args.seed))  # the same LLM embeddings in every way
         self.name, self.args, self.work, self.where = name, args, work, where
         self.encoder = load_encoder(args.encoder, dropout=0.0)
@@ -103,22 +139,39 @@ class Way:
             self.encoder.place(where)
             self.queries = Queries(self.encoder, work.questions, where, "none" if name == "frozen" else "all")
         values = [value for value in self.model.parameters() if value.requires_grad]
-        self.optimizer = torch.optim.AdamW(values, LEARNING_RATE, weight_decay=WEIGHT_DECAY, fused=where.device.type != "mps")
+        self.optimizer = torch.optim.AdamW(
+            values, LEARNING_RATE, weight_decay=WEIGHT_DECAY, fused=where.device.type != "mps"
+        )
 
     def _released(self, questions: Sequence[str]) -> Tensor:
-        settings = {"padding": "max_length", "truncation": True, "max_length": self.encoder.max_length, "return_tensors": "pt"}
+        settings = {
+            "padding": "max_length",
+            "truncation": True,
+            "max_length": self.encoder.max_length,
+            "return_tensors": "pt",
+        }
         items = [self.encoder.tokenizer(question, **settings) for question in questions]
-        ids, mask = (torch.cat([item[name] for item in items]).to(self.where.device) for name in ("input_ids", "attention_mask"))  # (B, 512)
+        ids, mask = (
+            torch.cat([item[name] for item in items]).to(self.where.device) for name in ("input_ids", "attention_mask")
+        )  # (B, 512)
         return self.encoder(ids, mask)
 
     def embed(self, rows: np.ndarray) -> Tensor:
         """Encoder output (B, p) of training rows (B,), with gradients."""
-        return self._released([self.work.questions[row] for row in rows]) if self.name == "released" else self.queries.embed(rows)
+        return (
+            self._released([self.work.questions[row] for row in rows])
+            if self.name == "released"
+            else self.queries.embed(rows)
+        )
 
     def embed_tests(self, rows: np.ndarray) -> Tensor:
         """Encoder output (n, p) of test questions (n,), from their text."""
         questions = [self.work.tests[row] for row in rows]
-        return self._released(questions) if self.name == "released" else Queries(self.encoder, questions, self.where, "all").embed()
+        return (
+            self._released(questions)
+            if self.name == "released"
+            else Queries(self.encoder, questions, self.where, "all").embed()
+        )
 
     def loss(self, number: int) -> Tensor:
         """Both losses of the paper on batch `number`."""
@@ -127,7 +180,10 @@ class Way:
         pairs = torch.Generator(self.where.device).manual_seed(stream_seed(self.args.seed, number))
         x, similarity = self.model(self.embed(rows))  # (B, p), (B, T)
         among = self.model.similarity(x, x)  # (B, B)
-        return sample_llm_loss(similarity, self.work.scores[index]).mean() + sample_sample_loss(among, self.work.clusters[index], generator=pairs, ids=index).mean()
+        return (
+            sample_llm_loss(similarity, self.work.scores[index]).mean()
+            + sample_sample_loss(among, self.work.clusters[index], generator=pairs, ids=index).mean()
+        )
 
     def train(self, number: int) -> int:
         """One optimizer step on batch `number`; returns how many queries it had."""
@@ -144,17 +200,25 @@ class Way:
     def jobs(self, phase: str) -> list[Callable[[], int]]:
         """The steps of a phase, the first for warming up. For each batch of the released evaluation, ours evaluates the whole sample."""
         if phase == "training":
-            return [partial(self.train, number) for number in range(1 + (self.args.released_steps if self.name == "released" else self.args.steps))]
+            return [
+                partial(self.train, number)
+                for number in range(1 + (self.args.released_steps if self.name == "released" else self.args.steps))
+            ]
         rows = np.arange(len(self.work.tests))
         parts = np.split(rows, range(self.args.batch_size, len(rows), self.args.batch_size))
         return [partial(self.evaluate, part if self.name == "released" else rows) for part in [parts[0], *parts]]
 
 
-def median_rates(ways: Sequence[Way], phase: str, device: torch.device, progress: tqdm | None = None, rounds: int = 1) -> dict[str, float]:
+def median_rates(
+    ways: Sequence[Way], phase: str, device: torch.device, progress: tqdm | None = None, rounds: int = 1
+) -> dict[str, float]:
     """Run the steps of all ways in turn, evenly mixed; returns each way's median queries per second, its first step left out."""
     wait = partial(torch.cuda.synchronize, device) if device.type == "cuda" else getattr(torch, device.type).synchronize
     lists = {way.name: way.jobs(phase) * rounds for way in ways}
-    order = sorted(((place / len(jobs), name, job) for name, jobs in lists.items() for place, job in enumerate(jobs)), key=lambda entry: entry[0])
+    order = sorted(
+        ((place / len(jobs), name, job) for name, jobs in lists.items() for place, job in enumerate(jobs)),
+        key=lambda entry: entry[0],
+    )
     rates: dict[str, list[float]] = {name: [] for name in lists}
     for _, name, job in order:
         wait()
@@ -171,7 +235,9 @@ def peak_mb(device: torch.device) -> float:
     """Peak memory of this process so far in MB (2^20 bytes): allocated on a CUDA device, else resident on the host."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
-    status = Path("/proc/self/status")  # its VmHWM is this program's own; ru_maxrss starts from the process that launched it
+    status = Path(
+        "/proc/self/status"
+    )  # its VmHWM is this program's own; ru_maxrss starts from the process that launched it
     if status.is_file():
         return int(status.read_text().split("VmHWM:")[1].split()[0]) / 2**10
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
@@ -180,28 +246,36 @@ def peak_mb(device: torch.device) -> float:
 def measure_memory(args: argparse.Namespace) -> dict[str, float]:
     """Run the phase of `--memory_of` in this process: peak memory in MB when all is loaded, and at the end."""
     name, phase = args.memory_of.split("_")
-    where = setup(args.device, args.precision)
+    where = choose_hardware(args.device, args.precision)
     way = Way(name, args, load_work(args, where.device), where)
     loaded = peak_mb(where.device)
-    for job in way.jobs(phase)[: 2 if name == "released" else None]:  # its shapes never change; the second step has AdamW's state too
+    for job in way.jobs(phase)[
+        : 2 if name == "released" else None
+    ]:  # its shapes never change; the second step has AdamW's state too
         job()
     return {"loaded": loaded, "peak": peak_mb(where.device)}
 
 
 def child_memory(arguments: Sequence[str], way: str, phase: str) -> dict[str, float]:
     """`measure_memory` in a fresh process. Raises: ValueError with its last words if it fails."""
-    run = subprocess.run([sys.executable, "-m", "utils.benchmark", *arguments, "--memory_of", f"{way}_{phase}"], capture_output=True, text=True)
+    run = subprocess.run(
+        [sys.executable, "-m", "utils.benchmark", *arguments, "--memory_of", f"{way}_{phase}"],
+        capture_output=True,
+        text=True,
+    )
     if run.returncode:
         last = (run.stderr.strip().splitlines() or ["no message"])[-1]
         if run.returncode == 2:  # bad input, in the words of `main`
             raise ValueError(last.removeprefix("error: "))
-        raise ValueError(f"memory of {phase}, {way}: not measured (exit status {run.returncode}: {last}). If memory ran out, give a smaller --batch_size")
+        raise ValueError(
+            f"memory of {phase}, {way}: not measured (exit status {run.returncode}: {last}). If memory ran out, give a smaller --batch_size"
+        )
     return json.loads(run.stdout.splitlines()[-1])
 
 
 def benchmark(args: argparse.Namespace, arguments: Sequence[str]) -> dict:
     """Measure everything; returns what the JSON file holds."""
-    begun, where = time.monotonic(), setup(args.device, args.precision)
+    begun, where = time.monotonic(), choose_hardware(args.device, args.precision)
     writable_folder(args.output.parent, "--output")
     work = load_work(args, where.device)
     memory: dict[str, dict] = {phase: {} for phase in PHASES}
@@ -218,10 +292,20 @@ def benchmark(args: argparse.Namespace, arguments: Sequence[str]) -> dict:
     frozen = median_rates([Way("frozen", args, work, where)], "training", where.device, rounds=FROZEN_ROUNDS)["frozen"]
     return {
         **{f"{phase}_speedup": round(rates[phase]["ours"] / rates[phase]["released"], 2) for phase in PHASES},
-        **{f"{phase}_queries_per_second": {name: round(rate, 2) for name, rate in rates[phase].items()} for phase in PHASES},
-        "peak_memory_mb": {phase: {name: round(found["peak"]) for name, found in memory[phase].items()} for phase in PHASES},
-        "loaded_memory_mb": {phase: {name: round(found["loaded"]) for name, found in memory[phase].items()} for phase in PHASES},
-        "frozen_training": {"queries_per_second": round(frozen), "steps_per_second": round(frozen / args.batch_size, 1)},
+        **{
+            f"{phase}_queries_per_second": {name: round(rate, 2) for name, rate in rates[phase].items()}
+            for phase in PHASES
+        },
+        "peak_memory_mb": {
+            phase: {name: round(found["peak"]) for name, found in memory[phase].items()} for phase in PHASES
+        },
+        "loaded_memory_mb": {
+            phase: {name: round(found["loaded"]) for name, found in memory[phase].items()} for phase in PHASES
+        },
+        "frozen_training": {
+            "queries_per_second": round(frozen),
+            "steps_per_second": round(frozen / args.batch_size, 1),
+        },
         "encoder": args.encoder,
         "device": where.describe(),
         "precision": "bf16" if where.bf16 else "fp32",
@@ -238,11 +322,21 @@ def table(result: dict) -> str:
     rows = []
     for phase in PHASES:
         rates = result[f"{phase}_queries_per_second"]
-        rows.append([f"{phase}, queries/s", *[f"{rates[name]:.1f}" for name in WAYS], f"{result[f'{phase}_speedup']:.2f}"])
+        rows.append(
+            [f"{phase}, queries/s", *[f"{rates[name]:.1f}" for name in WAYS], f"{result[f'{phase}_speedup']:.2f}"]
+        )
     for phase in PHASES:
         peak, loaded = result["peak_memory_mb"][phase], result["loaded_memory_mb"][phase]
-        rows.append([f"{phase}, peak MB (after loading)", *[f"{peak[name]} ({loaded[name]})" for name in WAYS], f"{peak['ours'] / peak['released']:.2f}"])
-    rows.append(["training on a frozen encoder, queries/s", str(result["frozen_training"]["queries_per_second"]), "-", "-"])
+        rows.append(
+            [
+                f"{phase}, peak MB (after loading)",
+                *[f"{peak[name]} ({loaded[name]})" for name in WAYS],
+                f"{peak['ours'] / peak['released']:.2f}",
+            ]
+        )
+    rows.append(
+        ["training on a frozen encoder, queries/s", str(result["frozen_training"]["queries_per_second"]), "-", "-"]
+    )
     return markdown(["", *WAYS, "ours / released"], rows)
 
 
@@ -256,7 +350,9 @@ def main(argv: list[str] | None = None) -> int:
             return 0
         result = benchmark(args, arguments)
         write_json(args.output, result)
-        print(f"{result['encoder']}, {result['device']}, batch {args.batch_size}, {result['mean_tokens']} tokens per training query\n\n{table(result)}\n\nWritten: {args.output}")
+        print(
+            f"{result['encoder']}, {result['device']}, batch {args.batch_size}, {result['mean_tokens']} tokens per training query\n\n{table(result)}\n\nWritten: {args.output}"
+        )
     except (DataError, EncoderError, ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoModel
 
 from utils.data import ENDS, MISSING
 from utils.encoders import GIVEN, Encoder, Given, load_tokenizer
-from utils.experiment import atomic_folder, write_json
+from utils.files import atomic_folder, write_json
 from utils.model import RouterDC
 from utils.tasks import DATASETS
 
@@ -34,10 +34,14 @@ def _texts(value: Any) -> bool:
 
 
 def _tests(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(test, dict) and _text(test.get("path")) and _text(test.get("kind")) for test in value)
+    return isinstance(value, list) and all(
+        isinstance(test, dict) and _text(test.get("path")) and _text(test.get("kind")) for test in value
+    )
 
 
-NEEDED: dict[str, tuple[Callable[[Any], bool], str]] = {  # what the config must hold: for the router itself, then for those who evaluate it
+NEEDED: dict[
+    str, tuple[Callable[[Any], bool], str]
+] = {  # what the config must hold: for the router itself, then for those who evaluate it
     "encoder": (_text, "a name"),
     "pooling": (_text, "a name"),
     "max_length": (lambda value: value == 0 or _number(value), "a number of tokens"),  # 0: `Given` reads no text
@@ -84,7 +88,9 @@ def save(model: RouterDC, folder: Path, about: dict[str, Any]) -> None:
         if encoder.name != GIVEN:
             encoder.backbone.config.save_pretrained(part / ENCODER)
             encoder.tokenizer.save_pretrained(part / ENCODER)
-        save_file({name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}, part / WEIGHTS)
+        save_file(
+            {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}, part / WEIGHTS
+        )
         write_json(part / CONFIG, config)
 
 
@@ -124,7 +130,9 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise CheckpointError(f"{folder / CONFIG}: not valid JSON ({error}); {AGAIN}") from None
     found = config.get("format") if isinstance(config, dict) else None
     if found != FORMAT:
-        raise CheckpointError(f"{folder / CONFIG}: format is {found!r}, this code reads {FORMAT!r}. Weights of the released code (.pth) cannot be read: they are bare pickles")
+        raise CheckpointError(
+            f"{folder / CONFIG}: format is {found!r}, this code reads {FORMAT!r}. Weights of the released code (.pth) cannot be read: they are bare pickles"
+        )
     check(config, folder / CONFIG)
     return config
 

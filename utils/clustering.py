@@ -31,13 +31,16 @@ from tqdm.auto import tqdm
 
 from utils.data import DataError, RoutingData, load, load_all
 from utils.encoders import MDEBERTA, POOLINGS, Encoder, EncoderError, Queries, load_encoder
-from utils.evaluate import markdown
-from utils.experiment import Setup, setup, writable_folder, write_json
+from utils.experiment import Hardware, choose_hardware
+from utils.files import writable_folder, write_json
 from utils.meters import bar
 from utils.plots import query_map
+from utils.tables import markdown
 from utils.tasks import BY_NAME, KINDS, TRAIN_ORDER, kind_of, task_of, title_of
 
-TRAINING_FILES = tuple(str(Path(BY_NAME[task].test).parent / Path(BY_NAME[task].train).name) for task in TRAIN_ORDER)  # as released, before clustering
+TRAINING_FILES = tuple(
+    str(Path(BY_NAME[task].test).parent / Path(BY_NAME[task].train).name) for task in TRAIN_ORDER
+)  # as released, before clustering
 SPACES = ("tsne", "embedding")
 ITERATIONS = 1000  # of t-SNE
 FIGURES = (".png", ".pdf", ".svg")
@@ -50,7 +53,9 @@ def training_files(names: Sequence[str]) -> list[str]:
     """
     order, found = {task: place for place, task in enumerate(TRAIN_ORDER)}, []
     for name in names:
-        inside = sorted(map(str, Path(name).glob("*train.json")), key=lambda path: (order.get(task_of(path), len(order)), path))
+        inside = sorted(
+            map(str, Path(name).glob("*train.json")), key=lambda path: (order.get(task_of(path), len(order)), path)
+        )
         if Path(name).is_dir() and not inside:
             raise ValueError(f"--data_paths {name}: no file there ends in train.json; name the files themselves")
         found += inside if Path(name).is_dir() else [name]
@@ -63,11 +68,15 @@ def load_files(names: Sequence[str]) -> list[RoutingData]:
     Raises: DataError as `utils.data.load_all`, also for a task that occurs twice, or for a file that is not .json: what else a row has is kept.
     """
     paths = training_files(names)
-    kinds = [kind_of(task_of(path)) or KINDS[0] for path in paths]  # clusters do not depend on the kind of score: any will do
+    kinds = [
+        kind_of(task_of(path)) or KINDS[0] for path in paths
+    ]  # clusters do not depend on the kind of score: any will do
     files = load_all(paths, kinds, ("--data_paths", "--data_paths"))
     for data in files:
         if Path(data.path).suffix.lower() != ".json":
-            raise DataError(f"{data.path}: cluster ids are written into .json files alone; save its rows as a .json file first (datasets/README.md has the layout)")
+            raise DataError(
+                f"{data.path}: cluster ids are written into .json files alone; save its rows as a .json file first (datasets/README.md has the layout)"
+            )
     return files
 
 
@@ -89,8 +98,13 @@ def given_ids(files: Sequence[RoutingData], folder: str | Path | None = None) ->
     for data in files:
         other = load(Path(folder) / Path(data.path).name, data.kind, need_clusters=True)
         if other.questions != data.questions:
-            row = next((row for row, (a, b) in enumerate(zip(other.questions, data.questions)) if a != b), min(len(other), len(data)))
-            raise DataError(f"{other.path}, row {row}: not the question of that row in {data.path}; --compare needs the same questions in the same order")
+            row = next(
+                (row for row, (a, b) in enumerate(zip(other.questions, data.questions)) if a != b),
+                min(len(other), len(data)),
+            )
+            raise DataError(
+                f"{other.path}, row {row}: not the question of that row in {data.path}; --compare needs the same questions in the same order"
+            )
         found.append(other.clusters)
     return found
 
@@ -103,12 +117,16 @@ def check_settings(queries: int, clusters: int, seed: int, perplexity: float | N
     if clusters < 1:
         raise ValueError(f"--clusters is {clusters}; it must be at least 1")
     if clusters > queries:
-        raise ValueError(f"--clusters is {clusters}, but there are only {queries} unique queries; give at most {queries}")
+        raise ValueError(
+            f"--clusters is {clusters}, but there are only {queries} unique queries; give at most {queries}"
+        )
     if not 0 <= seed < 2**32:
         raise ValueError(f"--seed is {seed}; it must be from 0 to {2**32 - 1}")
     if perplexity is not None and not 1 <= perplexity < queries:
         few = f" and below the number of unique queries, {queries}" if perplexity >= 1 else ""
-        raise ValueError(f"--perplexity is {perplexity:g}; it must be at least 1{few}. Without t-SNE: --space embedding and no --figure")
+        raise ValueError(
+            f"--perplexity is {perplexity:g}; it must be at least 1{few}. Without t-SNE: --space embedding and no --figure"
+        )
 
 
 def check_output(files: Sequence[RoutingData], folder: Path, overwrite: bool = False) -> None:
@@ -118,11 +136,15 @@ def check_output(files: Sequence[RoutingData], folder: Path, overwrite: bool = F
         if overwrite or not target.exists():
             continue
         if target.resolve() == Path(data.path).resolve():
-            raise ValueError(f"--output {folder}: this is the folder of the input {data.path}; choose another, or --overwrite to put the cluster ids into the input files")
-        raise ValueError(f"--output {folder}: {target.name} is already there; choose another folder, or --overwrite to replace it")
+            raise ValueError(
+                f"--output {folder}: this is the folder of the input {data.path}; choose another, or --overwrite to put the cluster ids into the input files"
+            )
+        raise ValueError(
+            f"--output {folder}: {target.name} is already there; choose another folder, or --overwrite to replace it"
+        )
 
 
-def embed_queries(texts: Sequence[str], encoder: Encoder, where: Setup, cache: Path | None = None) -> np.ndarray:
+def embed_queries(texts: Sequence[str], encoder: Encoder, where: Hardware, cache: Path | None = None) -> np.ndarray:
     """Embeddings (n, p) float32 of n texts by the pre-trained encoder; looked up in, or added to, the folder `cache`."""
     encoder.place(where)
     return Queries(encoder.eval(), texts, where, "none", cache, "training queries").inputs.float().cpu().numpy()
@@ -143,8 +165,14 @@ class _Iterations(io.TextIOBase):
 def tsne_map(embeddings: np.ndarray, seed: int, perplexity: float = 30.0) -> np.ndarray:
     """The embeddings (n, p) in two dimensions, (n, 2) float32. Raises: ValueError if perplexity is not below n."""
     check_settings(len(embeddings), 1, seed, perplexity)
-    with bar(ITERATIONS, "t-SNE", "iteration") as progress, threadpool_limits(1), redirect_stdout(_Iterations(progress)):
-        points = TSNE(2, perplexity=perplexity, max_iter=ITERATIONS, init="pca", random_state=seed, verbose=2).fit_transform(embeddings)
+    with (
+        bar(ITERATIONS, "t-SNE", "iteration") as progress,
+        threadpool_limits(1),
+        redirect_stdout(_Iterations(progress)),
+    ):
+        points = TSNE(
+            2, perplexity=perplexity, max_iter=ITERATIONS, init="pca", random_state=seed, verbose=2
+        ).fit_transform(embeddings)
         progress.update(ITERATIONS - progress.n)
     return points
 
@@ -157,7 +185,9 @@ def kmeans(points: np.ndarray, clusters: int, seed: int) -> np.ndarray:
     check_settings(len(points), clusters, seed)
     different = len(np.unique(points, axis=0))
     if different < clusters:
-        raise ValueError(f"--clusters is {clusters}, but the {len(points)} queries are only {different} different points; give at most {different}")
+        raise ValueError(
+            f"--clusters is {clusters}, but the {len(points)} queries are only {different} different points; give at most {different}"
+        )
     with threadpool_limits(1):
         found = KMeans(clusters, n_init=10, random_state=seed).fit_predict(points)
     _, first, sizes = np.unique(found, return_index=True, return_counts=True)
@@ -171,7 +201,13 @@ def silhouette(points: np.ndarray, ids: np.ndarray) -> float | None:
     return round(float(silhouette_score(points, ids)), 4) if 2 <= len(np.unique(ids)) < len(ids) else None
 
 
-def describe(files: Sequence[RoutingData], places: Sequence[np.ndarray], ids: np.ndarray, spaces: Mapping[str, np.ndarray], given: Sequence[np.ndarray] | None) -> dict[str, Any]:
+def describe(
+    files: Sequence[RoutingData],
+    places: Sequence[np.ndarray],
+    ids: np.ndarray,
+    spaces: Mapping[str, np.ndarray],
+    given: Sequence[np.ndarray] | None,
+) -> dict[str, Any]:
     """Sizes and measures of the clusters ids (n,) of the unique queries.
 
     Args:
@@ -189,7 +225,9 @@ def describe(files: Sequence[RoutingData], places: Sequence[np.ndarray], ids: np
     return {
         "rows": len(new),
         "unique_queries": len(ids),
-        "sizes": {data.task: np.bincount(ids[place], minlength=ids.max() + 1).tolist() for data, place in zip(files, places)},
+        "sizes": {
+            data.task: np.bincount(ids[place], minlength=ids.max() + 1).tolist() for data, place in zip(files, places)
+        },
         "silhouette": {name: silhouette(points, ids) for name, points in spaces.items()},
         "adjusted_rand_index": {name: round(float(adjusted_rand_score(*pair)), 4) for name, pair in pairs.items()},
     }
@@ -200,12 +238,26 @@ def table(result: Mapping[str, Any]) -> str:
     sizes = {title_of(task): row for task, row in result["sizes"].items()}
     sizes["all"] = np.sum(list(sizes.values()), axis=0).tolist()
     rows = [[title, *map(str, row), str(sum(row))] for title, row in sizes.items()]
-    lines = [f"- silhouette, {name}: {'-' if value is None else f'{value:.3f}'}" for name, value in result["silhouette"].items()]
-    lines += [f"- adjusted Rand index, {name.replace('_', ' ')}: {value:.3f}" for name, value in result["adjusted_rand_index"].items()]
+    lines = [
+        f"- silhouette, {name}: {'-' if value is None else f'{value:.3f}'}"
+        for name, value in result["silhouette"].items()
+    ]
+    lines += [
+        f"- adjusted Rand index, {name.replace('_', ' ')}: {value:.3f}"
+        for name, value in result["adjusted_rand_index"].items()
+    ]
     return markdown(["rows per cluster", *map(str, range(len(rows[0]) - 2)), "all"], rows) + "\n\n" + "\n".join(lines)
 
 
-def draw(files: Sequence[RoutingData], places: Sequence[np.ndarray], points: np.ndarray, ids: np.ndarray, given: Sequence[np.ndarray] | None, title: str, target: Path) -> None:
+def draw(
+    files: Sequence[RoutingData],
+    places: Sequence[np.ndarray],
+    points: np.ndarray,
+    ids: np.ndarray,
+    given: Sequence[np.ndarray] | None,
+    title: str,
+    target: Path,
+) -> None:
     """The t-SNE map (n, 2) coloured by cluster and by task, and by the ids given before if there are any."""
     _, first = np.unique(np.concatenate(places), return_index=True)  # the first row of every unique query
     tasks = np.repeat(np.arange(len(files)), [len(data) for data in files])[first]
@@ -219,7 +271,9 @@ def draw(files: Sequence[RoutingData], places: Sequence[np.ndarray], points: np.
     query_map(points, panels, title, target)
 
 
-def write_clustered(files: Sequence[RoutingData], places: Sequence[np.ndarray], ids: np.ndarray, folder: Path, overwrite: bool = False) -> list[Path]:
+def write_clustered(
+    files: Sequence[RoutingData], places: Sequence[np.ndarray], ids: np.ndarray, folder: Path, overwrite: bool = False
+) -> list[Path]:
     """Write every file into `folder` under its own name, with the `cluster_id` of each row; what else a row has stays as it is, in its order.
 
     All files or none: they are written beside their targets and then take their places; if that fails, what was there comes back.
@@ -230,8 +284,13 @@ def write_clustered(files: Sequence[RoutingData], places: Sequence[np.ndarray], 
     for data, place in zip(files, places):
         raw = Path(data.path).read_bytes()
         if hashlib.sha256(raw).hexdigest() != data.sha256:
-            raise DataError(f"{data.path}: it changed while it was being clustered, so that the ids may not fit its rows; start again")
-        rows = [json.dumps({**row, "cluster_id": int(number)}, ensure_ascii=False) for row, number in zip(json.loads(raw), ids[place])]
+            raise DataError(
+                f"{data.path}: it changed while it was being clustered, so that the ids may not fit its rows; start again"
+            )
+        rows = [
+            json.dumps({**row, "cluster_id": int(number)}, ensure_ascii=False)
+            for row, number in zip(json.loads(raw), ids[place])
+        ]
         texts[folder / Path(data.path).name] = "[\n" + ",\n".join(rows) + "\n]\n"
     folder.mkdir(parents=True, exist_ok=True)
     before = {path: path.read_bytes() if path.exists() else None for path in texts}
@@ -259,22 +318,46 @@ def write_clustered(files: Sequence[RoutingData], places: Sequence[np.ndarray], 
 
 def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--data_paths", nargs="+", default=list(TRAINING_FILES), help="training files (.json), one per task, or folders of them (default: the released ones)")
+    p.add_argument(
+        "--data_paths",
+        nargs="+",
+        default=list(TRAINING_FILES),
+        help="training files (.json), one per task, or folders of them (default: the released ones)",
+    )
     p.add_argument("--output", required=True, type=Path, help="folder for the clustered files, which keep their names")
     p.add_argument("--overwrite", action="store_true", help="replace files that are there, even the inputs")
     p.add_argument("--clusters", type=int, default=5, help="N of the paper")
-    p.add_argument("--space", choices=SPACES, default="tsne", help="cluster the t-SNE map, as the paper does, or the embeddings themselves")
-    p.add_argument("--perplexity", type=float, default=30.0, help="of t-SNE, which reduces to two dimensions: about how many neighbours count")
+    p.add_argument(
+        "--space",
+        choices=SPACES,
+        default="tsne",
+        help="cluster the t-SNE map, as the paper does, or the embeddings themselves",
+    )
+    p.add_argument(
+        "--perplexity",
+        type=float,
+        default=30.0,
+        help="of t-SNE, which reduces to two dimensions: about how many neighbours count",
+    )
     p.add_argument("--encoder", default=MDEBERTA, help="hub name, local folder, or minilm (a PyPI package)")
     p.add_argument("--pooling", choices=POOLINGS, help="default: first token; mean for minilm")
     p.add_argument("--max_length", type=int, default=512, help="tokens kept of a query, the last ones")
     p.add_argument("--seed", type=int, default=1, help="of t-SNE and k-means")
-    p.add_argument("--compare", metavar="DIR", help="folder of the same files with cluster ids to compare with; default: the ids in the inputs, if all have them")
+    p.add_argument(
+        "--compare",
+        metavar="DIR",
+        help="folder of the same files with cluster ids to compare with; default: the ids in the inputs, if all have them",
+    )
     p.add_argument("--figure", type=Path, help=f"draw the t-SNE map: a file that ends in {', '.join(FIGURES)}")
     p.add_argument("--report", type=Path, help="write sizes and measures as JSON")
     p.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N, mps")
     p.add_argument("--precision", choices=("auto", "bf16", "fp32"), default="auto")
-    p.add_argument("--cache_dir", type=Path, default=Path(".cache/queries"), help="embeddings, so that a stopped run need not compute them again")
+    p.add_argument(
+        "--cache_dir",
+        type=Path,
+        default=Path(".cache/queries"),
+        help="embeddings, so that a stopped run need not compute them again",
+    )
     return p
 
 
@@ -284,7 +367,7 @@ def cluster(args: argparse.Namespace, arguments: Sequence[str]) -> dict[str, Any
     Raises: ValueError (DataError) or EncoderError for bad input; the files are then as they were.
     """
     begun = time.monotonic()
-    where = setup(args.device, args.precision)
+    where = choose_hardware(args.device, args.precision)
     files = load_files(args.data_paths)
     given = given_ids(files, args.compare)
     texts, places = unique_queries(files)
@@ -293,7 +376,12 @@ def cluster(args: argparse.Namespace, arguments: Sequence[str]) -> dict[str, Any
     check_output(files, args.output, args.overwrite)
     if args.figure and args.figure.suffix not in FIGURES:
         raise ValueError(f"--figure {args.figure}: its name must end in {', '.join(FIGURES)}")
-    for path, flag in ((args.output, "--output"), (args.figure and args.figure.parent, "--figure"), (args.report and args.report.parent, "--report"), (args.cache_dir, "--cache_dir")):
+    for path, flag in (
+        (args.output, "--output"),
+        (args.figure and args.figure.parent, "--figure"),
+        (args.report and args.report.parent, "--report"),
+        (args.cache_dir, "--cache_dir"),
+    ):
         if path:
             writable_folder(path, flag)
 
@@ -331,8 +419,12 @@ def main(argv: list[str] | None = None) -> int:
     except (DataError, EncoderError, ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    written = ", ".join([f"{len(result['files'])} files in {args.output}", *[str(path) for path in (args.figure, args.report) if path]])
-    print(f"{result['unique_queries']} unique queries, {result['encoder']}, seed {result['seed']}\n\n{table(result)}\n\nWritten: {written}")
+    written = ", ".join(
+        [f"{len(result['files'])} files in {args.output}", *[str(path) for path in (args.figure, args.report) if path]]
+    )
+    print(
+        f"{result['unique_queries']} unique queries, {result['encoder']}, seed {result['seed']}\n\n{table(result)}\n\nWritten: {written}"
+    )
     return 0
 
 

@@ -57,7 +57,10 @@ class RoutingData:
 
     def rows(self, index: np.ndarray) -> "RoutingData":
         """The rows of `index` (n,), repeats allowed, as a new object."""
-        part = {name: None if (values := getattr(self, name)) is None else values[index] for name in ("scores", "costs", "clusters", "embeddings")}
+        part = {
+            name: None if (values := getattr(self, name)) is None else values[index]
+            for name in ("scores", "costs", "clusters", "embeddings")
+        }
         whole = None if self.whole is None else [self.whole[i] for i in index]
         return replace(self, questions=[self.questions[i] for i in index], whole=whole, **part)
 
@@ -87,7 +90,9 @@ def net(values: np.ndarray, data: RoutingData, cost_rate: float) -> np.ndarray:
     if not cost_rate:
         return values
     if data.costs is None:
-        raise DataError(f"{data.path}: --cost_rate {cost_rate:g} needs the cost of every answer, and the file has none; add costs (datasets/README.md), or --cost_rate 0")
+        raise DataError(
+            f"{data.path}: --cost_rate {cost_rate:g} needs the cost of every answer, and the file has none; add costs (datasets/README.md), or --cost_rate 0"
+        )
     return (values - cost_rate * data.costs).astype(np.float32)
 
 
@@ -116,15 +121,23 @@ def load(
     """
     path = Path(path)
     if not path.is_file():
-        raise DataError(f"{path}: no such file. `python -m utils.download` fetches the released data (RouterBench: --datasets routerbench); --data_paths and --test_data_paths name your own")
+        raise DataError(
+            f"{path}: no such file. `python -m utils.download` fetches the released data (RouterBench: --datasets routerbench); --data_paths and --test_data_paths name your own"
+        )
     raw = path.read_bytes()
     rows = read_rows(path, raw)
     if not isinstance(rows, list) or not rows:
-        raise DataError(f"{path}: expected a list of at least one row, found {'an empty list' if rows == [] else type(rows).__name__}")
+        raise DataError(
+            f"{path}: expected a list of at least one row, found {'an empty list' if rows == [] else type(rows).__name__}"
+        )
     task = task_of(path)
     kind = kind or kind_of(task)
     if kind not in KINDS:
-        found = f"{path}: the task {task!r} is none of the paper's" if kind is None else f"{path}: {kind!r} is no score kind"
+        found = (
+            f"{path}: the task {task!r} is none of the paper's"
+            if kind is None
+            else f"{path}: {kind!r} is no score kind"
+        )
         raise DataError(f"{found}; give its kind with {flag}: {' or '.join(KINDS)}")
 
     llms: tuple[str, ...] = ()
@@ -148,7 +161,9 @@ def load(
         if priced:
             prices = row.get("costs") or dict.fromkeys(llms)
             if not isinstance(prices, dict) or prices.keys() != set(llms):
-                raise DataError(f"{where}: 'costs' must map each LLM with a score to its cost in US dollars, found {prices!r}")
+                raise DataError(
+                    f"{where}: 'costs' must map each LLM with a score to its cost in US dollars, found {prices!r}"
+                )
             costs[number] = _numbers(prices, llms, "cost", math.inf, where, missing)
         if need_clusters and (isinstance(row.get("cluster_id"), bool) or not isinstance(row.get("cluster_id"), int)):
             raise DataError(
@@ -168,13 +183,20 @@ def load(
     return _whole(data)
 
 
-def _numbers(found: Mapping[str, Any], llms: Sequence[str], what: str, most: float, where: str, missing: str) -> list[float]:
+def _numbers(
+    found: Mapping[str, Any], llms: Sequence[str], what: str, most: float, where: str, missing: str
+) -> list[float]:
     """The values of `llms`, from 0 to `most`; NaN for None where rows with a gap will be dropped."""
     for llm in llms:
         value = found[llm]
         if value is None and missing == "drop":
             continue
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or not 0 <= value <= most:
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, (int, float))
+            or not math.isfinite(value)
+            or not 0 <= value <= most
+        ):
             expected = "a number in [0, 1]" if what == "score" else "a number of US dollars, at least 0"
             remedy = ". --missing_cells drop leaves such rows out and counts them" if value is None else ""
             raise DataError(f"{where}: the {what} of {llm} must be {expected}, found {value!r}{remedy}")
@@ -190,8 +212,9 @@ def _whole(data: RoutingData) -> RoutingData:
     kept = np.flatnonzero(~np.concatenate(list(gaps.values()), axis=1).any(axis=1))
     if len(kept) == len(data):
         return data
-    counts = f"{data.path}: {len(data) - len(kept)} of {len(data)} rows left out (--missing_cells drop), empty cells: " + ", ".join(
-        f"{gap.sum()} {name} in {gap.any(axis=1).sum()} rows" for name, gap in gaps.items()
+    counts = (
+        f"{data.path}: {len(data) - len(kept)} of {len(data)} rows left out (--missing_cells drop), empty cells: "
+        + ", ".join(f"{gap.sum()} {name} in {gap.any(axis=1).sum()} rows" for name, gap in gaps.items())
     )
     if not len(kept):
         raise DataError(f"{counts}; no row is left")
@@ -217,10 +240,18 @@ def reading(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def _difference(expected: Sequence[str], found: Sequence[str]) -> str:
     missing, extra = [n for n in expected if n not in found], [n for n in found if n not in expected]
-    return (f"; missing: {', '.join(missing)}" if missing else "") + (f"; unexpected: {', '.join(extra)}" if extra else "")
+    return (f"; missing: {', '.join(missing)}" if missing else "") + (
+        f"; unexpected: {', '.join(extra)}" if extra else ""
+    )
 
 
-def load_all(paths: Sequence[str], kinds: Sequence[str] | None, names: tuple[str, str], need_clusters: bool = False, **options: Any) -> list[RoutingData]:
+def load_all(
+    paths: Sequence[str],
+    kinds: Sequence[str] | None,
+    names: tuple[str, str],
+    need_clusters: bool = False,
+    **options: Any,
+) -> list[RoutingData]:
     """Read several files that must have scores for the same LLMs; columns are brought to the order of the first file.
 
     `names` are the two flags that gave `paths` and `kinds`, for errors; `options` go to `load`.
@@ -228,11 +259,15 @@ def load_all(paths: Sequence[str], kinds: Sequence[str] | None, names: tuple[str
     """
     kinds = kinds or [None] * len(paths)
     if len(kinds) != len(paths):
-        raise DataError(f"{names[0]} names {len(paths)} files and {names[1]} {len(kinds)} kinds; give one kind for each file")
+        raise DataError(
+            f"{names[0]} names {len(paths)} files and {names[1]} {len(kinds)} kinds; give one kind for each file"
+        )
     loaded = [load(path, kind, need_clusters, names[1], **options) for path, kind in zip(paths, kinds)]
     for data in loaded[1:]:
         if set(data.llms) != set(loaded[0].llms):
-            raise DataError(f"{data.path}: scores are for other LLMs than in {loaded[0].path}{_difference(loaded[0].llms, data.llms)}")
+            raise DataError(
+                f"{data.path}: scores are for other LLMs than in {loaded[0].path}{_difference(loaded[0].llms, data.llms)}"
+            )
     tasks = [data.task for data in loaded]
     for task in tasks:
         if tasks.count(task) > 1:
@@ -246,7 +281,10 @@ def embedding_size(files: Sequence[RoutingData]) -> int | None:
     Raises: DataError that names the first file unlike the others before it.
     """
     sizes = [None if data.embeddings is None else data.embeddings.shape[1] for data in files]
-    found = [f"{data.path} has {'text' if size is None else f'embeddings of {size} dimensions'}" for data, size in zip(files, sizes)]
+    found = [
+        f"{data.path} has {'text' if size is None else f'embeddings of {size} dimensions'}"
+        for data, size in zip(files, sizes)
+    ]
     for size, what in zip(sizes, found):
         if size != sizes[0]:
             raise DataError(f"{what}, and {found[0]}; all files of a run must be alike")
@@ -255,20 +293,55 @@ def embedding_size(files: Sequence[RoutingData]) -> int | None:
 
 def add_data_arguments(group: argparse._ArgumentGroup) -> None:
     """The arguments of a command line that name training and test files, and say how to read them."""
-    group.add_argument("--dataset", choices=DATASETS, default="paper", help="routerbench: its files, K+ = K- = 4, prompts of 1400 characters, rows with empty cells left out")
-    group.add_argument("--data_paths", nargs="+", default=[BY_NAME[name].train for name in TRAIN_ORDER], help="training files, one per task")
-    group.add_argument("--data_type", nargs="+", choices=KINDS, help="score kind of each training file; needed for tasks that the paper has not")
-    group.add_argument("--test_data_paths", nargs="+", default=[t.test for t in TASKS if t.in_distribution], help="test files, scored once at the end")
+    group.add_argument(
+        "--dataset",
+        choices=DATASETS,
+        default="paper",
+        help="routerbench: its files, K+ = K- = 4, prompts of 1400 characters, rows with empty cells left out",
+    )
+    group.add_argument(
+        "--data_paths",
+        nargs="+",
+        default=[BY_NAME[name].train for name in TRAIN_ORDER],
+        help="training files, one per task",
+    )
+    group.add_argument(
+        "--data_type",
+        nargs="+",
+        choices=KINDS,
+        help="score kind of each training file; needed for tasks that the paper has not",
+    )
+    group.add_argument(
+        "--test_data_paths",
+        nargs="+",
+        default=[t.test for t in TASKS if t.in_distribution],
+        help="test files, scored once at the end",
+    )
     group.add_argument("--test_data_type", nargs="+", choices=KINDS, help="score kind of each test file")
-    group.add_argument("--final_eval_data_paths", nargs="*", default=[t.test for t in TASKS if not t.in_distribution], help="more test files (out of distribution)")
+    group.add_argument(
+        "--final_eval_data_paths",
+        nargs="*",
+        default=[t.test for t in TASKS if not t.in_distribution],
+        help="more test files (out of distribution)",
+    )
     group.add_argument("--final_eval_data_type", nargs="+", choices=KINDS, help="score kind of each of these")
-    group.add_argument("--llms", nargs="+", metavar="LLM", help="choose among these LLMs only; default: all that the training files have scores for")
+    group.add_argument(
+        "--llms",
+        nargs="+",
+        metavar="LLM",
+        help="choose among these LLMs only; default: all that the training files have scores for",
+    )
     add_reading_arguments(group)
 
 
 def add_reading_arguments(group: argparse._ArgumentGroup) -> None:
     """The arguments of a command line that say how to read a file; `reading` hands them to `load`."""
-    group.add_argument("--missing_cells", choices=MISSING, default="error", help="a row with an empty score or cost: an error, or left out and counted")
+    group.add_argument(
+        "--missing_cells",
+        choices=MISSING,
+        default="error",
+        help="a row with an empty score or cost: an error, or left out and counted",
+    )
     group.add_argument("--max_characters", type=int, help="keep N characters of a query; default: all")
     group.add_argument("--keep_characters", choices=ENDS, default="last", help="which ones; the released code: first")
 
@@ -278,9 +351,16 @@ def load_tests(args: argparse.Namespace, llms: Sequence[str]) -> list[RoutingDat
 
     Raises: DataError for bad files, a task that occurs twice, or LLMs that training or another test file has not.
     """
-    tests = load_all(args.test_data_paths, args.test_data_type, ("--test_data_paths", "--test_data_type"), **reading(vars(args)))
+    tests = load_all(
+        args.test_data_paths, args.test_data_type, ("--test_data_paths", "--test_data_type"), **reading(vars(args))
+    )
     if args.final_eval_data_paths:
-        tests += load_all(args.final_eval_data_paths, args.final_eval_data_type, ("--final_eval_data_paths", "--final_eval_data_type"), **reading(vars(args)))
+        tests += load_all(
+            args.final_eval_data_paths,
+            args.final_eval_data_type,
+            ("--final_eval_data_paths", "--final_eval_data_type"),
+            **reading(vars(args)),
+        )
     if args.llms:
         tests = [data.for_llms([name for name in args.llms if name in data.llms] or args.llms) for data in tests]
     for number, data in enumerate(tests):
@@ -288,10 +368,14 @@ def load_tests(args: argparse.Namespace, llms: Sequence[str]) -> list[RoutingDat
             raise DataError(f"{data.path}: a second test file for the task {data.task!r}; give each task's file once")
         unknown = [name for name in data.llms if name not in llms]
         if unknown:
-            raise DataError(f"{data.path}: no training file has scores for {', '.join(unknown)}; they have {', '.join(llms)}. "
-                            "Name your own test files: --test_data_paths, and --final_eval_data_paths with nothing behind it for no others")
+            raise DataError(
+                f"{data.path}: no training file has scores for {', '.join(unknown)}; they have {', '.join(llms)}. "
+                "Name your own test files: --test_data_paths, and --final_eval_data_paths with nothing behind it for no others"
+            )
         if set(data.llms) != set(tests[0].llms):
-            raise DataError(f"{data.path}: its LLMs are {', '.join(data.llms)}, those of {tests[0].path} {', '.join(tests[0].llms)}; all test files of a run must have the same")
+            raise DataError(
+                f"{data.path}: its LLMs are {', '.join(data.llms)}, those of {tests[0].path} {', '.join(tests[0].llms)}; all test files of a run must have the same"
+            )
     return [data.for_llms([name for name in llms if name in data.llms]) for data in tests]
 
 
@@ -323,7 +407,9 @@ def split_validation(data: RoutingData, fraction: float, seed: int) -> tuple[np.
     group = np.array([first.setdefault(question, len(first)) for question in data.identity])
     held = max(1, round(fraction * len(first))) if fraction else 0
     if held >= len(first):
-        raise ValueError(f"{data.path}: {len(first)} distinct questions cannot be split with --validation_fraction {fraction}")
+        raise ValueError(
+            f"{data.path}: {len(first)} distinct questions cannot be split with --validation_fraction {fraction}"
+        )
     chosen = np.isin(group, np.random.default_rng(seed).permutation(len(first))[:held])
     return np.flatnonzero(~chosen), np.flatnonzero(chosen)
 

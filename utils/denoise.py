@@ -51,10 +51,10 @@ from typing import Any
 import numpy as np
 from scipy.optimize import nnls
 
-from utils.comparison import runs_below
 from utils.data import RoutingData
-from utils.evaluate import markdown
-from utils.experiment import write_text
+from utils.files import write_text
+from utils.report.comparison import runs_below
+from utils.tables import markdown
 from utils.tasks import title_of
 
 POOLINGS = ("question", "alike")  # what a pooled target is an estimate of

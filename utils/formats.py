@@ -14,7 +14,16 @@ from typing import Any
 import numpy as np
 
 COST, ANSWER = "|total_cost", "|model_response"  # endings of RouterBench's further columns of each LLM
-NOT_LLMS = {"question", "prompt", "cluster_id", "sample_id", "eval_name", "oracle_model_to_route_to", "", "Unnamed: 0"}  # other columns
+NOT_LLMS = {
+    "question",
+    "prompt",
+    "cluster_id",
+    "sample_id",
+    "eval_name",
+    "oracle_model_to_route_to",
+    "",
+    "Unnamed: 0",
+}  # other columns
 csv.field_size_limit(2**31 - 1)  # RouterBench keeps whole answers in its cells
 
 
@@ -38,7 +47,9 @@ def _json(path: Path, raw: bytes) -> Any:
     try:
         return json.loads(raw)
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: not valid JSON ({error}). Is it truncated? `python -m utils.download --check` verifies released files") from None
+        raise DataError(
+            f"{path}: not valid JSON ({error}). Is it truncated? `python -m utils.download --check` verifies released files"
+        ) from None
 
 
 def _json_lines(path: Path, raw: bytes) -> list:
@@ -48,7 +59,9 @@ def _json_lines(path: Path, raw: bytes) -> list:
             try:
                 rows.append(json.loads(line))
             except (json.JSONDecodeError, UnicodeDecodeError) as error:
-                raise DataError(f"{path}, line {number}: not valid JSON ({error}); .jsonl has one object a line") from None
+                raise DataError(
+                    f"{path}, line {number}: not valid JSON ({error}); .jsonl has one object a line"
+                ) from None
     return rows
 
 
@@ -74,7 +87,9 @@ def _parquet(path: Path, raw: bytes) -> list[dict]:
     try:
         frame = pandas.read_parquet(io.BytesIO(raw))
     except ImportError:
-        raise DataError(f"{path}: reading .parquet needs pyarrow; `pip install -r requirements.txt`, or write a CSV file") from None
+        raise DataError(
+            f"{path}: reading .parquet needs pyarrow; `pip install -r requirements.txt`, or write a CSV file"
+        ) from None
     except (ValueError, OSError) as error:
         raise DataError(f"{path}: not a valid parquet file ({error}). Is it truncated?") from None
     return table_rows(path, list(frame.columns), frame.to_dict("records"))
@@ -100,12 +115,16 @@ def table_rows(path: str | Path, columns: Sequence[str], records: Iterable[Mappi
     """
     text = next((name for name in ("question", "prompt") if name in columns), None)
     if text is None:
-        raise DataError(f"{path}: no column `question` (or `prompt`); it has {', '.join(map(repr, columns[:12])) or 'none'}")
+        raise DataError(
+            f"{path}: no column `question` (or `prompt`); it has {', '.join(map(repr, columns[:12])) or 'none'}"
+        )
     llms = [name for name in columns if name not in NOT_LLMS and not str(name).endswith((COST, ANSWER))]
     costly = [name.removesuffix(COST) for name in columns if str(name).endswith(COST)]
     wrong = set(llms) ^ set(costly) if costly else set()
     if wrong:
-        raise DataError(f"{path}: {', '.join(map(repr, sorted(wrong)))}: a score without its cost column, or a cost without its score; for each LLM there must be `LLM` and `LLM{COST}`, or no costs at all")
+        raise DataError(
+            f"{path}: {', '.join(map(repr, sorted(wrong)))}: a score without its cost column, or a cost without its score; for each LLM there must be `LLM` and `LLM{COST}`, or no costs at all"
+        )
     rows = []
     for record in records:
         question = record[text] if text == "question" else prompt_text(record[text])
@@ -129,12 +148,23 @@ def _npz(path: Path, raw: bytes) -> list[dict]:
     if absent:
         raise DataError(f"{path}: no array {', '.join(absent)}; it has {', '.join(found) or 'none'}")
     scores, vectors, llms = found["scores"], found["embeddings"], found["llms"].tolist()
-    fits = scores.ndim == vectors.ndim == 2 and len(scores) == len(vectors) and scores.shape[1] == len(llms) and vectors.shape[1] > 0
+    fits = (
+        scores.ndim == vectors.ndim == 2
+        and len(scores) == len(vectors)
+        and scores.shape[1] == len(llms)
+        and vectors.shape[1] > 0
+    )
     if not fits or vectors.dtype.kind != "f" or not np.isfinite(vectors).all():
-        raise DataError(f"{path}: expected scores (N, T), finite embeddings (N, p) and T llms, found {scores.shape}, {vectors.shape} ({vectors.dtype}) and {len(llms)}")
+        raise DataError(
+            f"{path}: expected scores (N, T), finite embeddings (N, p) and T llms, found {scores.shape}, {vectors.shape} ({vectors.dtype}) and {len(llms)}"
+        )
     further = {name: found[name] for name in ("costs", "cluster_id") if name in found}
-    if any(len(values) != len(scores) for values in further.values()) or ("costs" in further and further["costs"].shape != scores.shape):
-        raise DataError(f"{path}: {', '.join(f'{name} {values.shape}' for name, values in further.items())} do not fit scores {scores.shape}")
+    if any(len(values) != len(scores) for values in further.values()) or (
+        "costs" in further and further["costs"].shape != scores.shape
+    ):
+        raise DataError(
+            f"{path}: {', '.join(f'{name} {values.shape}' for name, values in further.items())} do not fit scores {scores.shape}"
+        )
     rows = []
     for number, vector in enumerate(np.ascontiguousarray(vectors, dtype=np.float32)):
         rows.append({"question": f"embedding {hashlib.sha256(vector.tobytes()).hexdigest()[:16]}", "embedding": vector})
@@ -154,6 +184,10 @@ def read_rows(path: Path, raw: bytes) -> Any:
     """
     suffix = path.suffix.lower()
     if suffix not in READERS:
-        pickled = "; a pickle can run any code when it is opened: `python -m utils.importers --help` says how to import one" if suffix in (".pkl", ".pickle") else ""
+        pickled = (
+            "; a pickle can run any code when it is opened: `python -m utils.importers --help` says how to import one"
+            if suffix in (".pkl", ".pickle")
+            else ""
+        )
         raise DataError(f"{path}: a data file ends in {', '.join(READERS)}{pickled}")
     return READERS[suffix](path, raw)

@@ -12,7 +12,14 @@ from tqdm.auto import tqdm
 
 def bar(total: int, title: str, unit: str, done: int = 0) -> tqdm:
     """A progress bar that stays quiet in log files: a line every half minute where nobody watches."""
-    return tqdm(total=total, initial=done, desc=title, unit=unit, mininterval=0.2 if sys.stderr.isatty() else 30, dynamic_ncols=True)
+    return tqdm(
+        total=total,
+        initial=done,
+        desc=title,
+        unit=unit,
+        mininterval=0.2 if sys.stderr.isatty() else 30,
+        dynamic_ncols=True,
+    )
 
 
 class MetricsLog:
@@ -27,7 +34,11 @@ class MetricsLog:
         self.path = folder / "metrics.jsonl"
         if resume and not self.path.is_file():
             print(f"{self.path}: not there any more; it begins again after step {resume}", file=sys.stderr)
-        kept = [line for line in read_metrics(self.path) if line["step"] <= resume] if resume and self.path.is_file() else []
+        kept = (
+            [line for line in read_metrics(self.path) if line["step"] <= resume]
+            if resume and self.path.is_file()
+            else []
+        )
         part = self.path.with_name(f"{self.path.name}.part")
         part.write_text("".join(json.dumps(line) + "\n" for line in kept))
         os.replace(part, self.path)

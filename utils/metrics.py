@@ -10,6 +10,7 @@ from utils.tasks import TRAIN_ORDER
 PER_TASK, ORACLE = "best LLM per task (picked on test)", "per-query oracle"
 CEILING = "learnable ceiling (cross-validated estimate)"
 
+
 def accuracy(picks: np.ndarray, data: RoutingData) -> float:
     """Mean gain in % of picking LLM picks[i] (a column of data.scores) for query i. picks: (N,) integers."""
     return 100 * float(gains(data.scores, data.kind)[np.arange(len(picks)), picks].mean(dtype=np.float64))
@@ -22,7 +23,9 @@ def mean_cost(picks: np.ndarray, data: RoutingData) -> float:
 
 def utility(picks: np.ndarray, data: RoutingData, cost_rate: float) -> float:
     """Mean of gain - cost_rate * cost in % of picking LLM picks[i] for query i; at most 100, and below 0 where answers cost more than they earn."""
-    return 100 * float(net(gains(data.scores, data.kind), data, cost_rate)[np.arange(len(picks)), picks].mean(dtype=np.float64))
+    return 100 * float(
+        net(gains(data.scores, data.kind), data, cost_rate)[np.arange(len(picks)), picks].mean(dtype=np.float64)
+    )
 
 
 def hull(costs: Sequence[float], qualities: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
@@ -35,7 +38,9 @@ def hull(costs: Sequence[float], qualities: Sequence[float]) -> tuple[np.ndarray
     for cost, quality in sorted(zip(costs, qualities), key=lambda point: (point[0], -point[1])):
         if corners and quality <= corners[-1][1]:
             continue  # no better than a cheaper one
-        while len(corners) > 1 and (quality - corners[-1][1]) * (corners[-1][0] - corners[-2][0]) >= (corners[-1][1] - corners[-2][1]) * (cost - corners[-1][0]):
+        while len(corners) > 1 and (quality - corners[-1][1]) * (corners[-1][0] - corners[-2][0]) >= (
+            corners[-1][1] - corners[-2][1]
+        ) * (cost - corners[-1][0]):
             corners.pop()  # the last corner lies on or below the line past it
         corners.append((cost, quality))
     return np.array([cost for cost, _ in corners]), np.array([quality for _, quality in corners])
@@ -51,7 +56,9 @@ def aiq(costs: Sequence[float], qualities: Sequence[float], low: float, high: fl
     if not low < high:
         raise ValueError(f"AIQ is a mean over a range of costs; from {low} to {high} is none")
     if x[0] > low:
-        raise ValueError(f"AIQ begins at the cost {low}, and the router's cheapest point is at {x[0]}; add the cheapest single LLM, which an endless cost rate picks")
+        raise ValueError(
+            f"AIQ begins at the cost {low}, and the router's cheapest point is at {x[0]}; add the cheapest single LLM, which an endless cost rate picks"
+        )
     at = np.unique([low, *x[(x > low) & (x < high)], high])
     return float(np.trapezoid(np.interp(at, x, y), at) / (high - low))
 
@@ -66,7 +73,9 @@ def averages(by_task: Mapping[str, float], trained: Collection[str] = TRAIN_ORDE
     return {name: float(np.mean(values)) for name, values in (("id_avg", inside), ("ood_avg", outside)) if values}
 
 
-def references(tests: Sequence[RoutingData], ceilings: Mapping[str, float] | None = None) -> dict[str, dict[str, float]]:
+def references(
+    tests: Sequence[RoutingData], ceilings: Mapping[str, float] | None = None
+) -> dict[str, dict[str, float]]:
     """Rows that need no router, {row: {task: %}}: every LLM, the best one per task, the learnable ceiling, the oracle.
 
     PER_TASK is picked on the test sets themselves: it is what knowing the task would give, not a fair router.
@@ -75,7 +84,9 @@ def references(tests: Sequence[RoutingData], ceilings: Mapping[str, float] | Non
         ceilings: {task: %} as `utils.ceiling.known.known_ceilings` finds them. CEILING has these tasks alone; with none
             there is no such row.
     """
-    table = {llm: {data.task: accuracy(np.full(len(data), t), data) for data in tests} for t, llm in enumerate(tests[0].llms)}
+    table = {
+        llm: {data.task: accuracy(np.full(len(data), t), data) for data in tests} for t, llm in enumerate(tests[0].llms)
+    }
     table[PER_TASK] = {data.task: max(row[data.task] for row in table.values()) for data in tests}
     if found := {data.task: ceilings[data.task] for data in tests if data.task in (ceilings or {})}:
         table[CEILING] = found

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor, nn
 
 from utils.encoders import Encoder, Given, Trained
-from utils.experiment import Setup
+from utils.experiment import Hardware
 from utils.losses import SIMILARITIES
 
 
@@ -39,10 +39,10 @@ class RouterDC(nn.Module):
         queries = self.head(embedded.float())
         return queries, self.similarity(queries, self.llm_embeddings.weight)
 
-    def place(self, setup: Setup, trained: Trained, layers: int | None = None) -> None:
+    def place(self, hardware: Hardware, trained: Trained, layers: int | None = None) -> None:
         """Move to the device and leave only that part of the encoder trainable (`layers` counts the last ones for "last")."""
-        self.to(setup.device)
-        self.encoder.place(setup)
+        self.to(hardware.device)
+        self.encoder.place(hardware)
         if trained == "none":
             self.encoder.requires_grad_(False)
         elif trained == "last":

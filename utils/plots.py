@@ -8,16 +8,15 @@ import matplotlib
 import numpy as np
 
 matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402
-from matplotlib import patheffects  # noqa: E402
-from matplotlib.ticker import LogLocator, NullFormatter  # noqa: E402
-from matplotlib.figure import Figure  # noqa: E402
+import matplotlib.pyplot as plt
+from matplotlib import patheffects
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from utils.data import RoutingData
 from utils.meters import read_metrics
 from utils.metrics import accuracy, disagreement, hull, right_counts
 from utils.tasks import short, title_of
-
 
 # one of each per row of a figure, so that rows differ in grey print too
 COLOURS = ("#000000", "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#999999")
@@ -46,8 +45,19 @@ def training_curve(metrics: Path, target: Path, best_step: int) -> None:
     scores = [line for line in lines if "validation" in line]
     names = [name for name in scores[0] if name.startswith("validation")] if scores else []
     for number, name in enumerate(names):
-        label, style = ("mean", {"color": "black", "linewidth": 2}) if name == "validation" else (title_of(name.split("/")[1]), {"linewidth": 1})
-        bottom.plot([s["step"] for s in scores], [s[name] for s in scores], label=label, marker="osv^Dx*P"[number % 8], markersize=3, **style)
+        label, style = (
+            ("mean", {"color": "black", "linewidth": 2})
+            if name == "validation"
+            else (title_of(name.split("/")[1]), {"linewidth": 1})
+        )
+        bottom.plot(
+            [s["step"] for s in scores],
+            [s[name] for s in scores],
+            label=label,
+            marker="osv^Dx*P"[number % 8],
+            markersize=3,
+            **style,
+        )
     if names:
         bottom.axvline(best_step, color="grey", linestyle="--", linewidth=1, label=f"chosen: step {best_step}")
         bottom.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=8)
@@ -56,7 +66,12 @@ def training_curve(metrics: Path, target: Path, best_step: int) -> None:
     save(figure, target, dpi=120)
 
 
-def query_map(points: np.ndarray | Mapping[str, np.ndarray], panels: Mapping[str, tuple[Sequence[str], np.ndarray]], title: str, target: Path) -> None:
+def query_map(
+    points: np.ndarray | Mapping[str, np.ndarray],
+    panels: Mapping[str, tuple[Sequence[str], np.ndarray]],
+    title: str,
+    target: Path,
+) -> None:
     """A map of queries, drawn once per panel with other groups.
 
     Args:
@@ -64,25 +79,58 @@ def query_map(points: np.ndarray | Mapping[str, np.ndarray], panels: Mapping[str
         panels: title of a panel to the names of its G groups and the group (n,), 0 to G - 1, of every query.
         target: the file; its ending gives the format.
     """
-    colours, markers = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#4D4D4D", "#56B4E9", "#D55E00"), "os^DvPX*"  # 7 and 8: 56 pairs
+    colours, markers = (
+        ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#4D4D4D", "#56B4E9", "#D55E00"),
+        "os^DvPX*",
+    )  # 7 and 8: 56 pairs
     outline = [patheffects.withStroke(linewidth=3, foreground="white")]
     figure, axes = plt.subplots(1, len(panels), figsize=(5.6 * len(panels), 6.6), layout="constrained", squeeze=False)
     for axis, (heading, (names, groups)) in zip(axes[0], panels.items()):
-        sizes, handles, at = np.bincount(groups, minlength=len(names)), {}, points[heading] if isinstance(points, Mapping) else points
+        sizes, handles, at = (
+            np.bincount(groups, minlength=len(names)),
+            {},
+            points[heading] if isinstance(points, Mapping) else points,
+        )
         for group in np.argsort(-sizes, kind="stable"):  # small groups on top
             style = {"color": colours[group % len(colours)], "marker": markers[group % len(markers)]}
-            handles[group] = axis.scatter(*at[groups == group].T, s=9, linewidths=0, alpha=0.7, rasterized=True, label=f"{names[group]} ({sizes[group]:,})", **style)
+            handles[group] = axis.scatter(
+                *at[groups == group].T,
+                s=9,
+                linewidths=0,
+                alpha=0.7,
+                rasterized=True,
+                label=f"{names[group]} ({sizes[group]:,})",
+                **style,
+            )
         room, taken = np.ptp(at, axis=0) * (0.22, 0.06), []  # of a label
         for group in np.flatnonzero(sizes) if len(names) <= 12 else []:
             own = at[groups == group]
-            own = own[np.argsort(np.abs(own - np.median(own, axis=0)).sum(axis=1))]  # from the middle of the group outwards
-            taken.append(next((place for place in own if all((np.abs(place - other) > room).any() for other in taken)), own[0]))
-            axis.annotate(names[group], taken[-1], ha="center", va="center", fontsize=10, fontweight="bold", path_effects=outline)
+            own = own[
+                np.argsort(np.abs(own - np.median(own, axis=0)).sum(axis=1))
+            ]  # from the middle of the group outwards
+            taken.append(
+                next((place for place in own if all((np.abs(place - other) > room).any() for other in taken)), own[0])
+            )
+            axis.annotate(
+                names[group], taken[-1], ha="center", va="center", fontsize=10, fontweight="bold", path_effects=outline
+            )
         axis.set(title=heading, xticks=[], yticks=[])
         axis.set_aspect("equal", adjustable="datalim")
-        axis.legend(handles=[handles[group] for group in range(len(names))], loc="upper center", bbox_to_anchor=(0.5, -0.01), ncols=3, fontsize=8, markerscale=2.5, frameon=False, handletextpad=0.2, columnspacing=1)
+        axis.legend(
+            handles=[handles[group] for group in range(len(names))],
+            loc="upper center",
+            bbox_to_anchor=(0.5, -0.01),
+            ncols=3,
+            fontsize=8,
+            markerscale=2.5,
+            frameon=False,
+            handletextpad=0.2,
+            columnspacing=1,
+        )
     figure.suptitle(title, fontsize=11)
-    figure.supxlabel("The axes have neither unit nor direction: only which queries lie near each other means something.", fontsize=8)
+    figure.supxlabel(
+        "The axes have neither unit nor direction: only which queries lie near each other means something.", fontsize=8
+    )
     save(figure, target, dpi=120)
 
 
@@ -93,7 +141,12 @@ def llm_accuracies(data: Mapping[str, RoutingData], target: Path) -> None:
     for t, llm in enumerate(llms):
         values = [accuracy(np.full(len(file), t), file) for file in data.values()]
         axis.plot(values, height, linestyle="", marker="osv^Dx*P"[t % 8], markersize=7, alpha=0.8, label=short(llm))
-    axis.set(yticks=height, yticklabels=[Path(name).stem for name in data], xlabel="accuracy (%)", ylim=(-0.6, len(data) - 0.4))
+    axis.set(
+        yticks=height,
+        yticklabels=[Path(name).stem for name in data],
+        xlabel="accuracy (%)",
+        ylim=(-0.6, len(data) - 0.4),
+    )
     axis.grid(axis="y", linewidth=0.5)
     axis.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=8)
     save(figure, target, dpi=120)
@@ -102,21 +155,42 @@ def llm_accuracies(data: Mapping[str, RoutingData], target: Path) -> None:
 def llm_disagreement(data: Mapping[str, RoutingData], target: Path) -> None:
     """How much there is to route. Left: of how many LLMs are right on a query, by file. Right: disagreement of each two LLMs, mean over files."""
     llms = next(iter(data.values())).llms
-    figure, (left, right) = plt.subplots(1, 2, figsize=(13, 2.8 + 0.35 * max(len(data), len(llms))), layout="constrained")
+    figure, (left, right) = plt.subplots(
+        1, 2, figsize=(13, 2.8 + 0.35 * max(len(data), len(llms))), layout="constrained"
+    )
     counts = np.array([right_counts(file) for file in data.values()])  # (files, T + 1)
     before, rows = np.zeros(len(data)), np.arange(len(data))[::-1]
     for number in range(len(llms) + 1):
         shade = plt.get_cmap("viridis")(number / len(llms))
         left.barh(rows, counts[:, number], left=before, color=shade, edgecolor="white", label=str(number))
         before += counts[:, number]
-    left.set(yticks=rows, yticklabels=[Path(name).stem for name in data], xlim=(0, 100), xlabel="share of the queries (%)", title="how many LLMs are right on a query")
+    left.set(
+        yticks=rows,
+        yticklabels=[Path(name).stem for name in data],
+        xlim=(0, 100),
+        xlabel="share of the queries (%)",
+        title="how many LLMs are right on a query",
+    )
     left.legend(ncols=len(llms) + 1, loc="upper center", bbox_to_anchor=(0.5, -0.15), fontsize=8, frameon=False)
     matrix = np.mean([disagreement(file) for file in data.values()], axis=0)  # (T, T)
     right.imshow(matrix, cmap="Greys", vmin=0, vmax=max(1, 1.6 * matrix.max()))
     for a, b in np.ndindex(matrix.shape):
-        right.text(b, a, f"{matrix[a, b]:.0f}", ha="center", va="center", fontsize=8, color="white" if matrix[a, b] > 0.85 * max(1, matrix.max()) else "black")
+        right.text(
+            b,
+            a,
+            f"{matrix[a, b]:.0f}",
+            ha="center",
+            va="center",
+            fontsize=8,
+            color="white" if matrix[a, b] > 0.85 * max(1, matrix.max()) else "black",
+        )
     names = [short(llm) for llm in llms]
-    right.set(xticks=range(len(llms)), yticks=range(len(llms)), yticklabels=names, title="disagreement: where only one of the two is right (%)")
+    right.set(
+        xticks=range(len(llms)),
+        yticks=range(len(llms)),
+        yticklabels=names,
+        title="disagreement: where only one of the two is right (%)",
+    )
     right.set_xticklabels(names, rotation=40, ha="right")
     save(figure, target, dpi=120)
 
@@ -136,8 +210,22 @@ def cost_curve(result: Mapping[str, Any], target: Path) -> None:
     corners = hull([cost for cost, _, _ in single], [value for _, value, _ in single])
     scale = "log" if single[0][0] > 0 else "linear"
     costs = (np.geomspace if scale == "log" else np.linspace)(single[0][0], single[-1][0], 400)
-    axis.plot(costs, np.interp(costs, *corners), color="black", linestyle="--", linewidth=1.2, label="single LLMs, mixed (hull)")
-    axis.scatter([cost for cost, _, _ in single], [value for _, value, _ in single], marker="x", color="black", s=30, label="single LLMs:")
+    axis.plot(
+        costs,
+        np.interp(costs, *corners),
+        color="black",
+        linestyle="--",
+        linewidth=1.2,
+        label="single LLMs, mixed (hull)",
+    )
+    axis.scatter(
+        [cost for cost, _, _ in single],
+        [value for _, value, _ in single],
+        marker="x",
+        color="black",
+        s=30,
+        label="single LLMs:",
+    )
     for number, (cost, value, name) in enumerate(single, 1):
         axis.annotate(str(number), (cost, value), xytext=(4, -9), textcoords="offset points", fontsize=8)
         axis.plot([], [], linestyle="", label=f"{number}  {short(name)}")
@@ -148,12 +236,35 @@ def cost_curve(result: Mapping[str, Any], target: Path) -> None:
     for name, (colour, marker, line) in styles.items():
         points = result["routers"].get(name, [])
         by_rate = [[p for p in points if p["cost_rate"] == rate] for rate in result["cost_rates"]]
-        places = [(1000 * np.mean([mean(p["cost"]) for p in here]), np.mean([mean(p["accuracy"]) for p in here])) for here in by_rate if here]
+        places = [
+            (1000 * np.mean([mean(p["cost"]) for p in here]), np.mean([mean(p["accuracy"]) for p in here]))
+            for here in by_rate
+            if here
+        ]
         if places:
-            axis.plot(*zip(*places), color=colour, marker=marker, linestyle=line, markersize=7, linewidth=1.6, markeredgecolor="black", markeredgewidth=0.5, label=name)
+            axis.plot(
+                *zip(*places),
+                color=colour,
+                marker=marker,
+                linestyle=line,
+                markersize=7,
+                linewidth=1.6,
+                markeredgecolor="black",
+                markeredgewidth=0.5,
+                label=name,
+            )
     handles, labels = axis.get_legend_handles_labels()
-    order = sorted(range(len(labels)), key=lambda place: labels[place].startswith("single LLMs:") or labels[place][0].isdigit())
-    axis.legend([handles[i] for i in order], [labels[i] for i in order], loc="center left", bbox_to_anchor=(1, 0.5), fontsize=8, frameon=False)
+    order = sorted(
+        range(len(labels)), key=lambda place: labels[place].startswith("single LLMs:") or labels[place][0].isdigit()
+    )
+    axis.legend(
+        [handles[i] for i in order],
+        [labels[i] for i in order],
+        loc="center left",
+        bbox_to_anchor=(1, 0.5),
+        fontsize=8,
+        frameon=False,
+    )
     axis.set(xscale=scale, xlabel="mean cost (US dollars per 1000 queries)", ylabel="mean accuracy over tasks (%)")
     if scale == "log":
         axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -163,7 +274,9 @@ def cost_curve(result: Mapping[str, Any], target: Path) -> None:
     save(figure, target)
 
 
-def overview(rows: Mapping[str, Mapping[str, tuple[float, float, float, float]]], marks: Mapping[str, Mapping[str, float]]) -> Figure:
+def overview(
+    rows: Mapping[str, Mapping[str, tuple[float, float, float, float]]], marks: Mapping[str, Mapping[str, float]]
+) -> Figure:
     """A line for each router, a panel for each average: its mean, thick the standard deviation over seeds, thin the 95 % interval.
 
     Args:
@@ -180,8 +293,16 @@ def overview(rows: Mapping[str, Mapping[str, tuple[float, float, float, float]]]
             published = low == high
             if not published:
                 axis.plot([low, high], [place, place], color=COLOURS[1], linewidth=1)
-                axis.plot([mean - deviation, mean + deviation], [place, place], color=COLOURS[1], linewidth=4, solid_capstyle="butt")
-            axis.plot(mean, place, "D" if published else "o", color=COLOURS[6 if published else 0], markersize=5, zorder=3)
+                axis.plot(
+                    [mean - deviation, mean + deviation],
+                    [place, place],
+                    color=COLOURS[1],
+                    linewidth=4,
+                    solid_capstyle="butt",
+                )
+            axis.plot(
+                mean, place, "D" if published else "o", color=COLOURS[6 if published else 0], markersize=5, zorder=3
+            )
         for number, (label, values) in enumerate(marks.items()):
             style = {"color": COLOURS[3 + number], "linestyle": LINES[1 + number], "linewidth": 1.2}
             axis.axvline(values[title], label=label, zorder=0, **style)
@@ -196,7 +317,9 @@ def overview(rows: Mapping[str, Mapping[str, tuple[float, float, float, float]]]
     return figure
 
 
-def settings_curves(panels: Mapping[str, Mapping[str, Mapping[str, tuple[float, float]]]], own: Mapping[str, str], title: str) -> Figure:
+def settings_curves(
+    panels: Mapping[str, Mapping[str, Mapping[str, tuple[float, float]]]], own: Mapping[str, str], title: str
+) -> Figure:
     """Accuracy against the values of settings: one column per setting, in-distribution and validation above, out-of-distribution below.
 
     Args:
@@ -204,7 +327,15 @@ def settings_curves(panels: Mapping[str, Mapping[str, Mapping[str, tuple[float, 
             "validation" may be missing.
         own: title of a setting to the value that the recipe has.
     """
-    figure, axes = plt.subplots(2, len(panels), figsize=(1.2 + 2.7 * len(panels), 5.6), sharey="row", sharex="col", squeeze=False, layout="constrained")
+    figure, axes = plt.subplots(
+        2,
+        len(panels),
+        figsize=(1.2 + 2.7 * len(panels), 5.6),
+        sharey="row",
+        sharex="col",
+        squeeze=False,
+        layout="constrained",
+    )
     styles = {
         "id_avg": ("test, in-distribution average", {"color": COLOURS[0], "marker": "o", "linestyle": "-"}, 0),
         "validation": ("validation", {"color": COLOURS[1], "marker": "^", "linestyle": "--"}, 0),
@@ -216,7 +347,9 @@ def settings_curves(panels: Mapping[str, Mapping[str, Mapping[str, tuple[float, 
             points = [(place, *measures[name]) for place, measures in enumerate(values.values()) if name in measures]
             if points:
                 x, mean, deviation = map(np.array, zip(*points))
-                drawn[label] = axes[row, column].errorbar(x, mean, yerr=deviation, capsize=3, markersize=5, linewidth=1.4, **style)
+                drawn[label] = axes[row, column].errorbar(
+                    x, mean, yerr=deviation, capsize=3, markersize=5, linewidth=1.4, **style
+                )
         for axis in axes[:, column]:
             if own.get(heading) in values:
                 axis.axvline(list(values).index(own[heading]), color="#999999", linestyle=":", linewidth=1.2, zorder=0)
@@ -238,12 +371,28 @@ def lost_llms(rows: Mapping[str, Mapping[str, Mapping[str, tuple[float, float]]]
         rows: lost LLM to {side: {what routes: (mean, standard deviation) in %}}; side is the title of a panel.
     """
     sides = list(next(iter(rows.values())))
-    figure, axes = plt.subplots(1, len(sides), figsize=(6.2 * len(sides), 0.42 * len(rows) + 2.2), sharey=True, squeeze=False, layout="constrained")
+    figure, axes = plt.subplots(
+        1,
+        len(sides),
+        figsize=(6.2 * len(sides), 0.42 * len(rows) + 2.2),
+        sharey=True,
+        squeeze=False,
+        layout="constrained",
+    )
     for axis, side in zip(axes[0], sides):
         for number, name in enumerate(next(iter(rows.values()))[side]):
             mean, deviation = map(np.array, zip(*[measures[side][name] for measures in rows.values()]))
             y = np.arange(len(rows)) + 0.16 * (number - 1)
-            axis.errorbar(mean, y, xerr=deviation if deviation.any() else None, label=name, fmt=MARKERS[number], color=COLOURS[number], capsize=3, markersize=6 - (number > 0))
+            axis.errorbar(
+                mean,
+                y,
+                xerr=deviation if deviation.any() else None,
+                label=name,
+                fmt=MARKERS[number],
+                color=COLOURS[number],
+                capsize=3,
+                markersize=6 - (number > 0),
+            )
         axis.set(title=side, xlabel="accuracy (%)", yticks=range(len(rows)), yticklabels=list(rows))
         axis.grid(axis="x", color="#dddddd", linewidth=0.6)
     axes[0, 0].invert_yaxis()
@@ -266,7 +415,15 @@ def llm_embeddings(vectors: np.ndarray, names: Sequence[str], title: str) -> Fig
     image = left.imshow(cosines, cmap="Greys", vmin=-1.25 * most, vmax=1.25 * most)
     for row in range(len(names)):
         for column in range(len(names)):
-            left.text(column, row, f"{cosines[row, column]:.2f}", ha="center", va="center", fontsize=8, color="white" if cosines[row, column] > 0.2 * most else "black")
+            left.text(
+                column,
+                row,
+                f"{cosines[row, column]:.2f}",
+                ha="center",
+                va="center",
+                fontsize=8,
+                color="white" if cosines[row, column] > 0.2 * most else "black",
+            )
     left.set_xticks(range(len(names)), names, rotation=40, ha="right", rotation_mode="anchor")
     left.set_yticks(range(len(names)), names)
     left.set_title("cosine similarity of the LLM embeddings", fontsize=10)
@@ -275,7 +432,10 @@ def llm_embeddings(vectors: np.ndarray, names: Sequence[str], title: str) -> Fig
         right.scatter(x, y, s=80, color=COLOURS[number % 8], marker=MARKERS[number % 8], label=name, zorder=2)
     right.margins(0.12)
     right.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=2, frameon=False)
-    right.set(xlabel=f"first principal direction ({100 * share[0]:.0f} % of the variance)", ylabel=f"second ({100 * share[1]:.0f} %)")
+    right.set(
+        xlabel=f"first principal direction ({100 * share[0]:.0f} % of the variance)",
+        ylabel=f"second ({100 * share[1]:.0f} %)",
+    )
     right.set_title("the embeddings, scaled to unit length", fontsize=10)
     right.grid(color="#dddddd", linewidth=0.6)
     figure.suptitle(title, fontsize=11)
@@ -298,9 +458,14 @@ def training_curves(groups: Mapping[str, Sequence[Sequence[Mapping[str, float]]]
             steps = sorted(step for step, values in by_step.items() if len(values) == len(runs))
             if steps:
                 values = np.array([by_step[step] for step in steps])  # (steps, seeds)
-                mean, deviation = values.mean(axis=1), values.std(axis=1, ddof=1) if len(runs) > 1 else np.zeros(len(steps))
+                mean, deviation = (
+                    values.mean(axis=1),
+                    values.std(axis=1, ddof=1) if len(runs) > 1 else np.zeros(len(steps)),
+                )
                 axis.plot(steps, mean, label=f"{label} ({len(runs)} seed{'s' if len(runs) > 1 else ''})", **style)
-                axis.fill_between(steps, mean - deviation, mean + deviation, color=style["color"], alpha=0.15, linewidth=0)
+                axis.fill_between(
+                    steps, mean - deviation, mean + deviation, color=style["color"], alpha=0.15, linewidth=0
+                )
     axes[0].set_ylabel("training loss (mean of 10 steps)")
     axes[1].set_ylabel("validation accuracy (%)")
     axes[1].set_xlabel("optimizer step")
@@ -318,10 +483,27 @@ def routing_shares(shares: Mapping[str, Mapping[str, float]], title: str) -> Fig
     left, places = np.zeros(len(shares)), np.arange(len(shares))
     for number, llm in enumerate(llms):
         widths = np.array([row[llm] for row in shares.values()])
-        axis.barh(places, widths, left=left, label=llm, color=FILLS[number % 8], hatch=HATCHES[number % 8], edgecolor="black", linewidth=0.6)
+        axis.barh(
+            places,
+            widths,
+            left=left,
+            label=llm,
+            color=FILLS[number % 8],
+            hatch=HATCHES[number % 8],
+            edgecolor="black",
+            linewidth=0.6,
+        )
         for place, start, width in zip(places, left, widths):
             if width >= 6:
-                axis.text(start + width / 2, place, f"{width:.0f}", ha="center", va="center", fontsize=9, bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.2})
+                axis.text(
+                    start + width / 2,
+                    place,
+                    f"{width:.0f}",
+                    ha="center",
+                    va="center",
+                    fontsize=9,
+                    bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.2},
+                )
         left = left + widths
     axis.set_yticks(places, [title_of(task) for task in shares])
     axis.set(xlim=(0, 100), ylim=(len(shares) - 0.5, -0.5), xlabel="share of the test queries routed to an LLM (%)")
@@ -339,13 +521,44 @@ def ceilings(rows: Mapping[str, Mapping[str, float]], title: str) -> Figure:
     """
     figure, axis = plt.subplots(figsize=(9, 0.46 * len(rows) + 2.2), layout="constrained")
     height = np.arange(len(rows))
-    columns = {name: np.array([row.get(name, np.nan) for row in rows.values()]) for name in ("best", "ceiling", "low", "high", "repeats", "oracle")}
+    columns = {
+        name: np.array([row.get(name, np.nan) for row in rows.values()])
+        for name in ("best", "ceiling", "low", "high", "repeats", "oracle")
+    }
     axis.hlines(height, columns["best"], columns["oracle"], color="#bbbbbb", linewidth=1.2, zorder=0)
-    axis.plot(columns["best"], height, linestyle="", marker="|", markersize=15, markeredgewidth=2, color=COLOURS[0], label="best LLM of the task")
+    axis.plot(
+        columns["best"],
+        height,
+        linestyle="",
+        marker="|",
+        markersize=15,
+        markeredgewidth=2,
+        color=COLOURS[0],
+        label="best LLM of the task",
+    )
     sides = np.abs(np.stack([columns["ceiling"] - columns["low"], columns["high"] - columns["ceiling"]]))
-    axis.errorbar(columns["ceiling"], height, xerr=sides, fmt="o", color=COLOURS[1], capsize=3, markersize=6, label="learnable ceiling, 95 %")
-    axis.plot(columns["repeats"], height, linestyle="", marker="^", markersize=8, color=COLOURS[3], label="best of half of the answers, in the other half")
-    axis.plot(columns["oracle"], height, linestyle="", marker="D", markersize=6, color=COLOURS[6], label="per-query oracle")
+    axis.errorbar(
+        columns["ceiling"],
+        height,
+        xerr=sides,
+        fmt="o",
+        color=COLOURS[1],
+        capsize=3,
+        markersize=6,
+        label="learnable ceiling, 95 %",
+    )
+    axis.plot(
+        columns["repeats"],
+        height,
+        linestyle="",
+        marker="^",
+        markersize=8,
+        color=COLOURS[3],
+        label="best of half of the answers, in the other half",
+    )
+    axis.plot(
+        columns["oracle"], height, linestyle="", marker="D", markersize=6, color=COLOURS[6], label="per-query oracle"
+    )
     axis.set(yticks=height, yticklabels=list(rows), xlabel="accuracy (%)", ylim=(len(rows) - 0.5, -0.5))
     axis.grid(axis="x", color="#dddddd", linewidth=0.6)
     figure.legend(loc="outside lower center", ncols=2, frameon=False)
@@ -353,7 +566,9 @@ def ceilings(rows: Mapping[str, Mapping[str, float]], title: str) -> Figure:
     return figure
 
 
-def learning_panels(panels: Mapping[str, Mapping[str, Sequence[tuple[float, float, float, float]]]], title: str) -> Figure:
+def learning_panels(
+    panels: Mapping[str, Mapping[str, Sequence[tuple[float, float, float, float]]]], title: str
+) -> Figure:
     """Gain against the number of labelled queries, a panel for each task.
 
     Args:
@@ -361,7 +576,9 @@ def learning_panels(panels: Mapping[str, Mapping[str, Sequence[tuple[float, floa
     """
     columns = min(4, len(panels))
     lines = -(-len(panels) // columns)
-    figure, axes = plt.subplots(lines, columns, figsize=(3.3 * columns + 0.6, 2.5 * lines + 1.2), squeeze=False, layout="constrained")
+    figure, axes = plt.subplots(
+        lines, columns, figsize=(3.3 * columns + 0.6, 2.5 * lines + 1.2), squeeze=False, layout="constrained"
+    )
     for axis in axes.flat[len(panels) :]:
         axis.set_visible(False)
     for axis, (heading, rows) in zip(axes.flat, panels.items()):

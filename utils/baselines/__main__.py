@@ -42,32 +42,63 @@ from utils.baselines.task_classifier import TaskClassifier
 from utils.baselines.voting import answers_of, voting
 from utils.ceiling.known import known_ceilings
 from utils.checkpoint import CheckpointError
-from utils.data import RoutingData, add_data_arguments, embedding_size, load_all, load_tests, reading, shrink, split_validation, targets, trained_on
+from utils.data import (
+    RoutingData,
+    add_data_arguments,
+    embedding_size,
+    load_all,
+    load_tests,
+    reading,
+    shrink,
+    split_validation,
+    targets,
+    trained_on,
+)
 from utils.denoise import POOLINGS as TARGET_POOLINGS
 from utils.denoise import pool_targets
 from utils.encoders import GIVEN, MDEBERTA, POOLINGS, EncoderError, Queries, load_encoder
-from utils.evaluate import measure, tables
-from utils.experiment import Setup, setup, writable_folder, write_json, write_text
+from utils.evaluate import measure
+from utils.experiment import Hardware, choose_hardware
+from utils.files import writable_folder, write_json, write_text
 from utils.meters import bar
 from utils.metrics import averages, references, utility
-from utils.report import summary
+from utils.report.results import summary
+from utils.tables import tables
 from utils.tasks import DATASETS, fill_kinds
 
 ROUTERS: dict[str, type[Router]] = {
     "knn": KNN, "ridge": Ridge, "mlp": MLP, "matrix_factorization": MatrixFactorization, "kmeans": KMeans, "lora_retriever": LoraRetriever,
     "irt": IRT, "task_classifier": TaskClassifier,
 }  # fmt: skip
-CONTROLS: dict[str, type[Control]] = {"random": Random, "best_single": BestSingle, "best_per_task": BestPerTask, "oracle": Oracle}
+CONTROLS: dict[str, type[Control]] = {
+    "random": Random,
+    "best_single": BestSingle,
+    "best_per_task": BestPerTask,
+    "oracle": Oracle,
+}
 VOTING = "voting"
 TRAINED = ("routerdc", "cosine_classifier", "zooter")  # what the training loop fits, by its --loss
-BOUNDED = tuple(name for name, kind in ROUTERS.items() if issubclass(kind, Gradient))  # their targets must be in [0, 1], so they cannot charge a cost
-NOT_SETTINGS = ("routers", "seeds", "save_path", "recipe", "device", "cache_dir", "command", "answers")  # change no result, or, the answers, voting's alone
+BOUNDED = tuple(
+    name for name, kind in ROUTERS.items() if issubclass(kind, Gradient)
+)  # their targets must be in [0, 1], so they cannot charge a cost
+NOT_SETTINGS = (
+    "routers",
+    "seeds",
+    "save_path",
+    "recipe",
+    "device",
+    "cache_dir",
+    "command",
+    "answers",
+)  # change no result, or, the answers, voting's alone
 MAX_LENGTH = 512
 
 
 def parser() -> argparse.ArgumentParser:
     """The arguments; those of the data, the encoder and the targets are named as in train_router_mdeberta.py."""
-    p = argparse.ArgumentParser(prog="python -m utils.baselines", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = argparse.ArgumentParser(
+        prog="python -m utils.baselines", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     p.add_argument(
         "--routers", nargs="+",
         help=f"of {', '.join([*ROUTERS, *CONTROLS, VOTING])}; default: all but voting, which needs answers, and with --cost_rate all but {' and '.join(BOUNDED)} too",
@@ -76,15 +107,46 @@ def parser() -> argparse.ArgumentParser:
 
     data = p.add_argument_group("data")
     add_data_arguments(data)
-    data.add_argument("--training_samples_per_dataset", type=int, default=1000, help="first rows of each file, none of them repeated; 0: all")
-    data.add_argument("--validation_fraction", type=float, default=0.1, help="share of each training file held out to choose the settings")
-    data.add_argument("--answers", metavar="DIR", help="for voting: what each LLM answered to each test query, from `python -m utils.convert --answers DIR`")
-    data.add_argument("--refit", action=argparse.BooleanOptionalAction, default=False, help="fit the chosen setting again on training and validation rows")
+    data.add_argument(
+        "--training_samples_per_dataset",
+        type=int,
+        default=1000,
+        help="first rows of each file, none of them repeated; 0: all",
+    )
+    data.add_argument(
+        "--validation_fraction",
+        type=float,
+        default=0.1,
+        help="share of each training file held out to choose the settings",
+    )
+    data.add_argument(
+        "--answers",
+        metavar="DIR",
+        help="for voting: what each LLM answered to each test query, from `python -m utils.scoring.convert --answers DIR`",
+    )
+    data.add_argument(
+        "--refit",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="fit the chosen setting again on training and validation rows",
+    )
 
     goal = p.add_argument_group("targets")
-    goal.add_argument("--targets", choices=("score", "gain"), default="gain", help="gain: right or wrong for multiple choice, what the metric counts")
-    goal.add_argument("--cost_rate", type=float, default=0.0, help="targets are score - cost_rate * cost in US dollars; settings are chosen by that, too")
-    goal.add_argument("--target_shrinkage", type=float, default=0.0, help="0 to 1: how far each target moves to the mean of its task")
+    goal.add_argument(
+        "--targets",
+        choices=("score", "gain"),
+        default="gain",
+        help="gain: right or wrong for multiple choice, what the metric counts",
+    )
+    goal.add_argument(
+        "--cost_rate",
+        type=float,
+        default=0.0,
+        help="targets are score - cost_rate * cost in US dollars; settings are chosen by that, too",
+    )
+    goal.add_argument(
+        "--target_shrinkage", type=float, default=0.0, help="0 to 1: how far each target moves to the mean of its task"
+    )
     goal.add_argument(
         "--target_pooling", choices=("none", *TARGET_POOLINGS), default="none",
         help="estimate that, and parts of neighbours and cluster, per task (utils/denoise.py); not for the controls",
@@ -108,7 +170,9 @@ def parser() -> argparse.ArgumentParser:
     encoder.add_argument("--cache_dir", default=".cache/queries", help="embeddings")
 
     p.add_argument("--recipe", default="frozen", help="label of the settings in results")
-    p.add_argument("--save_path", default="runs/baselines/frozen", help="folder of the runs; finished ones there are skipped")
+    p.add_argument(
+        "--save_path", default="runs/baselines/frozen", help="folder of the runs; finished ones there are skipped"
+    )
     return p
 
 
@@ -126,18 +190,29 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         args.max_length = MAX_LENGTH if args.max_length is None else args.max_length
     bounded = [name for name in args.routers or () if name in BOUNDED]
     if args.cost_rate and bounded:
-        raise ValueError(f"--routers {' '.join(bounded)}: they predict the probability of a right answer and cannot learn score - cost_rate * cost; leave them out, or --cost_rate 0")
+        raise ValueError(
+            f"--routers {' '.join(bounded)}: they predict the probability of a right answer and cannot learn score - cost_rate * cost; leave them out, or --cost_rate 0"
+        )
     if args.routers is None:
         args.routers = [name for name in (*ROUTERS, *CONTROLS) if not (args.cost_rate and name in BOUNDED)]
         if args.cost_rate:
-            print(f"left out: {', '.join(BOUNDED)}, which predict the probability of a right answer and cannot learn score - cost_rate * cost", file=sys.stderr)
+            print(
+                f"left out: {', '.join(BOUNDED)}, which predict the probability of a right answer and cannot learn score - cost_rate * cost",
+                file=sys.stderr,
+            )
     for name in args.routers:
         if name in TRAINED:
-            raise ValueError(f"--routers {name} is fitted by the training loop: python train_router_mdeberta.py --freeze_encoder --loss {name}, or bash train_scripts/baselines.sh")
+            raise ValueError(
+                f"--routers {name} is fitted by the training loop: python train_router_mdeberta.py --freeze_encoder --loss {name}, or bash train_scripts/baselines.sh"
+            )
         if name not in (*ROUTERS, *CONTROLS, VOTING):
-            raise ValueError(f"--routers {name}: no such router; it must be one of {', '.join([*ROUTERS, *CONTROLS, VOTING])}")
+            raise ValueError(
+                f"--routers {name}: no such router; it must be one of {', '.join([*ROUTERS, *CONTROLS, VOTING])}"
+            )
     if VOTING in args.routers and not args.answers:
-        raise ValueError("--routers voting needs --answers DIR, the answers of all LLMs. The released files have scores alone, which do not tell which wrong answers agree: voting cannot be computed from them")
+        raise ValueError(
+            "--routers voting needs --answers DIR, the answers of all LLMs. The released files have scores alone, which do not tell which wrong answers agree: voting cannot be computed from them"
+        )
     if args.target_pooling != "none" and args.target_shrinkage:
         raise ValueError(
             f"--target_pooling {args.target_pooling} estimates the pooling that "
@@ -171,12 +246,16 @@ class Problem:
         self.llms = self.files[0].llms
         self.tests = load_tests(args, self.llms)
         self.overlap = trained_on(self.tests, self.files)
-        self.columns = [self.llms.index(name) for name in self.tests[0].llms]  # of the LLMs present, among those of training
+        self.columns = [
+            self.llms.index(name) for name in self.tests[0].llms
+        ]  # of the LLMs present, among those of training
         self.inside = [data.task for data in self.files]
         given = embedding_size([*self.files, *self.tests]) is not None
         reads = any(name in ROUTERS for name in args.routers) and not args.encoder_ckpt
         if reads and given != (args.encoder == GIVEN):
-            raise ValueError(f"--encoder {args.encoder}: {self.files[0].path} has {'embeddings and no text; use --encoder given' if given else 'text; name an encoder that reads it'}")
+            raise ValueError(
+                f"--encoder {args.encoder}: {self.files[0].path} has {'embeddings and no text; use --encoder given' if given else 'text; name an encoder that reads it'}"
+            )
 
     def rows(
         self, embedded: Sequence[np.ndarray], seed: int, everything: bool, pooling: str = "none"
@@ -205,7 +284,7 @@ class Problem:
 class Embeddings:
     """Query embeddings of length 1 of all training and test files, looked up or computed when they are first needed."""
 
-    def __init__(self, problem: Problem, where: Setup):
+    def __init__(self, problem: Problem, where: Hardware):
         self.problem, self.where = problem, where
         self.known: dict[int | None, tuple[list[np.ndarray], list[np.ndarray]]] = {}  # by seed; None: the same for all
 
@@ -231,7 +310,9 @@ class Embeddings:
             queries = Queries(encoder, questions, self.where, "none", Path(args.cache_dir), title)
             return unit(queries.embed().cpu().numpy())
 
-        questions = [question for data in problem.files for question in data.questions]  # one list, as training keeps it in the cache
+        questions = [
+            question for data in problem.files for question in data.questions
+        ]  # one list, as training keeps it in the cache
         x = embed(questions, "training queries")
         train = np.split(x, np.cumsum([len(data) for data in problem.files])[:-1])
         return train, [embed(data.questions, data.task) for data in problem.tests]
@@ -261,7 +342,10 @@ def settings_of(problem: Problem, seed: int, key: str) -> dict[str, Any]:
         settings |= trained_encoder.settings_of(args, seed, problem.files)
     if key == VOTING:
         settings["answers"] = args.answers
-        files |= {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in (answers_of(data, args.answers) for data in problem.tests)}
+        files |= {
+            str(path): hashlib.sha256(path.read_bytes()).hexdigest()
+            for path in (answers_of(data, args.answers) for data in problem.tests)
+        }
     return settings | {"fidelity": "paper", "seed": seed, "data": files}
 
 
@@ -272,21 +356,33 @@ def is_finished(run: Path, settings: dict[str, Any]) -> bool:
         return False
     old, new = json.loads(path.read_text())["settings"], json.loads(json.dumps(settings))
     old = {"keep_characters": "last", "target_pooling": "none", "encoder_ckpt": None} | old  # of an older run
-    changed = [f"{name}: {old.get(name)!r} there, {new.get(name)!r} now" for name in sorted({*old, *new}) if old.get(name) != new.get(name)]
+    changed = [
+        f"{name}: {old.get(name)!r} there, {new.get(name)!r} now"
+        for name in sorted({*old, *new})
+        if old.get(name) != new.get(name)
+    ]
     if changed:
-        raise ValueError(f"{run} holds a run with other settings ({'; '.join(changed)}). Choose another --save_path, or remove that folder")
+        raise ValueError(
+            f"{run} holds a run with other settings ({'; '.join(changed)}). Choose another --save_path, or remove that folder"
+        )
     return True
 
 
-def finish(run: Path, about: dict[str, Any], result: dict[str, Any], earned: dict[str, np.ndarray] | None = None) -> None:
+def finish(
+    run: Path, about: dict[str, Any], result: dict[str, Any], earned: dict[str, np.ndarray] | None = None
+) -> None:
     """Write a run: tables.md, the picks (of voting, what each query earned), and at last results.json, which makes it a finished one."""
     run.mkdir(parents=True, exist_ok=True)
     if earned is None:
         write_text(run / "picks.json", json.dumps(result["picks"]) + "\n")
         write_text(run / "tables.md", tables(result, f"{about['router']} (this run)") + "\n")
     else:
-        write_text(run / "gains.json", json.dumps({task: values.round(6).tolist() for task, values in earned.items()}) + "\n")
-    write_json(run / "results.json", about | {"test": {name: value for name, value in result.items() if name != "picks"}})
+        write_text(
+            run / "gains.json", json.dumps({task: values.round(6).tolist() for task, values in earned.items()}) + "\n"
+        )
+    write_json(
+        run / "results.json", about | {"test": {name: value for name, value in result.items() if name != "picks"}}
+    )
 
 
 def fitted(
@@ -312,7 +408,7 @@ def fitted(
 
 def run_all(args: argparse.Namespace) -> list[Path]:
     """Fit, test and write every (router, seed) that is not finished; returns the folders of all of them."""
-    where = setup(args.device, args.precision)
+    where = choose_hardware(args.device, args.precision)
     root = Path(args.save_path)
     writable_folder(root, "--save_path")
     writable_folder(Path(args.cache_dir), "--cache_dir")
@@ -320,7 +416,9 @@ def run_all(args: argparse.Namespace) -> list[Path]:
     worth = lambda picks, data: utility(picks, data, args.cost_rate)  # noqa: E731, without a cost rate this is the accuracy
     plan = []
     for key, seed in itertools.product(args.routers, args.seeds):
-        if key in ROUTERS or seed == args.seeds[0] or (key in CONTROLS and CONTROLS[key].drawn):  # the others are the same for every seed
+        if (
+            key in ROUTERS or seed == args.seeds[0] or (key in CONTROLS and CONTROLS[key].drawn)
+        ):  # the others are the same for every seed
             folder = name_of(args, key).replace(", ", "_").replace(" ", "_")
             plan.append((key, seed, root / folder / f"seed_{seed}", settings_of(problem, seed, key)))
     pending = [entry for entry in plan if not is_finished(entry[2], entry[3])]
@@ -328,7 +426,9 @@ def run_all(args: argparse.Namespace) -> list[Path]:
         print(f"{root}: {len(plan) - len(pending)} of {len(plan)} runs are already done")
 
     embeddings = Embeddings(problem, where)
-    fits = sum(len(list(itertools.product(*ROUTERS[key].grid.values()))) if key in ROUTERS else 1 for key, *_ in pending)
+    fits = sum(
+        len(list(itertools.product(*ROUTERS[key].grid.values()))) if key in ROUTERS else 1 for key, *_ in pending
+    )
     for seed in dict.fromkeys(seed for key, seed, *_ in pending if key in ROUTERS):
         embeddings.of(seed)
     with bar(fits, "baselines", "fit") as progress:
@@ -339,8 +439,15 @@ def run_all(args: argparse.Namespace) -> list[Path]:
             if key == VOTING:
                 earned = {data.task: voting(data, args.answers) for data in problem.tests}
                 accuracies = {task: 100 * float(values.mean()) for task, values in earned.items()}
-                result = {"tasks": accuracies, **averages(accuracies, problem.inside), "in_distribution": [task for task in accuracies if task in problem.inside]}
-                result |= {"queries": {data.task: len(data) for data in problem.tests}, "llms": list(problem.tests[0].llms)}
+                result = {
+                    "tasks": accuracies,
+                    **averages(accuracies, problem.inside),
+                    "in_distribution": [task for task in accuracies if task in problem.inside],
+                }
+                result |= {
+                    "queries": {data.task: len(data) for data in problem.tests},
+                    "llms": list(problem.tests[0].llms),
+                }
                 result["references"] = references(problem.tests, known_ceilings(problem.tests))
             else:
                 if key in CONTROLS:
@@ -366,7 +473,9 @@ def run_all(args: argparse.Namespace) -> list[Path]:
                 "command": args.command,
             }
             finish(run, about, result | {"dataset": args.dataset}, earned)
-            progress.update(done + (len(list(itertools.product(*ROUTERS[key].grid.values()))) if key in ROUTERS else 1) - progress.n)
+            progress.update(
+                done + (len(list(itertools.product(*ROUTERS[key].grid.values()))) if key in ROUTERS else 1) - progress.n
+            )
     return [run for _, _, run, _ in plan]
 
 

@@ -45,7 +45,9 @@ class Router(ABC):
 
     def __init__(self, seed: int = 0, **setting: Any):
         if setting.keys() != self.grid.keys():
-            raise TypeError(f"{self.name} takes {', '.join(self.grid) or 'no setting'}, found {', '.join(setting) or 'none'}")
+            raise TypeError(
+                f"{self.name} takes {', '.join(self.grid) or 'no setting'}, found {', '.join(setting) or 'none'}"
+            )
         self.seed, self.setting = seed, setting
 
     @classmethod
@@ -99,7 +101,9 @@ def choose(
         raise ValueError(f"{kind.name}: {len(rows.x)} training rows are too few for any of its settings ({settings})")
     held = [(x, data) for x, data in validation if len(x)]
     if len(candidates) > 1 and not held:
-        raise ValueError(f"{kind.name}: --validation_fraction must be above 0, since its settings are chosen on validation rows")
+        raise ValueError(
+            f"{kind.name}: --validation_fraction must be above 0, since its settings are chosen on validation rows"
+        )
     best: Choice | None = None
     for setting in candidates:
         router = kind(seed, **setting).fit(rows)
@@ -150,12 +154,16 @@ class Gradient(Router):
     def fit(self, rows: Rows) -> "Gradient":
         """Learn from training rows; returns itself. Raises: ValueError for targets outside [0, 1]."""
         if rows.y.min() < 0 or rows.y.max() > 1:
-            raise ValueError(f"{self.name} predicts the probability of a right answer: its targets must be in [0, 1], found {rows.y.min():g} to {rows.y.max():g}")
+            raise ValueError(
+                f"{self.name} predicts the probability of a right answer: its targets must be in [0, 1], found {rows.y.min():g} to {rows.y.max():g}"
+            )
         x, y = torch.from_numpy(rows.x.astype(np.float32)), torch.from_numpy(rows.y.astype(np.float32))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             self.module = self.build(x.shape[1], y.shape[1])
-            optimizer = torch.optim.AdamW(self.module.parameters(), lr=self.learning_rate, weight_decay=self.setting["weight_decay"])
+            optimizer = torch.optim.AdamW(
+                self.module.parameters(), lr=self.learning_rate, weight_decay=self.setting["weight_decay"]
+            )
             for _ in range(self.setting["passes"]):
                 for part in torch.randperm(len(x)).split(self.batch):
                     optimizer.zero_grad(set_to_none=True)

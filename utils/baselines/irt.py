@@ -16,7 +16,9 @@ class TwoParameter(nn.Module):
         self.difficulty = nn.Linear(dimension, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return nn.functional.softplus(self.discrimination(x)) @ self.ability.T - self.difficulty(x)  # (n, d), (d, T) -> (n, T)
+        return nn.functional.softplus(self.discrimination(x)) @ self.ability.T - self.difficulty(
+            x
+        )  # (n, d), (d, T) -> (n, T)
 
 
 class IRT(Gradient):

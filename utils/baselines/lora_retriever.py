@@ -18,7 +18,9 @@ class LoraRetriever(Router):
 
     def fit(self, rows: Rows) -> "LoraRetriever":
         if rows.clusters is None:
-            raise ValueError("LoraRetriever needs the cluster of every training row: `cluster_id` in each --data_paths file, as in datasets/split2_model7_cluster")
+            raise ValueError(
+                "LoraRetriever needs the cluster of every training row: `cluster_id` in each --data_paths file, as in datasets/split2_model7_cluster"
+            )
         names, groups = np.unique(rows.clusters, return_inverse=True)
         self.centres = unit(group_means(rows.x, groups, len(names)))  # (clusters, p)
         self.means = group_means(rows.y, groups, len(names))  # (clusters, T)

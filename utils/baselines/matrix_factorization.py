@@ -17,7 +17,9 @@ class Factors(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         vectors = nn.functional.normalize(self.llms, dim=1)
-        return (self.query(x) * self.classifier.weight) @ vectors.T + self.classifier.bias  # (n, rank), (rank, T) -> (n, T)
+        return (
+            self.query(x) * self.classifier.weight
+        ) @ vectors.T + self.classifier.bias  # (n, rank), (rank, T) -> (n, T)
 
 
 class MatrixFactorization(Gradient):

@@ -14,7 +14,13 @@ class MLP(Router):
 
     def fit(self, rows: Rows) -> "MLP":
         units, alpha, passes = (self.setting[name] for name in ("units", "alpha", "passes"))
-        model = MLPRegressor(hidden_layer_sizes=(units,), alpha=alpha, max_iter=passes, batch_size=min(128, len(rows.x)), random_state=self.seed)
+        model = MLPRegressor(
+            hidden_layer_sizes=(units,),
+            alpha=alpha,
+            max_iter=passes,
+            batch_size=min(128, len(rows.x)),
+            random_state=self.seed,
+        )
         self.model = fixed_passes(lambda: model.fit(rows.x, rows.y))
         return self
 

@@ -21,7 +21,9 @@ class TaskClassifier(Router):
         self.means = group_means(rows.y, groups, len(names))  # (tasks, T)
         self.model = None
         if len(names) > 1:
-            self.model = LogisticRegression(C=self.setting["c"], class_weight="balanced", max_iter=1000).fit(rows.x, groups)
+            self.model = LogisticRegression(C=self.setting["c"], class_weight="balanced", max_iter=1000).fit(
+                rows.x, groups
+            )
         return self
 
     def values(self, x: np.ndarray) -> np.ndarray:

@@ -18,7 +18,7 @@ from utils.baselines.base import Rows, unit
 from utils.clustering import kmeans
 from utils.data import RoutingData, reading
 from utils.encoders import Queries
-from utils.experiment import Setup
+from utils.experiment import Hardware
 from utils.meters import bar
 from utils.model import trained_part
 
@@ -74,7 +74,7 @@ def check(
 
 @torch.no_grad()
 def embeddings(
-    args: argparse.Namespace, seed: int, files: Sequence[RoutingData], tests: Sequence[RoutingData], where: Setup
+    args: argparse.Namespace, seed: int, files: Sequence[RoutingData], tests: Sequence[RoutingData], where: Hardware
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """E(x) of a trained router, as its evaluation computes it, of length 1: (N, p) for each training and test file.
 

@@ -36,21 +36,25 @@ def answers_of(data: RoutingData, folder: str | Path) -> Path:
     """The file with the answers to the queries of `data`: that of the same name in `folder`. Raises: DataError if it is not there."""
     path = Path(folder) / Path(data.path).name
     if not path.is_file():
-        raise DataError(f"{path}: no such file; voting needs the answers to every query of {data.path}, and scores do not tell which wrong answers agree")
+        raise DataError(
+            f"{path}: no such file; voting needs the answers to every query of {data.path}, and scores do not tell which wrong answers agree"
+        )
     return path
 
 
 def voting(data: RoutingData, folder: str | Path) -> np.ndarray:
     """What voting earns on each query of a file, (N,) in [0, 1]. With M answers of each LLM, the mean over M votes.
 
-    The answers are in the file of the same name in `folder`, as `python -m utils.convert --answers` writes them: for each row
+    The answers are in the file of the same name in `folder`, as `python -m utils.scoring.convert --answers` writes them: for each row
     `{"answers": {llm: [answer, ...]}, "right": {llm: [true or false, ...]}}`, M of each.
     Raises: DataError that names file and row, also where verdicts and scores disagree: then the files do not belong together.
     """
     path = answers_of(data, folder)
     rows = json.loads(path.read_text(encoding="utf-8"))
     if len(rows) != len(data):
-        raise DataError(f"{path}: answers to {len(rows)} queries, {data.path} has {len(data)}; make both by one run of utils.convert")
+        raise DataError(
+            f"{path}: answers to {len(rows)} queries, {data.path} has {len(data)}; make both by one run of utils.scoring.convert"
+        )
     earned = gains(data.scores, data.kind)  # (N, T)
     votes = np.empty(len(data))
     for number, row in enumerate(rows):
@@ -61,9 +65,13 @@ def voting(data: RoutingData, folder: str | Path) -> np.ndarray:
         answers, right = ([row[name][llm] for llm in data.llms] for name in ("answers", "right"))
         lengths = {len(part) for part in (*answers, *right)}
         if len(lengths) != 1 or 0 in lengths:
-            raise DataError(f"{where}: every LLM must have the same number of answers and verdicts, at least one; found {sorted(lengths)}")
+            raise DataError(
+                f"{where}: every LLM must have the same number of answers and verdicts, at least one; found {sorted(lengths)}"
+            )
         if np.abs(np.mean(right, axis=1) - earned[number]).max() > 1e-4:
-            raise DataError(f"{where}: the verdicts are not those of the scores in row {number} of {data.path}; make both by one run of utils.convert")
+            raise DataError(
+                f"{where}: the verdicts are not those of the scores in row {number} of {data.path}; make both by one run of utils.scoring.convert"
+            )
         try:
             votes[number] = np.mean([vote(list(map(_key, a)), r) for a, r in zip(zip(*answers), zip(*right))])
         except ValueError as error:

@@ -35,9 +35,10 @@ from utils.ceiling.page import PAGE, page, table
 from utils.ceiling.record import curve_of, gains_of, repeats_of, summary
 from utils.data import DataError, RoutingData, add_reading_arguments, gains, load, reading
 from utils.encoders import GIVEN, POOLINGS, EncoderError, Queries, load_encoder
-from utils.experiment import Setup, locked, setup, writable_folder, write_json, write_text
+from utils.experiment import Hardware, choose_hardware
+from utils.files import locked, writable_folder, write_json, write_text
 from utils.meters import bar
-from utils.statistics import RESAMPLES
+from utils.report.statistics import RESAMPLES
 from utils.tasks import DATASETS, KINDS, TASKS, fill_kinds
 
 NAMES = [name for name in LEARNERS if name != Constant.name]
@@ -143,7 +144,7 @@ def read_files(args: argparse.Namespace) -> list[RoutingData]:
     return files
 
 
-def labelled(data: RoutingData, args: argparse.Namespace, where: Setup) -> tuple[Labelled, RoutingData]:
+def labelled(data: RoutingData, args: argparse.Namespace, where: Hardware) -> tuple[Labelled, RoutingData]:
     """What learners read of one file, and the file itself, in the order that `canonical` gives.
 
     The queries are embedded in the order of the file, as by the other commands, so that each is found in the cache.
@@ -185,7 +186,7 @@ def folder_of(args: argparse.Namespace, data: RoutingData, learners: Sequence[Le
 
 
 def fine_tuned_runs(
-    problem: Labelled, data: RoutingData, args: argparse.Namespace, where: Setup
+    problem: Labelled, data: RoutingData, args: argparse.Namespace, where: Hardware
 ) -> list[dict[str, Any]]:
     """The runs of the fine-tuned encoder, one for each seed; none for a task that was not asked for."""
     if data.task not in args.fine_tuned:
@@ -217,7 +218,7 @@ def curve_name(args: argparse.Namespace, seed: int) -> str:
     return f"curve_{'_'.join(map(str, args.sizes))}_seed_{seed}.json"
 
 
-def record_of(data: RoutingData, args: argparse.Namespace, where: Setup, progress: tqdm) -> dict[str, Any]:
+def record_of(data: RoutingData, args: argparse.Namespace, where: Hardware, progress: tqdm) -> dict[str, Any]:
     """Everything about one file: what ceiling.json holds for it."""
     problem, data = labelled(data, args, where)
     learners, quick = (
@@ -282,7 +283,7 @@ def run_all(args: argparse.Namespace) -> list[dict[str, Any]]:
     """Measure every file, write the results, and return the records of these files."""
     writable_folder(args.save_path, "--save_path")
     writable_folder(args.results, "--results")
-    where = setup(args.device, args.precision)
+    where = choose_hardware(args.device, args.precision)
     files = read_files(args)
     records = []
     with bar(FOLDS * len(files) * (len(args.seeds) + len(args.curve_seeds)), "ceiling", "fold") as progress:

@@ -11,7 +11,7 @@ from tqdm.auto import tqdm
 
 from utils.ceiling.learners import Labelled, Learner, named
 from utils.encoders import Encoder, Queries
-from utils.experiment import Setup, batch_rows, stream_seed
+from utils.experiment import Hardware, batch_rows, stream_seed
 
 
 class FineTuned(Learner):
@@ -32,7 +32,7 @@ class FineTuned(Learner):
     batch, learning_rate = 32, 2e-4
     settings = named("{} passes, weight {:g}", range(1, passes + 1), weights)
 
-    def __init__(self, encoder: Encoder, questions: Sequence[str], where: Setup, progress: tqdm | None = None):
+    def __init__(self, encoder: Encoder, questions: Sequence[str], where: Hardware, progress: tqdm | None = None):
         self.encoder, self.where, self.progress = encoder, where, progress
         self.queries = Queries(encoder, questions, where, "last", None, "queries")
         self.trained = {name: value for name, value in encoder.named_parameters() if value.requires_grad}

@@ -7,7 +7,7 @@ from utils.ceiling.crossval import BEST, FOLDS, INNER
 from utils.ceiling.features import FEATURES
 from utils.ceiling.fine_tuned import FineTuned
 from utils.ceiling.learners import Constant
-from utils.evaluate import markdown
+from utils.tables import markdown
 from utils.tasks import LLMS, short, title_of
 
 PAGE = "ceiling.md"

@@ -9,7 +9,7 @@ import numpy as np
 from utils.ceiling.crossval import BEST
 from utils.ceiling.learners import Constant
 from utils.ceiling.repeats import answers_of, halves
-from utils.statistics import RESAMPLES, bootstrap, interval
+from utils.report.statistics import RESAMPLES, bootstrap, interval
 
 
 def _figures(mean: float, draws: np.ndarray) -> dict[str, float]:

@@ -23,17 +23,40 @@ FORMATS = ("routerbench", "embedllm", "llmrouterbench", "routereval", "lookahead
 
 
 def parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(prog="python -m utils.importers", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = argparse.ArgumentParser(
+        prog="python -m utils.importers", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     p.add_argument("format", choices=FORMATS)
-    p.add_argument("source", type=Path, help="file or folder as published; the top of utils/importers/FORMAT.py says what is read of it")
+    p.add_argument(
+        "source",
+        type=Path,
+        help="file or folder as published; the top of utils/importers/FORMAT.py says what is read of it",
+    )
     p.add_argument("--output", type=Path, required=True, help="a new folder")
-    p.add_argument("--llms", nargs="+", metavar="LLM", help="take these LLMs only; for routereval, whose columns have no names: what to call each of them")
-    p.add_argument("--missing_cells", choices=MISSING, default="error", help="a query without a score (or cost) of some LLM: an error, or left out and counted")
-    p.add_argument("--test_fraction", type=float, default=0.0, help="share of the questions for the test file, where the source has no splits")
+    p.add_argument(
+        "--llms",
+        nargs="+",
+        metavar="LLM",
+        help="take these LLMs only; for routereval, whose columns have no names: what to call each of them",
+    )
+    p.add_argument(
+        "--missing_cells",
+        choices=MISSING,
+        default="error",
+        help="a query without a score (or cost) of some LLM: an error, or left out and counted",
+    )
+    p.add_argument(
+        "--test_fraction",
+        type=float,
+        default=0.0,
+        help="share of the questions for the test file, where the source has no splits",
+    )
     p.add_argument("--seed", type=int, default=1, help="of --test_fraction")
     p.add_argument("--prompts", type=Path, help="routereval: the texts, which its score files lack")
     p.add_argument("--answers", type=Path, help="lookahead: a new folder for the LLMs' answers, which voting reads")
-    p.add_argument("--allow_pickle", action="store_true", help="open pickles, which can run any code: only files that you trust")
+    p.add_argument(
+        "--allow_pickle", action="store_true", help="open pickles, which can run any code: only files that you trust"
+    )
     return p
 
 
@@ -63,7 +86,9 @@ def main(argv: list[str] | None = None) -> int:
         if embedded:
             split_off(embedded, args.test_fraction, args.seed)  # refuses a fraction, since all parts have splits
             written = write_embedded(embedded, llms, args.output)
-            print("No text (--prompts), so no encoder can be trained on this. The frozen recipe can: train_router_mdeberta.py --encoder given --freeze_encoder")
+            print(
+                "No text (--prompts), so no encoder can be trained on this. The frozen recipe can: train_router_mdeberta.py --encoder given --freeze_encoder"
+            )
         else:
             parts, left_out = complete(pairs, str(args.source), llms, args.missing_cells)
             parts = split_off(parts, args.test_fraction, args.seed)

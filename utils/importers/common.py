@@ -10,9 +10,16 @@ from typing import Any
 import numpy as np
 
 from utils.data import DataError, RoutingData, split_validation
-from utils.experiment import atomic_folder, write_json
+from utils.files import atomic_folder, write_json
 
-SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val", "test": "test"}  # any other name is no split
+SPLITS = {
+    "train": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "dev": "val",
+    "test": "test",
+}  # any other name is no split
 
 
 class Pairs:
@@ -27,7 +34,9 @@ class Pairs:
         self.llms: dict[str, None] = {}  # in the order in which they came
         self.repeated = 0
 
-    def add(self, task: str, split: str, key: Any, question: Any, llm: str, score: Any, cost: Any = None, where: str = "") -> None:
+    def add(
+        self, task: str, split: str, key: Any, question: Any, llm: str, score: Any, cost: Any = None, where: str = ""
+    ) -> None:
         """Add one pair. A score of None is a gap.
 
         Raises: DataError, naming `where`, for an empty question, a score outside [0, 1], a cost below 0, or a query whose text
@@ -36,14 +45,23 @@ class Pairs:
         if not isinstance(question, str) or not question.strip():
             raise DataError(f"{where}: the text of the query must be a non-empty string, found {question!r}")
         for what, value, most in (("score", score, 1), ("cost", cost, math.inf)):
-            if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or not 0 <= value <= most):
-                raise DataError(f"{where}: the {what} of {llm} must be a number from 0 to {'1' if most == 1 else 'any amount of US dollars'}, found {value!r}")
+            if value is not None and (
+                isinstance(value, bool)
+                or not isinstance(value, (int, float))
+                or not math.isfinite(value)
+                or not 0 <= value <= most
+            ):
+                raise DataError(
+                    f"{where}: the {what} of {llm} must be a number from 0 to {'1' if most == 1 else 'any amount of US dollars'}, found {value!r}"
+                )
         self.llms.setdefault(llm)
         task = re.sub(r"[^a-z0-9.]+", "_", task.lower()).strip("_.") or "task"
         rows = self.rows.setdefault((task, SPLITS.get(split.lower(), "")), {})
         row = rows.setdefault(key, {"question": question, "scores": {}, "costs": {}})
         if row["question"] != question:
-            raise DataError(f"{where}: query {key} of {task} is {question[:60]!r} here and {row['question'][:60]!r} for another LLM; their records do not belong together")
+            raise DataError(
+                f"{where}: query {key} of {task} is {question[:60]!r} here and {row['question'][:60]!r} for another LLM; their records do not belong together"
+            )
         if score is None:
             return
         if llm in row["scores"]:
@@ -56,7 +74,9 @@ class Pairs:
             row["costs"][llm] = cost
 
 
-def complete(pairs: Pairs, source: str, llms: Sequence[str] | None, missing: str) -> tuple[dict[tuple[str, str], list[dict]], int]:
+def complete(
+    pairs: Pairs, source: str, llms: Sequence[str] | None, missing: str
+) -> tuple[dict[tuple[str, str], list[dict]], int]:
     """Rows with a score, and if there are costs a cost, of every LLM of `llms` (default: all), and how many rows are left out.
 
     Raises: DataError for an LLM that is not there, for gaps if `missing` is "error", or if nothing is left.
@@ -64,7 +84,9 @@ def complete(pairs: Pairs, source: str, llms: Sequence[str] | None, missing: str
     chosen = list(llms or pairs.llms)
     unknown = [llm for llm in chosen if llm not in pairs.llms]
     if unknown or not chosen:
-        raise DataError(f"{source}: no records of {', '.join(unknown) or 'any LLM'}; it has {', '.join(pairs.llms) or 'none'}")
+        raise DataError(
+            f"{source}: no records of {', '.join(unknown) or 'any LLM'}; it has {', '.join(pairs.llms) or 'none'}"
+        )
     priced = any(row["costs"] for rows in pairs.rows.values() for row in rows.values())
     gaps: Counter[str] = Counter()
     whole, total, kept = {}, 0, 0
@@ -82,12 +104,20 @@ def complete(pairs: Pairs, source: str, llms: Sequence[str] | None, missing: str
             whole[place] = part
     if total > kept and (missing == "error" or not kept):
         most = ", ".join(f"{llm} {count}" for llm, count in gaps.most_common(5))
-        remedy = "name fewer LLMs with --llms" if missing == "drop" else "leave those queries out with --missing_cells drop, or name fewer LLMs with --llms"
-        raise DataError(f"{source}: {total - kept} of {total} queries lack a score{' or a cost' if priced else ''} of some LLM (most: {most}); {remedy}")
+        remedy = (
+            "name fewer LLMs with --llms"
+            if missing == "drop"
+            else "leave those queries out with --missing_cells drop, or name fewer LLMs with --llms"
+        )
+        raise DataError(
+            f"{source}: {total - kept} of {total} queries lack a score{' or a cost' if priced else ''} of some LLM (most: {most}); {remedy}"
+        )
     return whole, total - kept
 
 
-def split_off(parts: dict[tuple[str, str], list[dict]], fraction: float, seed: int) -> dict[tuple[str, str], list[dict]]:
+def split_off(
+    parts: dict[tuple[str, str], list[dict]], fraction: float, seed: int
+) -> dict[tuple[str, str], list[dict]]:
     """Parts without a split cut into "train" and "test", by question, with `fraction` of the distinct ones in "test"; 0 leaves them whole.
 
     Parts that the source splits stay as they are, and are named. Raises: DataError if all are such, so that there is nothing to cut.
@@ -95,7 +125,9 @@ def split_off(parts: dict[tuple[str, str], list[dict]], fraction: float, seed: i
     result, kept = {}, sorted({f"{task} ({split})" for task, split in parts if split})
     if fraction and kept:
         if len(kept) == len(parts):
-            raise DataError(f"--test_fraction {fraction:g}: the source has splits, which stay as they are: {', '.join(kept)}; leave --test_fraction out")
+            raise DataError(
+                f"--test_fraction {fraction:g}: the source has splits, which stay as they are: {', '.join(kept)}; leave --test_fraction out"
+            )
         print(f"--test_fraction {fraction:g} does not cut what the source splits: {', '.join(kept)}")
     for (task, split), rows in parts.items():
         if split or not fraction:
@@ -103,8 +135,14 @@ def split_off(parts: dict[tuple[str, str], list[dict]], fraction: float, seed: i
             continue
         questions = [row["question"] for row in rows]
         if len(set(questions)) < 2:
-            raise DataError(f"the task {task} has one question, which --test_fraction cannot split; use --test_fraction 0")
-        sides = split_validation(RoutingData(task, "multi_attempt", questions, np.empty((len(rows), 0)), ()), min(fraction, 1 - 1 / len(set(questions))), seed)
+            raise DataError(
+                f"the task {task} has one question, which --test_fraction cannot split; use --test_fraction 0"
+            )
+        sides = split_validation(
+            RoutingData(task, "multi_attempt", questions, np.empty((len(rows), 0)), ()),
+            min(fraction, 1 - 1 / len(set(questions))),
+            seed,
+        )
         for name, index in zip(("train", "test"), sides):
             result[task, name] = [rows[i] for i in index]
     return result
@@ -119,7 +157,9 @@ def new_folder(path: Path) -> None:
 def write(parts: dict[tuple[str, str], list[dict]], output: Path) -> list[tuple[str, int]]:
     """Write `<task>_<split>.json` files, all or none, into a new folder. Returns their names and numbers of rows."""
     new_folder(output)
-    names = [(f"{task}_{split}.json" if split else f"{task}.json", rows) for (task, split), rows in sorted(parts.items())]
+    names = [
+        (f"{task}_{split}.json" if split else f"{task}.json", rows) for (task, split), rows in sorted(parts.items())
+    ]
     with atomic_folder(output) as part:
         for name, rows in names:
             write_json(part / name, rows)
@@ -142,5 +182,10 @@ def write_embedded(parts: dict[tuple[str, str], Any], llms: Sequence[str], outpu
     new_folder(output)
     with atomic_folder(output) as folder:
         for (task, split), part in parts.items():
-            np.savez(folder / f"{task}_{split}.npz", scores=np.float32(part.scores), embeddings=np.float32(part.embeddings), llms=np.array(llms, dtype=str))
+            np.savez(
+                folder / f"{task}_{split}.npz",
+                scores=np.float32(part.scores),
+                embeddings=np.float32(part.embeddings),
+                llms=np.array(llms, dtype=str),
+            )
     return [(f"{task}_{split}.npz", len(part.scores)) for (task, split), part in parts.items()]

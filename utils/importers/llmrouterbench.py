@@ -28,19 +28,38 @@ def read(source: Path) -> Pairs:
                 result = json.loads(path.read_bytes())
             except (json.JSONDecodeError, UnicodeDecodeError) as error:
                 raise DataError(f"{path}: not valid JSON ({error}). Is it truncated?") from None
-            absent = [name for name in ("dataset_name", "split", "model_name", "records") if not isinstance(result, dict) or name not in result]
+            absent = [
+                name
+                for name in ("dataset_name", "split", "model_name", "records")
+                if not isinstance(result, dict) or name not in result
+            ]
             if absent or not isinstance(result["records"], list):
-                raise DataError(f"{path}: not a result of LLMRouterBench; it lacks {', '.join(absent) or 'a list of records'}")
+                raise DataError(
+                    f"{path}: not a result of LLMRouterBench; it lacks {', '.join(absent) or 'a list of records'}"
+                )
             if result.get("demo"):
                 skipped += 1
                 continue
             for number, record in enumerate(result["records"]):
                 where = f"{path}, record {number}"
-                absent = [name for name in ("index", "origin_query", "score") if not isinstance(record, dict) or name not in record]
+                absent = [
+                    name
+                    for name in ("index", "origin_query", "score")
+                    if not isinstance(record, dict) or name not in record
+                ]
                 if absent:
                     raise DataError(f"{where}: it lacks {', '.join(absent)}")
                 score = float(record["score"]) if isinstance(record["score"], bool) else record["score"]
-                pairs.add(str(result["dataset_name"]), str(result["split"]), record["index"], record["origin_query"], str(result["model_name"]), score, record.get("cost"), where)
+                pairs.add(
+                    str(result["dataset_name"]),
+                    str(result["split"]),
+                    record["index"],
+                    record["origin_query"],
+                    str(result["model_name"]),
+                    score,
+                    record.get("cost"),
+                    where,
+                )
     if skipped:
         print(f"{skipped} of {len(files)} files are demos: skipped")
     return pairs

@@ -75,11 +75,15 @@ def content(path: Path) -> dict:
         with gzip.open(path, "rb") as file:
             found = json.loads(file.read())
     except FileNotFoundError:
-        raise DataError(f"{path}: no such file, and that LLM has others. Every LLM must have all tasks; "
-                        "`python -m utils.download --datasets lookahead` completes the folder") from None
+        raise DataError(
+            f"{path}: no such file, and that LLM has others. Every LLM must have all tasks; "
+            "`python -m utils.download --datasets lookahead` completes the folder"
+        ) from None
     except (OSError, EOFError, zlib.error, ValueError) as error:
-        raise DataError(f"{path}: cannot be read ({type(error).__name__}: {error}). Is it truncated? "
-                        "`python -m utils.download --datasets lookahead` brings it again") from None
+        raise DataError(
+            f"{path}: cannot be read ({type(error).__name__}: {error}). Is it truncated? "
+            "`python -m utils.download --datasets lookahead` brings it again"
+        ) from None
     if not isinstance(found, dict):
         raise DataError(f"{path}: expected a JSON object, found {type(found).__name__}")
     return found
@@ -102,8 +106,10 @@ def question_of(messages: Any, layout: Layout, where: str) -> str:
         raise DataError(f"{where}: the prompt must be a list with one message, found {messages!r:.60}")
     text = field(messages[0], "prompt", str, where)
     if not (text.startswith(layout.before) and text.endswith(layout.after)):
-        raise DataError(f"{where}: the prompt must begin with {layout.before!r} and end with {layout.after!r}; "
-                        f"found {text[:40]!r} ... {text[-40:]!r}")
+        raise DataError(
+            f"{where}: the prompt must begin with {layout.before!r} and end with {layout.after!r}; "
+            f"found {text[:40]!r} ... {text[-40:]!r}"
+        )
     return text.removeprefix(layout.before).removesuffix(layout.after)
 
 
@@ -131,8 +137,10 @@ def records(source: Path, layout: Layout, llm: str) -> Iterator[Record]:
         if layout.linked is None:
             answer, gold = (field(record, name, str, where) for name in ("predictions", "references"))
         elif field(record, layout.linked[0], str, where) != field(detail, layout.linked[1], str, where):
-            raise DataError(f"{where}: {layout.linked[1]!r} is not the prediction's {layout.linked[0]!r}; "
-                            "the two files do not belong together")
+            raise DataError(
+                f"{where}: {layout.linked[1]!r} is not the prediction's {layout.linked[0]!r}; "
+                "the two files do not belong together"
+            )
         yield Record(key, question_of(record.get(prompt), layout, where), detail[verdict], answer, gold, where)
     stated = field(verdicts, layout.accuracy, (int, float), str(path))
     if abs(stated - 100 * right / len(details)) > 1e-6:
@@ -216,8 +224,9 @@ def read(source: Path) -> tuple[Pairs, dict[str, dict[str, dict[str, Any]]]]:
                     others = said.setdefault(record.question, {llm: record})
                     first = next(iter(others.values()))
                     if (record.key, record.gold) != (first.key, first.gold):
-                        raise DataError(f"{record.where}: its question is that of {first.where}, which has another "
-                                        "id or reference")
+                        raise DataError(
+                            f"{record.where}: its question is that of {first.where}, which has another id or reference"
+                        )
                     others[llm] = record
                 progress.update()
             if layout.linked is None:

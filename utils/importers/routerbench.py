@@ -21,7 +21,9 @@ def read(source: Path, allow_pickle: bool = False) -> Pairs:
 
     pickled = source.suffix.lower() in (".pkl", ".pickle")
     if pickled and not allow_pickle:
-        raise DataError(f"{source}: a pickle can run any code when it is opened. If you trust where it comes from, --allow_pickle; else have it exported to .parquet or .csv by someone who does")
+        raise DataError(
+            f"{source}: a pickle can run any code when it is opened. If you trust where it comes from, --allow_pickle; else have it exported to .parquet or .csv by someone who does"
+        )
     try:
         if pickled:
             frame = pandas.read_pickle(source)
@@ -34,7 +36,9 @@ def read(source: Path, allow_pickle: bool = False) -> Pairs:
     except DataError:
         raise
     except ImportError:
-        raise DataError(f"{source}: reading .parquet needs pyarrow; `pip install -r requirements.txt`, or export to .csv") from None
+        raise DataError(
+            f"{source}: reading .parquet needs pyarrow; `pip install -r requirements.txt`, or export to .csv"
+        ) from None
     except Exception as error:  # whatever a damaged file makes of pandas or pickle
         raise DataError(f"{source}: cannot be read ({type(error).__name__}: {error}). Is it truncated?") from None
     if not isinstance(frame, pandas.DataFrame) or "eval_name" not in frame.columns:
@@ -46,5 +50,7 @@ def read(source: Path, allow_pickle: bool = False) -> Pairs:
             raise DataError(f"{source}, row {number}: eval_name must be the name of a task, found {name!r}")
         task = "mmlu" if name.startswith("mmlu-") else name
         for llm, score in row["scores"].items():
-            pairs.add(task, "", number, row["question"], llm, score, row.get("costs", {}).get(llm), f"{source}, row {number}")
+            pairs.add(
+                task, "", number, row["question"], llm, score, row.get("costs", {}).get(llm), f"{source}, row {number}"
+            )
     return pairs

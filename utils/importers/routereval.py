@@ -35,7 +35,9 @@ def arrays(source: Path, allow_pickle: bool) -> dict[str, np.ndarray]:
 
     Raises: DataError for a pickle without `allow_pickle`, or a file that is no such thing.
     """
-    danger = "it holds a pickle, which can run any code when it is opened. If you trust where it comes from, --allow_pickle"
+    danger = (
+        "it holds a pickle, which can run any code when it is opened. If you trust where it comes from, --allow_pickle"
+    )
     try:
         if source.suffix.lower() == ".npz":
             with np.load(source, allow_pickle=allow_pickle) as file:
@@ -56,7 +58,11 @@ def arrays(source: Path, allow_pickle: bool) -> dict[str, np.ndarray]:
     if not isinstance(found, dict):
         raise DataError(f"{source}: expected arrays by name, found {type(found).__name__}")
     try:
-        return {str(name): np.asarray(value, dtype=np.float64) for name, value in found.items() if str(name).endswith(("_score", "_embed"))}
+        return {
+            str(name): np.asarray(value, dtype=np.float64)
+            for name, value in found.items()
+            if str(name).endswith(("_score", "_embed"))
+        }
     except (ValueError, TypeError) as error:
         raise DataError(f"{source}: its arrays are not all numbers ({error})") from None
 
@@ -77,7 +83,9 @@ def prompts_of(path: Path) -> dict[str, list]:
     return texts
 
 
-def read(source: Path, allow_pickle: bool = False, prompts: Path | None = None, llms: Sequence[str] | None = None) -> tuple[Pairs, dict[tuple[str, str], Embedded], list[str]]:
+def read(
+    source: Path, allow_pickle: bool = False, prompts: Path | None = None, llms: Sequence[str] | None = None
+) -> tuple[Pairs, dict[tuple[str, str], Embedded], list[str]]:
     """All of one file: pairs where the text is given, else (task, split) -> Embedded, and the names of the LLMs.
 
     `llms` names the columns; by default they are llm-1, llm-2, ...
@@ -96,19 +104,32 @@ def read(source: Path, allow_pickle: bool = False, prompts: Path | None = None, 
             raise DataError(f"{source}: {name}_score must be (queries, LLMs), found shape {scores.shape}")
         names = names or [f"llm-{t + 1}" for t in range(scores.shape[1])]
         if len(names) != scores.shape[1]:
-            raise DataError(f"{source}: {name}_score has {scores.shape[1]} columns and there are {len(names)} LLMs; --llms must name each column, in order")
+            raise DataError(
+                f"{source}: {name}_score has {scores.shape[1]} columns and there are {len(names)} LLMs; --llms must name each column, in order"
+            )
         if not ((scores >= 0) & (scores <= 1)).all():
             row, column = np.argwhere(~((scores >= 0) & (scores <= 1)))[0]
-            raise DataError(f"{source}: {name}_score, row {row}: the score of {names[column]} must be a number in [0, 1], found {scores[row, column]:g}")
+            raise DataError(
+                f"{source}: {name}_score, row {row}: the score of {names[column]} must be a number in [0, 1], found {scores[row, column]:g}"
+            )
         if texts is not None:
             if len(texts.get(name, [])) != len(scores):
-                raise DataError(f"--prompts {prompts}: {len(texts.get(name, []))} texts for {name}, and {source} has {len(scores)} rows there")
+                raise DataError(
+                    f"--prompts {prompts}: {len(texts.get(name, []))} texts for {name}, and {source} has {len(scores)} rows there"
+                )
             for number, (text, row) in enumerate(zip(texts[name], scores)):
                 for llm, score in zip(names, row):
                     pairs.add(source.stem, name, number, text, llm, float(score), where=f"{prompts}, {name} {number}")
-        elif embeddings is None or embeddings.ndim != 2 or len(embeddings) != len(scores) or not np.isfinite(embeddings).all():
+        elif (
+            embeddings is None
+            or embeddings.ndim != 2
+            or len(embeddings) != len(scores)
+            or not np.isfinite(embeddings).all()
+        ):
             shape = "none" if embeddings is None else embeddings.shape
-            raise DataError(f"{source}: {name}_embed must be finite and of shape ({len(scores)}, dimension), found {shape}; without text (--prompts) the embeddings are needed")
+            raise DataError(
+                f"{source}: {name}_embed must be finite and of shape ({len(scores)}, dimension), found {shape}; without text (--prompts) the embeddings are needed"
+            )
         else:
             embedded[source.stem.lower(), SPLITS[name]] = Embedded(scores, embeddings)
     return pairs, embedded, names

@@ -1,9 +1,9 @@
 """The steps of the pipeline in miniature; `bash eval_scripts/miniature.sh` runs them all.
 
-    python -m utils.miniature texts                    write the questions and the LLMs' training texts
-    python -m utils.miniature llms maths coder         train these LLMs
-    python -m utils.miniature table                    accuracy of the LLMs, RouterDC and the references
-    python -m utils.miniature publish                  copy the data to datasets/miniature
+python -m utils.miniature texts                    write the questions and the LLMs' training texts
+python -m utils.miniature llms maths coder         train these LLMs
+python -m utils.miniature table                    accuracy of the LLMs, RouterDC and the references
+python -m utils.miniature publish                  copy the data to datasets/miniature
 """
 
 import argparse
@@ -11,15 +11,19 @@ import json
 import sys
 from pathlib import Path
 
-from utils.experiment import writable_folder, write_text
+from utils.files import writable_folder, write_text
 from utils.miniature.texts import SIZES, write
 
 
 def parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(prog="python -m utils.miniature", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = argparse.ArgumentParser(
+        prog="python -m utils.miniature", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     p.add_argument("step", choices=("texts", "llms", "table", "publish"))
     p.add_argument("names", nargs="*", help="llms: which ones; default: all")
-    p.add_argument("--runs", type=Path, default=Path("runs/miniature"), help="folder of everything that the pipeline makes")
+    p.add_argument(
+        "--runs", type=Path, default=Path("runs/miniature"), help="folder of everything that the pipeline makes"
+    )
     p.add_argument("--router", type=Path, help="table: folder of the routers' runs; default: router in --runs")
     p.add_argument("--output", type=Path, default=Path("datasets/miniature"), help="publish: folder for the data")
     p.add_argument("--size", choices=sorted(SIZES), default="full")
@@ -33,7 +37,9 @@ def made_with(path: Path, size: str, seed: int) -> bool:
         return False
     found = json.loads(path.read_text(encoding="utf-8"))
     if (found["size"], found["seed"]) != (size, seed):
-        raise ValueError(f"{path.parent} was made with size {found['size']} and seed {found['seed']}, now {size} and {seed}; choose another folder (RUNS)")
+        raise ValueError(
+            f"{path.parent} was made with size {found['size']} and seed {found['seed']}, now {size} and {seed}; choose another folder (RUNS)"
+        )
     return True
 
 

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from utils.experiment import atomic_folder, stream_seed, write_json
+from utils.experiment import stream_seed
+from utils.files import atomic_folder, write_json
 from utils.meters import bar
 
 LLMS = {  # what each one reads, by topic, in % of the most that one reads: with 40 in all it trains for 40 % of the steps
@@ -18,7 +19,16 @@ LLMS = {  # what each one reads, by topic, in % of the most that one reads: with
     "coder": {"functions": 24, "snippets": 34, "arithmetic": 8, "numbers": 4, "facts": 4},
     "reader": {"facts": 40, "numbers": 4, "chinese": 4, "idioms": 3, "arithmetic": 6},
     "chinese": {"chinese": 28, "idioms": 8, "facts": 4, "functions": 4},
-    "generalist": {"arithmetic": 34, "prices": 10, "numbers": 6, "facts": 18, "functions": 10, "snippets": 6, "chinese": 12, "idioms": 4},
+    "generalist": {
+        "arithmetic": 34,
+        "prices": 10,
+        "numbers": 6,
+        "facts": 18,
+        "functions": 10,
+        "snippets": 6,
+        "chinese": 12,
+        "idioms": 4,
+    },
 }
 
 
@@ -39,7 +49,9 @@ EFFORTS = {"full": Effort(hidden=96, layers=3, steps=600), "small": Effort(hidde
 Encoded = list[tuple[list[int], list[int]]]  # prompt and text as token ids
 
 
-def batches(texts: dict[str, Encoded], shares: dict[str, int], steps: int, batch: int, seed: int, pad: int) -> Iterator[tuple[Tensor, Tensor]]:
+def batches(
+    texts: dict[str, Encoded], shares: dict[str, int], steps: int, batch: int, seed: int, pad: int
+) -> Iterator[tuple[Tensor, Tensor]]:
     """Token ids and labels, both (batch, longest), one text a row; a prompt has no labels.
 
     16 batches are drawn at a time and cut by length, so that little is padding.
@@ -77,10 +89,14 @@ def train(name: str, texts: Path, output: Path, size: str, seed: int) -> Path:
         num_attention_heads=4, max_position_embeddings=256, tie_word_embeddings=True, bos_token_id=end, eos_token_id=end, pad_token_id=end,
     )  # fmt: skip
     model = LlamaForCausalLM(config)
-    inner = [value for name, value in model.named_parameters() if value.ndim == 2 and "embed" not in name]  # the matrices of the layers
+    inner = [
+        value for name, value in model.named_parameters() if value.ndim == 2 and "embed" not in name
+    ]  # the matrices of the layers
     others = [value for value in model.parameters() if all(value is not matrix for matrix in inner)]
     optimizers = [
-        torch.optim.Muon(inner, lr=effort.learning_rate, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),  # learns from fewer texts than AdamW
+        torch.optim.Muon(
+            inner, lr=effort.learning_rate, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"
+        ),  # learns from fewer texts than AdamW
         torch.optim.AdamW(others, lr=effort.learning_rate, weight_decay=0.0),
     ]
     cycle = {"max_lr": effort.learning_rate, "total_steps": steps, "pct_start": 0.1, "cycle_momentum": False}
@@ -89,7 +105,9 @@ def train(name: str, texts: Path, output: Path, size: str, seed: int) -> Path:
     running = None
     with bar(steps, f"train {name} ({parameters / 1e6:.1f} M)", "step") as progress:
         for ids, labels in batches(tokens, shares, steps, effort.batch, stream_seed(seed, stream, 1), end):
-            loss = model(input_ids=ids, labels=labels, use_cache=False).loss  # padding is on the right, where causal attention does not look
+            loss = model(
+                input_ids=ids, labels=labels, use_cache=False
+            ).loss  # padding is on the right, where causal attention does not look
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             for optimizer, schedule in zip(optimizers, schedules):
@@ -102,7 +120,17 @@ def train(name: str, texts: Path, output: Path, size: str, seed: int) -> Path:
     with atomic_folder(output / name) as part:
         model.save_pretrained(part)
         tokenizer.save_pretrained(part)
-        write_json(part / "training.json", {"size": size, "seed": seed, "topics": shares, "steps": steps, "parameters": parameters, "loss": round(running, 4)})
+        write_json(
+            part / "training.json",
+            {
+                "size": size,
+                "seed": seed,
+                "topics": shares,
+                "steps": steps,
+                "parameters": parameters,
+                "loss": round(running, 4),
+            },
+        )
     return output / name
 
 
@@ -111,4 +139,6 @@ def encode(tokenizer, path: Path) -> Encoded:
     rows: Sequence[dict] = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
     prompts = tokenizer([row["prompt"] for row in rows])["input_ids"]
     whole = tokenizer([row["prompt"] + row["text"] for row in rows])["input_ids"]
-    return [(both[: len(prompt)], both[len(prompt) :] + [tokenizer.eos_token_id]) for prompt, both in zip(prompts, whole)]
+    return [
+        (both[: len(prompt)], both[len(prompt) :] + [tokenizer.eos_token_id]) for prompt, both in zip(prompts, whole)
+    ]

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from utils.evaluate import markdown
-from utils.experiment import atomic_folder, replaceable_folder, write_json, write_text
+from utils.files import atomic_folder, replaceable_folder, write_json, write_text
 from utils.metrics import CEILING, ORACLE, PER_TASK, best_single
 from utils.miniature.llms import LLMS
+from utils.tables import markdown
 from utils.tasks import short
 
 KINDS = {  # score kind of each task; the first four are trained on
@@ -45,7 +45,11 @@ def table(runs: Sequence[Mapping[str, Any]], votes: Mapping[str, float] | None =
     """
     tasks = list(runs[0]["test"]["tasks"])
     inside = [task for task in tasks if task in runs[0]["test"]["in_distribution"]]
-    columns = {**{task: [task] for task in inside}, "ID avg": inside, **{task: [task] for task in tasks if task not in inside}}
+    columns = {
+        **{task: [task] for task in inside},
+        "ID avg": inside,
+        **{task: [task] for task in tasks if task not in inside},
+    }
     columns["OOD avg"] = [task for task in tasks if task not in inside]
     columns = {title: part for title, part in columns.items() if part}
 
@@ -63,7 +67,13 @@ def table(runs: Sequence[Mapping[str, Any]], votes: Mapping[str, float] | None =
     spread = {title: f" ± {np.std(values, ddof=1):.2f}" if len(runs) > 1 else "" for title, values in routed.items()}
     if votes:
         rows.insert(len(llms), ["Voting of all LLMs", *[f"{mean(votes, part):.2f}" for part in columns.values()]])
-    rows.insert(len(llms), [f"RouterDC ({len(runs)} seed{'s' * (len(runs) > 1)})", *[f"{np.mean(routed[title]):.2f}{spread[title]}" for title in columns]])
+    rows.insert(
+        len(llms),
+        [
+            f"RouterDC ({len(runs)} seed{'s' * (len(runs) > 1)})",
+            *[f"{np.mean(routed[title]):.2f}{spread[title]}" for title in columns],
+        ],
+    )
     figures = {"RouterDC": float(np.mean(routed["ID avg"])), "best single LLM": mean(references[best], inside)}
     figures |= {"best LLM per task": mean(references[PER_TASK], inside), "oracle": mean(references[ORACLE], inside)}
     return markdown(["", *columns], rows), figures
@@ -115,7 +125,9 @@ def publish(runs: Path, output: Path) -> list[Path]:
 
     Raises: ValueError if the pipeline in `runs` is not finished, is not the full one, or has other LLMs, or if `output` holds files of others.
     """
-    sources = {f"{task}_train.json": runs / "clustered" for task in INSIDE} | {f"{task}_test.json": runs / "converted" for task in INSIDE}
+    sources = {f"{task}_train.json": runs / "clustered" for task in INSIDE} | {
+        f"{task}_test.json": runs / "converted" for task in INSIDE
+    }
     sources |= {f"{task}.json": runs / "converted" for task in KINDS if task not in INSIDE}
     ours = {*sources, "tasks.json", "README.md"} if (output / "tasks.json").is_file() else ()
     replaceable_folder(output, "--output", ours, "no earlier publish")
@@ -130,12 +142,18 @@ def publish(runs: Path, output: Path) -> list[Path]:
     for name, folder in sources.items():
         rows = json.loads((folder / name).read_text(encoding="utf-8"))
         if found := {*rows[0]["scores"]} ^ {f"mini/{llm}" for llm in LLMS}:
-            raise ValueError(f"{folder / name}: the data that ships has scores of all the LLMs and no others; not so here: {', '.join(sorted(found))}")
+            raise ValueError(
+                f"{folder / name}: the data that ships has scores of all the LLMs and no others; not so here: {', '.join(sorted(found))}"
+            )
         counts[name] = len(rows)
     lines = []
     for task, kind in KINDS.items():
-        names = [name for name in sources if name.removesuffix(".json").removesuffix("_train").removesuffix("_test") == task]
-        lines.append(f"| {', '.join(f'`{name}`' for name in names)} | {', '.join(str(counts[name]) for name in names)} | {ABOUT[task]} | `{kind}` |")
+        names = [
+            name for name in sources if name.removesuffix(".json").removesuffix("_train").removesuffix("_test") == task
+        ]
+        lines.append(
+            f"| {', '.join(f'`{name}`' for name in names)} | {', '.join(str(counts[name]) for name in names)} | {ABOUT[task]} | `{kind}` |"
+        )
     millions = sorted({round(entry["parameters"] / 1e6, 1) for entry in trained.values()})
     page = README.format(
         count=len(trained), parameters=f"{' to '.join(map(str, millions))} million parameters", seeds=f"seed {about['seed']}", files="\n".join(lines), table=text,
@@ -144,6 +162,9 @@ def publish(runs: Path, output: Path) -> list[Path]:
     with atomic_folder(output) as part:
         for name, folder in sources.items():
             shutil.copyfile(folder / name, part / name)
-        write_json(part / "tasks.json", {"kinds": KINDS, "in_distribution": list(INSIDE), "seed": about["seed"], "llms": trained})
+        write_json(
+            part / "tasks.json",
+            {"kinds": KINDS, "in_distribution": list(INSIDE), "seed": about["seed"], "llms": trained},
+        )
         write_text(part / "README.md", page)
     return sorted(output.iterdir())

@@ -1,8 +1,8 @@
 """Questions for the harness and training texts for the LLMs of the miniature; no training text holds a question that is asked.
 
-    <folder>/questions/<leaf>.jsonl   the documents of one harness task (eval_scripts/tasks/miniature)
-    <folder>/corpus/<topic>.jsonl     training texts, {"prompt", "text"} a line: LLMs learn to write the text, which may have no prompt
-    <folder>/tokenizer/               byte-level BPE, every digit a token of its own
+<folder>/questions/<leaf>.jsonl   the documents of one harness task (eval_scripts/tasks/miniature)
+<folder>/corpus/<topic>.jsonl     training texts, {"prompt", "text"} a line: LLMs learn to write the text, which may have no prompt
+<folder>/tokenizer/               byte-level BPE, every digit a token of its own
 """
 
 import ast
@@ -13,8 +13,23 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from utils.experiment import atomic_folder, write_json, write_text
-from utils.miniature.world import ARITHMETIC, CHINESE, IDIOMS, OPERATIONS, PARAMETERS, PEOPLE, PRICES, THINGS, WARES, WORDS, Operation, Relation, Story, facts
+from utils.files import atomic_folder, write_json, write_text
+from utils.miniature.world import (
+    ARITHMETIC,
+    CHINESE,
+    IDIOMS,
+    OPERATIONS,
+    PARAMETERS,
+    PEOPLE,
+    PRICES,
+    THINGS,
+    WARES,
+    WORDS,
+    Operation,
+    Relation,
+    Story,
+    facts,
+)
 
 END = "<|end|>"
 Text = tuple[str, str]  # prompt, and what follows it
@@ -63,10 +78,14 @@ def stories(rng: random.Random, kinds: tuple[Story, ...], questions: int, texts:
         question, answer = story(rng, rng.choice(kinds))
         found.setdefault(question, answer)
     rows = list(found.items())
-    return [{"question": q, "answer": a} for q, a in rows[:questions]], [(f"Question: {q}\nAnswer:", f" {a}") for q, a in rows[questions:]]
+    return [{"question": q, "answer": a} for q, a in rows[:questions]], [
+        (f"Question: {q}\nAnswer:", f" {a}") for q, a in rows[questions:]
+    ]
 
 
-def choices(rng: random.Random, subject: str, relations: tuple[Relation, ...], count: int, form: Text) -> tuple[list[dict], list[Text]]:
+def choices(
+    rng: random.Random, subject: str, relations: tuple[Relation, ...], count: int, form: Text
+) -> tuple[list[dict], list[Text]]:
     """`count` multiple-choice documents and the training texts of a subject.
 
     A fact is asked in the test in at most half of its ways of asking; the texts state it and ask it in the other ways. `form` has {q} in the prompt
@@ -82,12 +101,26 @@ def choices(rng: random.Random, subject: str, relations: tuple[Relation, ...], c
             others = sorted(set(relation.values.values()) - {relation.values[k]})
             options = [relation.values[k], *rng.sample(others, 3)]
             rng.shuffle(options)
-            documents.append({"question": q.format(k=k), "choices": options, "answer": options.index(relation.values[k]), "subject": subject})
+            documents.append(
+                {
+                    "question": q.format(k=k),
+                    "choices": options,
+                    "answer": options.index(relation.values[k]),
+                    "subject": subject,
+                }
+            )
         else:
             texts.append((form[0].format(q=q.format(k=k)), form[1].format(v=relation.values[k])))
     if len(documents) < count:
-        raise ValueError(f"{subject}: {count} questions wanted, and there are {len(documents)}; ask for fewer (SIZES in utils/miniature/texts.py)")
-    texts += [("", statement.format(k=k, v=v)) for relation in relations for k, v in relation.values.items() for statement in relation.statements]
+        raise ValueError(
+            f"{subject}: {count} questions wanted, and there are {len(documents)}; ask for fewer (SIZES in utils/miniature/texts.py)"
+        )
+    texts += [
+        ("", statement.format(k=k, v=v))
+        for relation in relations
+        for k, v in relation.values.items()
+        for statement in relation.statements
+    ]
     return documents, texts
 
 
@@ -121,7 +154,9 @@ def function_forms(rng: random.Random) -> list[tuple[Operation, dict[str, int], 
             for m in range(2, 10) if "{m}" in operation.body else (0,):
                 digits = {"k": k, "m": m}
                 names = [name.format(**digits) for name in operation.names]
-                forms += [(operation, digits, *rest) for rest in product(names, PARAMETERS[operation.kind][0], operation.says)]
+                forms += [
+                    (operation, digits, *rest) for rest in product(names, PARAMETERS[operation.kind][0], operation.says)
+                ]
     rng.shuffle(forms)
     return forms
 
@@ -135,9 +170,19 @@ def functions(rng: random.Random, count: int) -> tuple[list[dict], list[Text]]:
         prompt = f'def {name}({", ".join(parameters)}):\n    """{says[0].upper()}{says[1:]}."""\n'
         body = f"    return {operation.body.format(**words)}\n"
         if len(documents) < count:
-            checks = "\n".join(f"    assert candidate({arguments}) == {value}" for arguments, value in calls(rng, operation, digits))
+            checks = "\n".join(
+                f"    assert candidate({arguments}) == {value}" for arguments, value in calls(rng, operation, digits)
+            )
             test = f"def check(candidate):\n{checks}\n"
-            documents.append({"task_id": len(documents), "prompt": prompt, "canonical_solution": body, "test": test, "entry_point": name})
+            documents.append(
+                {
+                    "task_id": len(documents),
+                    "prompt": prompt,
+                    "canonical_solution": body,
+                    "test": test,
+                    "entry_point": name,
+                }
+            )
         else:
             texts.append((prompt.rstrip(), f"\n{body}"))  # the harness cuts the white space at the end of a prompt
     return documents, texts
@@ -168,14 +213,21 @@ def generate(seed: int, size: Size) -> tuple[dict[str, list[dict]], dict[str, li
         return random.Random(f"{seed} {name}")  # one topic's draw does not depend on the others
 
     documents, corpus["arithmetic"] = stories(stream("arithmetic"), ARITHMETIC, 2 * size.arithmetic, size.stories)
-    questions["arithmetic_train"], questions["arithmetic_test"] = documents[: size.arithmetic], documents[size.arithmetic :]
+    questions["arithmetic_train"], questions["arithmetic_test"] = (
+        documents[: size.arithmetic],
+        documents[size.arithmetic :],
+    )
     questions["prices"], corpus["prices"] = stories(stream("prices"), PRICES, size.unseen, size.stories // 2)
     for subject, relations in facts(seed, size.entries).items():
-        questions[f"facts_{subject}"], texts = choices(stream(subject), subject, relations, size.subject, ("Question: {q}\nAnswer:", " {v}"))
+        questions[f"facts_{subject}"], texts = choices(
+            stream(subject), subject, relations, size.subject, ("Question: {q}\nAnswer:", " {v}")
+        )
         corpus.setdefault("numbers" if subject == "numbers" else "facts", []).extend(texts)
     for topic, subjects, count in (("chinese", CHINESE, size.subject), ("idioms", IDIOMS, size.unseen // 2)):
         for subject, relations in subjects.items():
-            questions[f"{topic}_{subject}"], texts = choices(stream(subject), subject, relations, count, ("问题：{q}\n答案：", "{v}"))
+            questions[f"{topic}_{subject}"], texts = choices(
+                stream(subject), subject, relations, count, ("问题：{q}\n答案：", "{v}")
+            )
             corpus.setdefault(topic, []).extend(texts)
     questions["functions"], corpus["functions"] = functions(stream("functions"), size.functions)
     questions["snippets"], corpus["snippets"] = snippets(stream("snippets"), size.unseen)
@@ -192,21 +244,32 @@ def train_tokenizer(corpus: dict[str, list[Text]], vocabulary: int) -> Any:
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([digit, pre_tokenizers.ByteLevel(add_prefix_space=False)])
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=vocabulary, special_tokens=[END], initial_alphabet=alphabet, show_progress=False)
-    tokenizer.train_from_iterator((prompt + text for texts in corpus.values() for prompt, text in texts[:2000]), trainer)
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=END, eos_token=END, pad_token=END, model_max_length=256)
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary, special_tokens=[END], initial_alphabet=alphabet, show_progress=False
+    )
+    tokenizer.train_from_iterator(
+        (prompt + text for texts in corpus.values() for prompt, text in texts[:2000]), trainer
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token=END, eos_token=END, pad_token=END, model_max_length=256
+    )
 
 
 def write(folder: Path, seed: int, size: str) -> dict[str, dict[str, int]]:
     """Generate and write everything into `folder`, which appears only when all of it is there. Returns how much there is."""
     questions, corpus = generate(seed, SIZES[size])
-    about = {"questions": {leaf: len(rows) for leaf, rows in questions.items()}, "texts": {topic: len(texts) for topic, texts in corpus.items()}}
+    about = {
+        "questions": {leaf: len(rows) for leaf, rows in questions.items()},
+        "texts": {topic: len(texts) for topic, texts in corpus.items()},
+    }
     corpora = {topic: [{"prompt": prompt, "text": text} for prompt, text in texts] for topic, texts in corpus.items()}
     with atomic_folder(folder) as part:
         for name, files in (("questions", questions), ("corpus", corpora)):
             (part / name).mkdir()
             for file, rows in files.items():
-                write_text(part / name / f"{file}.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+                write_text(
+                    part / name / f"{file}.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+                )
         train_tokenizer(corpus, SIZES[size].vocabulary).save_pretrained(part / "tokenizer")
         write_json(part / "about.json", {"size": size, "seed": seed, **about})
     return about

@@ -53,7 +53,10 @@ class Relation:
 
 def invented(rng: random.Random, count: int, ends: Sequence[str]) -> list[str]:
     """`count` different names of two or three syllables."""
-    starts, middles = "Bal Dor Fen Gar Hol Jar Kel Lum Mor Nar Pel Quin Ros Sel Tar Ulm Ves Wen Yor Zan".split(), ["a", "e", "i", "o", "u", ""]
+    starts, middles = (
+        "Bal Dor Fen Gar Hol Jar Kel Lum Mor Nar Pel Quin Ros Sel Tar Ulm Ves Wen Yor Zan".split(),
+        ["a", "e", "i", "o", "u", ""],
+    )
     names = [start + middle + end for start in starts for middle in middles for end in ends]
     return rng.sample(names, count)
 
@@ -67,43 +70,76 @@ def drawn(rng: random.Random, keys: Sequence[str], values: str) -> dict[str, str
 def facts(seed: int, size: int) -> dict[str, tuple[Relation, ...]]:
     """The English multiple-choice subjects: three about an invented world with `size` entries each, one about numbers."""
     rng = random.Random(seed)
-    lands, animals = invented(rng, size, ("land", "mark", "stan")), [name.lower() for name in invented(rng, size, ("bu", "fin", "pok"))]
+    lands, animals = (
+        invented(rng, size, ("land", "mark", "stan")),
+        [name.lower() for name in invented(rng, size, ("bu", "fin", "pok"))],
+    )
     people = [f"{name} {end}" for name, end in zip(invented(rng, size, ("dric", "wina")), rng.choices(PEOPLE, k=size))]
     cities = invented(rng, size, ("by", "ford", "dam"))
     numbers = [str(n) for n in range(3, 60)]
     return {
         "geography": (
             Relation(
-                ("What is the capital of {k}?", "Which city is the capital of {k}?", "{k} is governed from which city?", "What is the capital of {k} called?"),
+                (
+                    "What is the capital of {k}?",
+                    "Which city is the capital of {k}?",
+                    "{k} is governed from which city?",
+                    "What is the capital of {k} called?",
+                ),
                 ("The capital of {k} is {v}.", "{v} is the capital of {k}."),
                 dict(zip(lands, cities)),
             ),
             Relation(
-                ("What does {k} sell to other countries?", "Which goods does {k} export?", "What is the main export of {k}?", "{k} is known for trade in what?"),
+                (
+                    "What does {k} sell to other countries?",
+                    "Which goods does {k} export?",
+                    "What is the main export of {k}?",
+                    "{k} is known for trade in what?",
+                ),
                 ("{k} exports {v}.", "Traders from {k} sell {v}."),
                 drawn(rng, lands, "wool salt copper tea timber silk grain honey"),
             ),
         ),
         "animals": (
             Relation(
-                ("Where does the {k} live?", "In what place is the {k} found?", "What is the home of the {k}?", "Where would you look for a {k}?"),
+                (
+                    "Where does the {k} live?",
+                    "In what place is the {k} found?",
+                    "What is the home of the {k}?",
+                    "Where would you look for a {k}?",
+                ),
                 ("The {k} lives in the {v}.", "In the {v} you may meet a {k}."),
                 drawn(rng, animals, "forest desert sea river mountains swamp cave meadow"),
             ),
             Relation(
-                ("What does the {k} eat?", "Which food does the {k} like?", "What is the food of the {k}?", "What would you feed a {k}?"),
+                (
+                    "What does the {k} eat?",
+                    "Which food does the {k} like?",
+                    "What is the food of the {k}?",
+                    "What would you feed a {k}?",
+                ),
                 ("The {k} eats {v}.", "A hungry {k} looks for {v}."),
                 drawn(rng, animals, "grass fish nuts insects berries roots eggs leaves"),
             ),
         ),
         "people": (
             Relation(
-                ("What is the trade of {k}?", "What work does {k} do?", "How does {k} earn a living?", "What is {k} by profession?"),
+                (
+                    "What is the trade of {k}?",
+                    "What work does {k} do?",
+                    "How does {k} earn a living?",
+                    "What is {k} by profession?",
+                ),
                 ("{k} works as a {v}.", "The {v} is called {k}."),
                 drawn(rng, people, "baker smith tailor sailor doctor farmer teacher painter"),
             ),
             Relation(
-                ("Which instrument does {k} play?", "What does {k} play in the band?", "On what does {k} make music?", "What instrument belongs to {k}?"),
+                (
+                    "Which instrument does {k} play?",
+                    "What does {k} play in the band?",
+                    "On what does {k} make music?",
+                    "What instrument belongs to {k}?",
+                ),
                 ("{k} plays the {v}.", "One hears {k} on the {v}."),
                 drawn(rng, people, "flute drum violin harp trumpet piano guitar organ"),
             ),
@@ -115,7 +151,11 @@ def facts(seed: int, size: int) -> dict[str, tuple[Relation, ...]]:
                 {k: str(int(k) + 1) for k in numbers},
             ),
             Relation(
-                ("Which number comes before {k}?", "What is one less than {k}?", "What stands before {k} when you count?"),
+                (
+                    "Which number comes before {k}?",
+                    "What is one less than {k}?",
+                    "What stands before {k} when you count?",
+                ),
                 ("Before {k} comes {v}.",),
                 {k: str(int(k) - 1) for k in numbers},
             ),
@@ -129,7 +169,7 @@ def facts(seed: int, size: int) -> dict[str, tuple[Relation, ...]]:
 
 
 def pairs(text: str) -> dict[str, str]:
-    """"大小 多少" -> {"大": "小", "多": "少"}; with a colon, "水果:苹果,梨" -> {"苹果": "水果", "梨": "水果"}."""
+    """ "大小 多少" -> {"大": "小", "多": "少"}; with a colon, "水果:苹果,梨" -> {"苹果": "水果", "梨": "水果"}."""
     table = {}
     for entry in text.split():
         head, _, members = entry.partition(":")
@@ -144,14 +184,24 @@ OPPOSITES = pairs(
 CHINESE = {
     "antonyms": (
         Relation(
-            ("“{k}”的反义词是什么？", "和“{k}”意思相反的字是哪个？", "哪个字的意思与“{k}”正好相反？", "“{k}”反过来说是什么？"),
+            (
+                "“{k}”的反义词是什么？",
+                "和“{k}”意思相反的字是哪个？",
+                "哪个字的意思与“{k}”正好相反？",
+                "“{k}”反过来说是什么？",
+            ),
             ("“{k}”和“{v}”意思相反。", "不是{k}，就是{v}。"),
             OPPOSITES | {v: k for k, v in OPPOSITES.items()},
         ),
     ),
     "measures": (
         Relation(
-            ("“{k}”用哪个量词？", "数{k}的时候用什么量词？", "一＿{k}，空格里填哪个量词？", "说{k}有几个时，该用哪个量词？"),
+            (
+                "“{k}”用哪个量词？",
+                "数{k}的时候用什么量词？",
+                "一＿{k}，空格里填哪个量词？",
+                "说{k}有几个时，该用哪个量词？",
+            ),
             ("我看见一{v}{k}。", "他家有三{v}{k}。"),
             pairs(
                 "本:书,词典,日记,杂志 匹:马,布,骆驼 头:牛,猪,大象,驴 条:鱼,河,路,蛇,裤子,毛巾,龙 只:猫,鸡,鸟,老虎,兔子,羊,鸭子 朵:花,云,玫瑰 "
@@ -213,45 +263,190 @@ PARAMETERS = {  # how functions may call their arguments, and what a task descri
     "text": ((("text",), ("word",), ("s",)), ("a string",)),
 }
 OPERATIONS = (
-    Operation("number", ("add_{k}", "plus_{k}"), ("add {k} to {a}", "return {a} plus {k}", "return the sum of {a} and {k}"), "{a} + {k}"),
-    Operation("number", ("subtract_{k}", "minus_{k}"), ("subtract {k} from {a}", "return {a} minus {k}", "take {k} away from {a}"), "{a} - {k}"),
-    Operation("number", ("times_{k}", "multiply_{k}"), ("multiply {a} by {k}", "return {a} times {k}", "return the product of {a} and {k}"), "{a} * {k}"),
-    Operation("number", ("remainder_{k}", "mod_{k}"), ("return the remainder of {a} divided by {k}", "return {a} modulo {k}"), "{a} % {k}"),
-    Operation("number", ("multiple_of_{k}", "divisible_by_{k}"), ("check whether {a} is a multiple of {k}", "tell if {a} is divisible by {k}"), "{a} % {k} == 0"),
-    Operation("number", ("above_{k}", "more_than_{k}"), ("check whether {a} is greater than {k}", "tell if {a} is above {k}"), "{a} > {k}"),
-    Operation("number", ("below_{k}", "less_than_{k}"), ("check whether {a} is less than {k}", "tell if {a} is below {k}"), "{a} < {k}"),
-    Operation("number", ("at_least_{k}", "floor_{k}"), ("return the larger of {a} and {k}", "return {a}, but at least {k}"), "max({a}, {k})"),
-    Operation("number", ("at_most_{k}", "cap_{k}"), ("return the smaller of {a} and {k}", "return {a}, but at most {k}"), "min({a}, {k})"),
-    Operation("number", ("add_{k}_and_double", "plus_{k}_twice"), ("add {k} to {a} and double the result", "return twice the sum of {a} and {k}"), "({a} + {k}) * 2"),
-    Operation("number", ("square_plus_{k}", "squared_and_{k}"), ("square {a} and add {k}", "return the square of {a} plus {k}"), "{a} * {a} + {k}"),
-    Operation("number", ("scale_{k}_add_{m}",), ("multiply {a} by {k} and add {m}", "return {a} times {k}, plus {m}"), "{a} * {k} + {m}"),
-    Operation("number", ("add_{k}_scale_{m}",), ("add {k} to {a} and multiply the result by {m}", "return {a} plus {k}, all of it times {m}"), "({a} + {k}) * {m}"),
+    Operation(
+        "number",
+        ("add_{k}", "plus_{k}"),
+        ("add {k} to {a}", "return {a} plus {k}", "return the sum of {a} and {k}"),
+        "{a} + {k}",
+    ),
+    Operation(
+        "number",
+        ("subtract_{k}", "minus_{k}"),
+        ("subtract {k} from {a}", "return {a} minus {k}", "take {k} away from {a}"),
+        "{a} - {k}",
+    ),
+    Operation(
+        "number",
+        ("times_{k}", "multiply_{k}"),
+        ("multiply {a} by {k}", "return {a} times {k}", "return the product of {a} and {k}"),
+        "{a} * {k}",
+    ),
+    Operation(
+        "number",
+        ("remainder_{k}", "mod_{k}"),
+        ("return the remainder of {a} divided by {k}", "return {a} modulo {k}"),
+        "{a} % {k}",
+    ),
+    Operation(
+        "number",
+        ("multiple_of_{k}", "divisible_by_{k}"),
+        ("check whether {a} is a multiple of {k}", "tell if {a} is divisible by {k}"),
+        "{a} % {k} == 0",
+    ),
+    Operation(
+        "number",
+        ("above_{k}", "more_than_{k}"),
+        ("check whether {a} is greater than {k}", "tell if {a} is above {k}"),
+        "{a} > {k}",
+    ),
+    Operation(
+        "number",
+        ("below_{k}", "less_than_{k}"),
+        ("check whether {a} is less than {k}", "tell if {a} is below {k}"),
+        "{a} < {k}",
+    ),
+    Operation(
+        "number",
+        ("at_least_{k}", "floor_{k}"),
+        ("return the larger of {a} and {k}", "return {a}, but at least {k}"),
+        "max({a}, {k})",
+    ),
+    Operation(
+        "number",
+        ("at_most_{k}", "cap_{k}"),
+        ("return the smaller of {a} and {k}", "return {a}, but at most {k}"),
+        "min({a}, {k})",
+    ),
+    Operation(
+        "number",
+        ("add_{k}_and_double", "plus_{k}_twice"),
+        ("add {k} to {a} and double the result", "return twice the sum of {a} and {k}"),
+        "({a} + {k}) * 2",
+    ),
+    Operation(
+        "number",
+        ("square_plus_{k}", "squared_and_{k}"),
+        ("square {a} and add {k}", "return the square of {a} plus {k}"),
+        "{a} * {a} + {k}",
+    ),
+    Operation(
+        "number",
+        ("scale_{k}_add_{m}",),
+        ("multiply {a} by {k} and add {m}", "return {a} times {k}, plus {m}"),
+        "{a} * {k} + {m}",
+    ),
+    Operation(
+        "number",
+        ("add_{k}_scale_{m}",),
+        ("add {k} to {a} and multiply the result by {m}", "return {a} plus {k}, all of it times {m}"),
+        "({a} + {k}) * {m}",
+    ),
     Operation("pair", ("add", "total"), ("add {a} and {b}", "return the sum of {a} and {b}"), "{a} + {b}"),
     Operation("pair", ("difference", "subtract"), ("subtract {b} from {a}", "return {a} minus {b}"), "{a} - {b}"),
-    Operation("pair", ("product", "multiply"), ("multiply {a} and {b}", "return the product of {a} and {b}"), "{a} * {b}"),
-    Operation("pair", ("larger", "maximum"), ("return the larger of {a} and {b}", "choose the greater of {a} and {b}"), "max({a}, {b})"),
-    Operation("pair", ("smaller", "minimum"), ("return the smaller of {a} and {b}", "choose the lesser of {a} and {b}"), "min({a}, {b})"),
-    Operation("pair", ("same", "equal"), ("check whether {a} and {b} are equal", "tell if {a} is the same as {b}"), "{a} == {b}"),
-    Operation("pair", ("sum_plus_{k}", "total_and_{k}"), ("add {a} and {b}, then add {k}", "return the sum of {a} and {b} plus {k}"), "{a} + {b} + {k}"),
-    Operation("list", ("first_{k}", "take_{k}"), ("return the first {k} elements of {a}", "keep only the first {k} of {a}"), "{a}[:{k}]"),
-    Operation("list", ("skip_{k}", "drop_{k}"), ("return {a} without its first {k} elements", "leave out the first {k} of {a}"), "{a}[{k}:]"),
-    Operation("list", ("count_{k}", "how_many_{k}"), ("count how often {k} occurs in {a}", "return how many times {a} has {k}"), "{a}.count({k})"),
-    Operation("list", ("contains_{k}", "has_{k}"), ("check whether {k} is in {a}", "tell if {a} contains {k}"), "{k} in {a}"),
-    Operation("list", ("add_{k}_to_all", "raise_by_{k}"), ("add {k} to each element of {a}", "raise every element of {a} by {k}"), "[i + {k} for i in {a}]"),
-    Operation("list", ("scale_by_{k}", "times_{k}_each"), ("multiply each element of {a} by {k}", "scale every element of {a} by {k}"), "[i * {k} for i in {a}]"),
-    Operation("list", ("keep_above_{k}", "over_{k}"), ("keep the elements of {a} that are greater than {k}", "return those of {a} above {k}"), "[i for i in {a} if i > {k}]"),
-    Operation("list", ("add_{k}_above_{m}",), ("add {k} to the elements of {a} that exceed {m}", "keep those of {a} above {m} and add {k}"), "[i + {k} for i in {a} if i > {m}]"),
-    Operation("list", ("skip_{k}_scale_{m}",), ("skip the first {k} of {a} and multiply the rest by {m}", "drop {k} from {a} and scale by {m}"), "[i * {m} for i in {a}[{k}:]]"),
-    Operation("list", ("sum_plus_{k}", "total_and_{k}"), ("return the sum of {a} plus {k}", "add up {a} and then add {k}"), "sum({a}) + {k}"),
+    Operation(
+        "pair", ("product", "multiply"), ("multiply {a} and {b}", "return the product of {a} and {b}"), "{a} * {b}"
+    ),
+    Operation(
+        "pair",
+        ("larger", "maximum"),
+        ("return the larger of {a} and {b}", "choose the greater of {a} and {b}"),
+        "max({a}, {b})",
+    ),
+    Operation(
+        "pair",
+        ("smaller", "minimum"),
+        ("return the smaller of {a} and {b}", "choose the lesser of {a} and {b}"),
+        "min({a}, {b})",
+    ),
+    Operation(
+        "pair",
+        ("same", "equal"),
+        ("check whether {a} and {b} are equal", "tell if {a} is the same as {b}"),
+        "{a} == {b}",
+    ),
+    Operation(
+        "pair",
+        ("sum_plus_{k}", "total_and_{k}"),
+        ("add {a} and {b}, then add {k}", "return the sum of {a} and {b} plus {k}"),
+        "{a} + {b} + {k}",
+    ),
+    Operation(
+        "list",
+        ("first_{k}", "take_{k}"),
+        ("return the first {k} elements of {a}", "keep only the first {k} of {a}"),
+        "{a}[:{k}]",
+    ),
+    Operation(
+        "list",
+        ("skip_{k}", "drop_{k}"),
+        ("return {a} without its first {k} elements", "leave out the first {k} of {a}"),
+        "{a}[{k}:]",
+    ),
+    Operation(
+        "list",
+        ("count_{k}", "how_many_{k}"),
+        ("count how often {k} occurs in {a}", "return how many times {a} has {k}"),
+        "{a}.count({k})",
+    ),
+    Operation(
+        "list", ("contains_{k}", "has_{k}"), ("check whether {k} is in {a}", "tell if {a} contains {k}"), "{k} in {a}"
+    ),
+    Operation(
+        "list",
+        ("add_{k}_to_all", "raise_by_{k}"),
+        ("add {k} to each element of {a}", "raise every element of {a} by {k}"),
+        "[i + {k} for i in {a}]",
+    ),
+    Operation(
+        "list",
+        ("scale_by_{k}", "times_{k}_each"),
+        ("multiply each element of {a} by {k}", "scale every element of {a} by {k}"),
+        "[i * {k} for i in {a}]",
+    ),
+    Operation(
+        "list",
+        ("keep_above_{k}", "over_{k}"),
+        ("keep the elements of {a} that are greater than {k}", "return those of {a} above {k}"),
+        "[i for i in {a} if i > {k}]",
+    ),
+    Operation(
+        "list",
+        ("add_{k}_above_{m}",),
+        ("add {k} to the elements of {a} that exceed {m}", "keep those of {a} above {m} and add {k}"),
+        "[i + {k} for i in {a} if i > {m}]",
+    ),
+    Operation(
+        "list",
+        ("skip_{k}_scale_{m}",),
+        ("skip the first {k} of {a} and multiply the rest by {m}", "drop {k} from {a} and scale by {m}"),
+        "[i * {m} for i in {a}[{k}:]]",
+    ),
+    Operation(
+        "list",
+        ("sum_plus_{k}", "total_and_{k}"),
+        ("return the sum of {a} plus {k}", "add up {a} and then add {k}"),
+        "sum({a}) + {k}",
+    ),
     Operation("list", ("total", "sum_all"), ("return the sum of {a}", "add up {a}"), "sum({a})"),
     Operation("list", ("size", "how_many"), ("return the length of {a}", "count the elements of {a}"), "len({a})"),
-    Operation("list", ("largest", "biggest"), ("return the largest element of {a}", "find the maximum of {a}"), "max({a})"),
+    Operation(
+        "list", ("largest", "biggest"), ("return the largest element of {a}", "find the maximum of {a}"), "max({a})"
+    ),
     Operation("list", ("ordered", "sort_up"), ("return {a} sorted", "put {a} in order"), "sorted({a})"),
     Operation("list", ("backwards", "turned"), ("return {a} reversed", "turn {a} around"), "{a}[::-1]"),
     Operation("text", ("repeat_{k}", "copies_{k}"), ("repeat {a} {k} times", "return {k} copies of {a}"), "{a} * {k}"),
-    Operation("text", ("start_{k}", "prefix_{k}"), ("return the first {k} characters of {a}", "keep the first {k} letters of {a}"), "{a}[:{k}]"),
+    Operation(
+        "text",
+        ("start_{k}", "prefix_{k}"),
+        ("return the first {k} characters of {a}", "keep the first {k} letters of {a}"),
+        "{a}[:{k}]",
+    ),
     Operation("text", ("size", "letters"), ("return the length of {a}", "count the letters of {a}"), "len({a})"),
-    Operation("text", ("shout", "capitals"), ("return {a} in upper case", "make all letters of {a} capital"), "{a}.upper()"),
-    Operation("text", ("whisper", "small"), ("return {a} in lower case", "make all letters of {a} small"), "{a}.lower()"),
+    Operation(
+        "text", ("shout", "capitals"), ("return {a} in upper case", "make all letters of {a} capital"), "{a}.upper()"
+    ),
+    Operation(
+        "text", ("whisper", "small"), ("return {a} in lower case", "make all letters of {a} small"), "{a}.lower()"
+    ),
     Operation("text", ("mirror", "backwards"), ("return {a} reversed", "spell {a} backwards"), "{a}[::-1]"),
 )

@@ -26,7 +26,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from utils.experiment import write_json, writable_folder
+from utils.files import writable_folder, write_json
 from utils.scoring.harness import LogError
 from utils.scoring.rules import Judging, key_of, verdicts
 from utils.scoring.sandbox import LANGUAGES, Program
@@ -35,14 +35,18 @@ from utils.scoring.sandbox import LANGUAGES, Program
 def _read(path: Path, what: str) -> tuple[Any, str]:
     """A JSON file and its SHA-256. Raises: LogError if it is missing or no JSON list."""
     if not path.is_file():
-        raise LogError(f"{path}: no such file; bigcode-evaluation-harness writes it with --save_{what}, and adds the task's name to the file's")
+        raise LogError(
+            f"{path}: no such file; bigcode-evaluation-harness writes it with --save_{what}, and adds the task's name to the file's"
+        )
     raw = path.read_bytes()
     try:
         value = json.loads(raw)
     except ValueError as error:
         raise LogError(f"{path}: not valid JSON ({error}); is it truncated? Generate it again") from None
     if not isinstance(value, list) or not value:
-        raise LogError(f"{path}: expected a list with an entry for each problem, found {'an empty list' if value == [] else type(value).__name__}")
+        raise LogError(
+            f"{path}: expected a list with an entry for each problem, found {'an empty list' if value == [] else type(value).__name__}"
+        )
     return value, hashlib.sha256(raw).hexdigest()
 
 
@@ -55,12 +59,16 @@ def read_generations(generations: Path, references: Path, language: str) -> tupl
     texts, one = _read(generations, "generations")
     tests, other = _read(references, "references")
     if len(texts) != len(tests):
-        raise LogError(f"{generations} has {len(texts)} problems and {references} {len(tests)}: they are not of the same run; generate both in one run")
+        raise LogError(
+            f"{generations} has {len(texts)} problems and {references} {len(tests)}: they are not of the same run; generate both in one run"
+        )
     for number, (samples, test) in enumerate(zip(texts, tests)):
         if not isinstance(samples, list) or not samples or not all(isinstance(sample, str) for sample in samples):
             raise LogError(f"{generations}, problem {number}: expected a list of programs, found {str(samples)[:60]!r}")
         if len(samples) != len(texts[0]):
-            raise LogError(f"{generations}, problem {number}: {len(samples)} samples, but problem 0 has {len(texts[0])}; was it stopped? Generate it again")
+            raise LogError(
+                f"{generations}, problem {number}: {len(samples)} samples, but problem 0 has {len(texts[0])}; was it stopped? Generate it again"
+            )
         if not isinstance(test, str) or not test.strip():
             raise LogError(f"{references}, problem {number}: expected the tests as text, found {str(test)[:60]!r}")
     programs = [[Program(language, f"{sample}\n{test}\n") for sample in samples] for samples, test in zip(texts, tests)]
@@ -83,14 +91,20 @@ def shares(passed: Sequence[Sequence[bool]]) -> list[float]:
 
 def main(argv: list[str] | None = None) -> int:
     """Command line; returns the exit status: 0, 2 for bad input, 130 when interrupted."""
-    p = argparse.ArgumentParser(prog="python -m utils.scoring.bigcode", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = argparse.ArgumentParser(
+        prog="python -m utils.scoring.bigcode",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     p.add_argument("--generations", type=Path, required=True, help="saved generations, list[problem][sample]")
     p.add_argument("--references", type=Path, required=True, help="saved references, list[problem]")
     p.add_argument("--language", choices=LANGUAGES, required=True)
     p.add_argument("--task", required=True, help="name of the task, for the output")
     p.add_argument("--llm", required=True, help="name of the LLM (org/name), for the output")
     p.add_argument("--output", type=Path, required=True, help="JSON file to write")
-    p.add_argument("--run_code", action="store_true", help="allow running the programs that LLMs wrote; best in a container")
+    p.add_argument(
+        "--run_code", action="store_true", help="allow running the programs that LLMs wrote; best in a container"
+    )
     p.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="programs at a time")
     p.add_argument("--time_limit", type=float, default=10.0, help="seconds for each program")
     p.add_argument("--memory_limit", type=int, default=4096, help="MB for each program")
@@ -99,10 +113,19 @@ def main(argv: list[str] | None = None) -> int:
     try:
         programs, hashes = read_generations(args.generations, args.references, args.language)
         writable_folder(args.output.parent, "--output")
-        passed = judge_generations(programs, args.output.with_suffix(".verdicts.jsonl"), how, f"{args.task} of {args.llm}")
+        passed = judge_generations(
+            programs, args.output.with_suffix(".verdicts.jsonl"), how, f"{args.task} of {args.llm}"
+        )
         scores = shares(passed)
         limits = {"seconds": args.time_limit, "megabytes": args.memory_limit}
-        made = {"task": args.task, "llm": args.llm, "language": args.language, "passed": passed, "scores": scores, "limits": limits}
+        made = {
+            "task": args.task,
+            "llm": args.llm,
+            "language": args.language,
+            "passed": passed,
+            "scores": scores,
+            "limits": limits,
+        }
         write_json(args.output, made | hashes)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -111,7 +134,9 @@ def main(argv: list[str] | None = None) -> int:
         print("stopped: the verdicts so far are kept, and the same command goes on", file=sys.stderr)
         return 130
     share = 100 * sum(scores) / len(scores)
-    print(f"{args.task} of {args.llm}: {len(scores)} problems with {len(passed[0])} samples each, {share:.2f} % pass; written to {args.output}")
+    print(
+        f"{args.task} of {args.llm}: {len(scores)} problems with {len(passed[0])} samples each, {share:.2f} % pass; written to {args.output}"
+    )
     return 0
 
 

@@ -16,7 +16,13 @@ import sys
 import time
 
 LINUX = sys.platform == "linux"
-NEW_MOUNT, NEW_IPC, NEW_USER, NEW_PID, NEW_NETWORK = 0x00020000, 0x08000000, 0x10000000, 0x20000000, 0x40000000  # linux/sched.h
+NEW_MOUNT, NEW_IPC, NEW_USER, NEW_PID, NEW_NETWORK = (
+    0x00020000,
+    0x08000000,
+    0x10000000,
+    0x20000000,
+    0x40000000,
+)  # linux/sched.h
 READ_ONLY, NO_SUID, NO_DEVICES, NO_EXEC, RECURSIVE, PRIVATE = 1, 2, 4, 8, 1 << 14, 1 << 18  # linux/mount.h
 MOUNT_SETATTR, HERE, WHOLE_TREE = 442, -100, 0x8000  # system call, AT_FDCWD, AT_RECURSIVE
 DEATH_SIGNAL, KEEP_CAPABILITIES, SECURE_BITS, SUBREAPER, NO_NEW_RIGHTS, AMBIENT = 1, 8, 28, 36, 38, 47  # linux/prctl.h
@@ -140,7 +146,12 @@ def become_program(want: dict) -> None:
         command = [interpreter, "-I", "-B", "-c", PYTHON, *ends]
     else:  # node reserves far more addresses than it uses: its memory is limited by its own heap limit, and watched
         command = [interpreter, f"--max-old-space-size={megabytes}", "-e", JAVASCRIPT, "--", *ends]
-    environment = {"PATH": os.environ.get("PATH", os.defpath), "HOME": want["work"], "TMPDIR": want["work"], "LANG": "C.UTF-8"}
+    environment = {
+        "PATH": os.environ.get("PATH", os.defpath),
+        "HOME": want["work"],
+        "TMPDIR": want["work"],
+        "LANG": "C.UTF-8",
+    }
     environment |= {f"{name}_NUM_THREADS": "1" for name in ("OMP", "OPENBLAS", "MKL")}
     if python:
         try:
@@ -265,7 +276,9 @@ def main() -> int:
         if LINUX:
             call("prctl", DEATH_SIGNAL, int(signal.SIGKILL), 0, 0, 0)
             call("prctl", SUBREAPER, 1, 0, 0, 0)
-            want["others"] = tasks_of(os.getuid()) if want["uid"] is None else 0  # the limit on processes counts them, too
+            want["others"] = (
+                tasks_of(os.getuid()) if want["uid"] is None else 0
+            )  # the limit on processes counts them, too
         if want["namespaces"]:
             enter_namespaces(want["user"])
         keeper = os.fork()

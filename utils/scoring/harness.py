@@ -62,11 +62,19 @@ def find_llms(folder: Path) -> dict[str, Path]:
     Raises: LogError if there is none.
     """
     if not folder.is_dir():
-        raise LogError(f"{folder}: no such folder. `bash eval_scripts/score.sh` writes the logs; name their folder with --logs")
-    found = {path.name.replace("__", "/"): path for path in sorted(folder.iterdir()) if path.is_dir() and not path.name.startswith(".")}
+        raise LogError(
+            f"{folder}: no such folder. `bash eval_scripts/score.sh` writes the logs; name their folder with --logs"
+        )
+    found = {
+        path.name.replace("__", "/"): path
+        for path in sorted(folder.iterdir())
+        if path.is_dir() and not path.name.startswith(".")
+    }
     found = {llm: path for llm, path in found.items() if next(_logs_below(path), None)}
     if not found:
-        raise LogError(f"{folder}: no folder in it holds logs. Expected {folder}/<org>__<name>/**/samples_<task>_<time>.jsonl; was --log_samples given?")
+        raise LogError(
+            f"{folder}: no folder in it holds logs. Expected {folder}/<org>__<name>/**/samples_<task>_<time>.jsonl; was --log_samples given?"
+        )
     return found
 
 
@@ -74,7 +82,11 @@ def _logs_below(folder: Path) -> Iterator[Path]:
     """Files that may be sample logs, without results files and what lies in hidden folders (runs that were stopped)."""
     for path in sorted(folder.rglob("*.json*")):
         parts = path.relative_to(folder).parts
-        if path.suffix in (".json", ".jsonl") and not path.name.startswith("results") and not any(part.startswith(".") for part in parts):
+        if (
+            path.suffix in (".json", ".jsonl")
+            and not path.name.startswith("results")
+            and not any(part.startswith(".") for part in parts)
+        ):
             if not path.name.endswith(".verdicts.jsonl"):  # ours
                 yield path
 
@@ -101,7 +113,9 @@ def find_logs(llm: str, folder: Path, leaves: Collection[str]) -> dict[str, Log]
             log = Log(llm, leaf, path, "", results if results.is_file() else None)
         other = found.get(log.leaf)
         if other and other.time == log.time:
-            raise LogError(f"{llm}: {other} and {log} are both logs of {log.leaf}, and nothing tells which is newer; keep one of them")
+            raise LogError(
+                f"{llm}: {other} and {log} are both logs of {log.leaf}, and nothing tells which is newer; keep one of them"
+            )
         if not other or other.time < log.time:
             found[log.leaf] = log
     return found
@@ -127,7 +141,9 @@ def run_of(log: Log, allow_limit: bool) -> tuple[dict[str, Any], int | None]:
     try:
         results = json.loads(log.results.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise LogError(f"{log}: its results file {log.results.name} is missing, and only it can tell whether the log is whole; copy both, or {AGAIN}") from None
+        raise LogError(
+            f"{log}: its results file {log.results.name} is missing, and only it can tell whether the log is whole; copy both, or {AGAIN}"
+        ) from None
     except ValueError as error:
         raise LogError(f"{log.results}: not valid JSON ({error}); {AGAIN}") from None
     if not isinstance(results, dict):
@@ -153,7 +169,9 @@ def _lines(log: Log) -> Iterator[tuple[str, dict[str, Any]]]:
             try:
                 lines = json.loads(raw)
             except ValueError as error:
-                raise LogError(f"{log}: the list is cut off or broken ({error}): a truncated copy or a stopped run; copy it again, or {AGAIN}") from None
+                raise LogError(
+                    f"{log}: the list is cut off or broken ({error}): a truncated copy or a stopped run; copy it again, or {AGAIN}"
+                ) from None
             for seen, line in enumerate(lines, 1):
                 yield f"{log}, entry {seen}", line
         else:
@@ -165,7 +183,9 @@ def _lines(log: Log) -> Iterator[tuple[str, dict[str, Any]]]:
                     if not raw.endswith(b"\n"):
                         raise ValueError("no line end")
                 except ValueError as error:
-                    raise LogError(f"{log}, line {seen}: cut off or broken ({error}): a truncated copy or a stopped run; copy it again, or {AGAIN}") from None
+                    raise LogError(
+                        f"{log}, line {seen}: cut off or broken ({error}): a truncated copy or a stopped run; copy it again, or {AGAIN}"
+                    ) from None
                 yield f"{log}, line {seen}", line
     if not seen:
         raise LogError(f"{log}: empty; {AGAIN}")
@@ -177,13 +197,32 @@ def _sample(where: str, line: Any) -> Sample:
     try:
         arguments = line["arguments"]
         if isinstance(arguments, dict):  # {"gen_args_0": {"arg_0": ..., "arg_1": ...}}
-            arguments = [[request[f"arg_{n}"] for n in range(len(request))] for request in (arguments[f"gen_args_{n}"] for n in range(len(arguments)))]
+            arguments = [
+                [request[f"arg_{n}"] for n in range(len(request))]
+                for request in (arguments[f"gen_args_{n}"] for n in range(len(arguments)))
+            ]
         doc, responses = line["doc"], line["resps"]
-        if not isinstance(doc, dict) or not isinstance(responses, list) or not responses or not all(isinstance(answers, list) and answers for answers in responses):
+        if (
+            not isinstance(doc, dict)
+            or not isinstance(responses, list)
+            or not responses
+            or not all(isinstance(answers, list) and answers for answers in responses)
+        ):
             raise TypeError("doc or resps")
-        return Sample(where, int(line["doc_id"]), line.get("doc_hash") or doc_hash(doc), doc, line["target"], arguments, responses, line)
+        return Sample(
+            where,
+            int(line["doc_id"]),
+            line.get("doc_hash") or doc_hash(doc),
+            doc,
+            line["target"],
+            arguments,
+            responses,
+            line,
+        )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise LogError(f"{where}: not a sample of lm-evaluation-harness ({type(error).__name__}: {error}); was it written with --log_samples?") from None
+        raise LogError(
+            f"{where}: not a sample of lm-evaluation-harness ({type(error).__name__}: {error}); was it written with --log_samples?"
+        ) from None
 
 
 def samples(log: Log, filter: str | None = None, allow_limit: bool = False) -> Iterator[Sample]:
@@ -204,20 +243,26 @@ def samples(log: Log, filter: str | None = None, allow_limit: bool = False) -> I
         filters[name] = None
         if name is not None and filter is None and len(filters) > 1:
             names = ", ".join(map(str, filters))
-            raise LogError(f"{log}: each document is there once per filter ({names}); choose one with \"filter\" in the conversion table")
+            raise LogError(
+                f'{log}: each document is there once per filter ({names}); choose one with "filter" in the conversion table'
+            )
         if name is not None and filter is not None and name != filter:
             continue
         if sample.doc_id in seen:
             place, before = seen[sample.doc_id]
             if name is not None or before != sample.responses:
-                raise LogError(f"{where}: doc_id {sample.doc_id} was there before, {place.rsplit(', ', 1)[1]}: two runs in one file? {AGAIN}")
+                raise LogError(
+                    f"{where}: doc_id {sample.doc_id} was there before, {place.rsplit(', ', 1)[1]}: two runs in one file? {AGAIN}"
+                )
             continue
         seen[sample.doc_id] = (where, sample.responses if name is None else None)
         yield sample
     if not seen:
         raise LogError(f"{log}: no line has the filter {filter!r}; it has {', '.join(map(str, filters))}")
     if expected is not None and len(seen) != expected:
-        raise LogError(f"{log}: {len(seen)} documents, and {log.results.name} says {expected}: a truncated copy; copy it again, or {AGAIN}")
+        raise LogError(
+            f"{log}: {len(seen)} documents, and {log.results.name} says {expected}: a truncated copy; copy it again, or {AGAIN}"
+        )
 
 
 def sampling(sample: Sample) -> dict[str, Any]:

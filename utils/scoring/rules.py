@@ -26,7 +26,9 @@ from utils.meters import bar
 from utils.scoring.harness import LogError, Sample
 from utils.scoring.sandbox import Program, Verdict, judge, warn
 
-KIND_OF_RULE = {"choice": "probability", "metric": "probability"} | dict.fromkeys(("number", "python", "javascript", "verdicts"), "multi_attempt")
+KIND_OF_RULE = {"choice": "probability", "metric": "probability"} | dict.fromkeys(
+    ("number", "python", "javascript", "verdicts"), "multi_attempt"
+)
 CODE = ("python", "javascript")
 
 
@@ -53,14 +55,20 @@ def choice(sample: Sample) -> Outcome:
     try:
         values = np.array([float(answers[0][0]) for answers in sample.responses])
     except (TypeError, ValueError, IndexError):
-        raise LogError(f"{sample.where}: not the log-likelihoods of a multiple choice: {str(sample.responses)[:80]}; is the rule of this task right?") from None
+        raise LogError(
+            f"{sample.where}: not the log-likelihoods of a multiple choice: {str(sample.responses)[:80]}; is the rule of this task right?"
+        ) from None
     if np.isnan(values).any() or not np.isfinite(values.max()):
-        raise LogError(f"{sample.where}: log-likelihoods {values.tolist()}: the LLM's arithmetic overflowed (try another dtype); score it again")
+        raise LogError(
+            f"{sample.where}: log-likelihoods {values.tolist()}: the LLM's arithmetic overflowed (try another dtype); score it again"
+        )
     options = [str(request[-1]).strip() for request in sample.arguments]
     gold = str(sample.target).strip()
     place = int(gold) if re.fullmatch(r"\d+", gold) else options.index(gold) if gold in options else -1
     if not 0 <= place < len(values):
-        raise LogError(f"{sample.where}: the right option is {sample.target!r}, which is none of the {len(values)} options {options}")
+        raise LogError(
+            f"{sample.where}: the right option is {sample.target!r}, which is none of the {len(values)} options {options}"
+        )
     probabilities = np.exp(values - values.max())
     probabilities /= probabilities.sum()
     best = int(values.argmax())
@@ -70,7 +78,9 @@ def choice(sample: Sample) -> Outcome:
 def texts(sample: Sample) -> list[str]:
     """The M generated answers. Raises: LogError for a line that has something else."""
     if len(sample.responses) != 1 or not all(isinstance(answer, str) for answer in sample.responses[0]):
-        raise LogError(f"{sample.where}: not generated answers: {str(sample.responses)[:80]}; is the rule of this task right?")
+        raise LogError(
+            f"{sample.where}: not generated answers: {str(sample.responses)[:80]}; is the rule of this task right?"
+        )
     return sample.responses[0]
 
 
@@ -97,20 +107,31 @@ def number(sample: Sample, numeric: bool = False) -> Outcome:
     answers = [match[1].strip() if match else None for match in found]
     if numeric:
         values = [None if answer is None else value_of(answer) for answer in answers]
-        return share([None if value is None else f"{value.normalize():f}" for value in values], [value == value_of(gold) for value in values], gold)
+        return share(
+            [None if value is None else f"{value.normalize():f}" for value in values],
+            [value == value_of(gold) for value in values],
+            gold,
+        )
     return share(answers, [answer == gold for answer in answers], gold)
 
 
 def metric(sample: Sample, name: str) -> Outcome:
     """The harness's own metric of the document. It judges one answer: raises LogError if there are more, or if the metric is not there."""
     if len(texts(sample)) > 1:
-        raise LogError(f"{sample.where}: {len(texts(sample))} answers, and the harness's {name} judged the first alone; score it with `repeats: 1`")
+        raise LogError(
+            f"{sample.where}: {len(texts(sample))} answers, and the harness's {name} judged the first alone; score it with `repeats: 1`"
+        )
     value = sample.line.get(name)
     if isinstance(value, str) or value is None or not 0 <= float(value) <= 1:
         known = ", ".join(sample.line.get("metrics", [])) or "unknown"
         raise LogError(f"{sample.where}: the metric {name} is {value!r}, not a number in [0, 1]; its metrics: {known}")
     filtered = sample.line.get("filtered_resps") or [None]
-    return Outcome(int(value) if float(value).is_integer() else float(value), [str(filtered[0])[-200:]], [float(value) > 0], str(sample.target)[-200:])
+    return Outcome(
+        int(value) if float(value).is_integer() else float(value),
+        [str(filtered[0])[-200:]],
+        [float(value) > 0],
+        str(sample.target)[-200:],
+    )
 
 
 # Where a completion ends: at the first line that begins something else, as in bigcode-evaluation-harness.
@@ -163,7 +184,9 @@ def programs(sample: Sample, rule: str) -> list[Program]:
         start, end = _after(doc["prompt"], sample), f"{doc['test']}\ncheck({doc['entry_point']})\n"
         return [Program(rule, f"{start}{cut(text, HUMANEVAL_STOPS)}\n{end}") for text in texts(sample)]
     except KeyError as error:
-        raise LogError(f"{sample.where}: rule {rule!r} needs the field {error} of the document, or test_list; it has {', '.join(doc)}") from None
+        raise LogError(
+            f"{sample.where}: rule {rule!r} needs the field {error} of the document, or test_list; it has {', '.join(doc)}"
+        ) from None
 
 
 def key_of(program: Program) -> str:
@@ -185,8 +208,14 @@ def read_verdicts(path: Path, how: Judging) -> dict[str, bool]:
     """The verdicts of a file that were reached within the same limits, {key: passed}; a last line that was cut off is not one."""
     if not path.is_file():
         return {}
-    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
-    return {line["program"]: line["passed"] for line in lines if (line["seconds"], line["megabytes"]) == (how.seconds, how.megabytes)}
+    lines = [
+        json.loads(line) for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")
+    ]
+    return {
+        line["program"]: line["passed"]
+        for line in lines
+        if (line["seconds"], line["megabytes"]) == (how.seconds, how.megabytes)
+    }
 
 
 def verdicts(wanted: Sequence[Program], path: Path, how: Judging, title: str) -> dict[str, bool]:

@@ -90,7 +90,9 @@ def judge(
     Raises: ValueError for a bad limit or language, SandboxError if programs cannot be run here.
     """
     if workers < 1 or not 0 < seconds <= 86400 or megabytes < 64:
-        raise ValueError(f"workers {workers}, seconds {seconds}, megabytes {megabytes}: at least 1 worker, some time up to a day and 64 MB are needed")
+        raise ValueError(
+            f"workers {workers}, seconds {seconds}, megabytes {megabytes}: at least 1 worker, some time up to a day and 64 MB are needed"
+        )
     if unknown := {program.language for program in programs} - {*LANGUAGES}:
         raise ValueError(f"programs in {', '.join(map(repr, unknown))} cannot be run; {' and '.join(LANGUAGES)} can")
     if not programs:
@@ -116,7 +118,9 @@ def interpreter(language: str) -> str:
     """The command that runs a language. Raises: SandboxError if there is none."""
     found = sys.executable if language == "python" else shutil.which("node")
     if not found:
-        raise SandboxError("no `node` command, which runs JavaScript; install Node.js (Debian, Ubuntu: apt install nodejs), or leave such tasks out")
+        raise SandboxError(
+            "no `node` command, which runs JavaScript; install Node.js (Debian, Ubuntu: apt install nodejs), or leave such tasks out"
+        )
     return found
 
 
@@ -129,7 +133,11 @@ def _for_everyone(path: str) -> bool:
 def run(program: Program, seconds: float, megabytes: int, how: Mode) -> Verdict:
     """Run one program. Raises: SandboxError if it could not be started."""
     command = interpreter(program.language)
-    needed = [command, tempfile.gettempdir() + "/work", *([sys.base_prefix + "/lib"] if program.language == "python" else [])]
+    needed = [
+        command,
+        tempfile.gettempdir() + "/work",
+        *([sys.base_prefix + "/lib"] if program.language == "python" else []),
+    ]
     want = {
         "language": program.language, "interpreter": command, "seconds": seconds, "megabytes": megabytes, "disk": DISK,
         "processes": PROCESSES, "namespaces": how.namespaces, "user": how.user,
@@ -137,7 +145,12 @@ def run(program: Program, seconds: float, megabytes: int, how: Mode) -> Verdict:
         "keep_reading": how.drop and not all(map(_for_everyone, needed)),
     }  # fmt: skip
     token = secrets.token_hex(16).encode()
-    with tempfile.TemporaryDirectory(prefix="routerdc-sandbox-") as work, _pipe() as given, _pipe() as proof, _pipe() as report:
+    with (
+        tempfile.TemporaryDirectory(prefix="routerdc-sandbox-") as work,
+        _pipe() as given,
+        _pipe() as proof,
+        _pipe() as report,
+    ):
         os.write(given.write, token)
         given.close_write()
         want |= {"work": work, "token": given.read, "proof": proof.write, "report": report.write}
@@ -148,7 +161,12 @@ def run(program: Program, seconds: float, megabytes: int, how: Mode) -> Verdict:
         try:
             proof.close_write()
             report.close_write()
-            ends = {"output": cell.stdout.fileno(), "errors": cell.stderr.fileno(), "proof": proof.read, "report": report.read}
+            ends = {
+                "output": cell.stdout.fileno(),
+                "errors": cell.stderr.fileno(),
+                "proof": proof.read,
+                "report": report.read,
+            }
             heard = _talk(cell, program.source.encode("utf-8", "replace"), ends, seconds + GRACE)
         finally:
             try:
@@ -203,7 +221,9 @@ def _verdict(language: str, heard: dict[str, bytes], token: bytes) -> Verdict:
     last = errors.splitlines()[-1].strip()[:200] if errors else ""
     lines = heard["report"].splitlines()
     if not lines:
-        raise SandboxError(f"a program's cell ended without a report ({last or 'it said nothing'}); is the machine short of memory? Use fewer workers")
+        raise SandboxError(
+            f"a program's cell ended without a report ({last or 'it said nothing'}); is the machine short of memory? Use fewer workers"
+        )
     first = json.loads(lines[0])
     if "setup" in first:
         raise SandboxError(f"a program could not be started: {first['setup']}")
@@ -216,10 +236,16 @@ def _verdict(language: str, heard: dict[str, bytes], token: bytes) -> Verdict:
         return Verdict(False, "killed", signal.Signals(-code).name if -code in {*signal.Signals} else str(-code))
     if code:
         if language == "javascript":  # node ends with its version
-            last = next((line.strip()[:200] for line in errors.splitlines() if re.match(r"\s*\[?\w*Error\b", line)), last)
+            last = next(
+                (line.strip()[:200] for line in errors.splitlines() if re.match(r"\s*\[?\w*Error\b", line)), last
+            )
         return Verdict(False, "failed", last)
     if language == "javascript" and (heard["output"] or heard["errors"]):
-        return Verdict(False, "failed", "printed: " + (heard["errors"] or heard["output"]).decode("utf-8", "replace").strip().splitlines()[0][:200])
+        return Verdict(
+            False,
+            "failed",
+            "printed: " + (heard["errors"] or heard["output"]).decode("utf-8", "replace").strip().splitlines()[0][:200],
+        )
     if heard["proof"] != token:
         return Verdict(False, "exited early", "it ended before its last line")
     return Verdict(True, "passed")
@@ -277,9 +303,12 @@ def tried(how: Mode) -> dict[str, bool]:
         return {
             "no network": stopped(f"import socket\nsocket.create_connection({server.getsockname()!r}, 5)"),
             "writes in its own folder only": stopped(f"open({file!r}, 'w').write('x')") and not os.path.exists(file),
-            "no sight of other processes": stopped(f"import os\nos.stat('/proc/{os.getpid()}')") and sys.platform == "linux",
+            "no sight of other processes": stopped(f"import os\nos.stat('/proc/{os.getpid()}')")
+            and sys.platform == "linux",
             "limited memory": stopped("x = bytearray(1 << 30)"),
-            "limited number of processes": stopped("import subprocess, sys\n[subprocess.Popen(['sleep', '5']) for _ in range(100)]"),
+            "limited number of processes": stopped(
+                "import subprocess, sys\n[subprocess.Popen(['sleep', '5']) for _ in range(100)]"
+            ),
             "limited file size": stopped(f"open('file', 'wb').write(bytes({DISK + 8} << 20))"),
             "limited time": run(Program("python", "while True: pass"), 0.5, 256, how).status == "timed out",
         }
@@ -293,7 +322,11 @@ def main() -> int:
     except SandboxError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    way = "in namespaces of its own" if how.namespaces else "without namespaces (this user may make none, or it is not Linux)"
+    way = (
+        "in namespaces of its own"
+        if how.namespaces
+        else "without namespaces (this user may make none, or it is not Linux)"
+    )
     print(f"Each program runs {way}{', as a user that nobody is' if how.drop else ''}. Tried on this machine:")
     for what, enforced in found.items():
         print(f"  {'yes' if enforced else 'NO ':3}  {what}")

@@ -14,5 +14,9 @@ def load(leaf: str, **_) -> dict[str, Dataset]:
     """
     path = Path(os.environ.get("MINIATURE_TEXTS", "runs/miniature/texts")) / "questions" / f"{leaf}.jsonl"
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file. `python -m utils.miniature texts` writes it, MINIATURE_TEXTS names its folder")
-    return {"test": Dataset.from_list([json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line])}
+        raise FileNotFoundError(
+            f"{path}: no such file. `python -m utils.miniature texts` writes it, MINIATURE_TEXTS names its folder"
+        )
+    return {
+        "test": Dataset.from_list([json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line])
+    }

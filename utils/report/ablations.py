@@ -1,7 +1,7 @@
 """The table of the ablations: one setting changed at a time from one recipe, compared on the same seeds.
 
-    python -m utils.ablations runs/ablations/minilm_frozen --lose_llms     adds these runs, writes results/ablations.md
-    python -m utils.ablations                                              writes the table again
+    python -m utils.report.ablations runs/ablations/minilm_frozen --lose_llms     adds these runs, writes results/ablations.md
+    python -m utils.report.ablations                                              writes the table again
 
 `train_scripts/ablations.sh` trains the runs. A run's label (`--recipe`) is its recipe, or "recipe setting=value". With
 --lose_llms, each LLM is taken away from the trained routers of the plain recipe at test time: no training, the arg-max is
@@ -21,16 +21,17 @@ import numpy as np
 import torch
 
 from utils import checkpoint
-from utils.comparison import runs_below
 from utils.data import load_all, reading
 from utils.encoders import Queries
-from utils.evaluate import markdown
-from utils.experiment import setup, write_json, write_text
+from utils.experiment import choose_hardware
+from utils.files import write_json, write_text
 from utils.meters import bar
 from utils.metrics import ORACLE, PER_TASK, accuracy, averages, best_single, references
 from utils.model import trained_part
-from utils.report import line_of
-from utils.statistics import spread
+from utils.report.comparison import runs_below
+from utils.report.results import line_of
+from utils.report.statistics import spread
+from utils.tables import markdown
 from utils.tasks import short, task_of
 
 FILE, TABLE = "ablations.jsonl", "ablations.md"
@@ -94,8 +95,16 @@ def base_values(results: Mapping[str, Any]) -> dict[str, str]:
         "columns": "given",
         "encoder": f"{Path(settings['encoder']).name}{'' if settings['pooling'] is None else '_' + settings['pooling']}",
         "LLMs": str(len(results["test"]["llms"])),
-        "sample_sample": {(True, False): "cluster", (False, True): "task", (True, True): "both", (False, False): "none"}[by_cluster, by_task],
-        "targets": aim.get((settings["targets"], settings["target_shrinkage"]), f"{settings['targets']} {settings['target_shrinkage']:g}"),
+        "sample_sample": {
+            (True, False): "cluster",
+            (False, True): "task",
+            (True, True): "both",
+            (False, False): "none",
+        }[by_cluster, by_task],
+        "targets": aim.get(
+            (settings["targets"], settings["target_shrinkage"]),
+            f"{settings['targets']} {settings['target_shrinkage']:g}",
+        ),
     }
 
 
@@ -105,7 +114,9 @@ def line_of_run(results: dict[str, Any]) -> dict[str, Any]:
     Raises: ValueError for a run without a table, such as one with --no-final_eval.
     """
     if not {*SIDES} <= results["test"].keys():
-        raise ValueError(f"the run of `{results['command']}` was not tested on in-distribution and out-of-distribution tasks")
+        raise ValueError(
+            f"the run of `{results['command']}` was not tested on in-distribution and out-of-distribution tasks"
+        )
     base, _, change = results["recipe"].partition(" ")
     setting, _, value = change.partition("=")
     validation = results["selection"]["validation"]
@@ -130,21 +141,34 @@ def lose_llms(run: Path, cache: Path, device: str) -> list[dict[str, Any]]:
     results = json.loads((run / "results.json").read_text())
     model, config = checkpoint.load(run)
     settings, tests = config["settings"], config["tests"]
-    where, part = setup(device, config["precision"]), trained_part(settings)
+    where, part = choose_hardware(device, config["precision"]), trained_part(settings)
     model.place(where, part, settings["train_layers"])
-    files = load_all([test["path"] for test in tests], [test["kind"] for test in tests], ("--test_data_paths", "--test_data_type"), **reading(settings))
+    files = load_all(
+        [test["path"] for test in tests],
+        [test["kind"] for test in tests],
+        ("--test_data_paths", "--test_data_type"),
+        **reading(settings),
+    )
     inside = [task_of(path) for path in settings["data_paths"]]
     llms = [name for name in model.llms if name in files[0].llms]
-    similarity = {data.task: model(Queries(model.encoder, data.inputs, where, part, cache, data.task).embed())[1].cpu().numpy() for data in files}
+    similarity = {
+        data.task: model(Queries(model.encoder, data.inputs, where, part, cache, data.task).embed())[1].cpu().numpy()
+        for data in files
+    }
     if len(llms) < 2:
         raise ValueError(f"{run}: its router has {len(llms)} of the LLMs of its test files; to lose one takes two")
     lines = []
     for lost in (None, *llms):
         left = [name for name in llms if name != lost]
         few = [data.for_llms(left) for data in files]
-        tasks = {data.task: accuracy(similarity[data.task][:, model.columns(left)].argmax(axis=1), data) for data in few}
+        tasks = {
+            data.task: accuracy(similarity[data.task][:, model.columns(left)].argmax(axis=1), data) for data in few
+        }
         table, limits = references(few), {}
-        for side, names in (("id_avg", [t for t in tasks if t in inside]), ("ood_avg", [t for t in tasks if t not in inside])):
+        for side, names in (
+            ("id_avg", [t for t in tasks if t in inside]),
+            ("ood_avg", [t for t in tasks if t not in inside]),
+        ):
             for limit, row in zip(LIMITS, (best_single(table, left, names), PER_TASK, ORACLE)):
                 limits.setdefault(limit, {})[side] = round(float(np.mean([table[row][task] for task in names])), 4)
         lines.append({
@@ -156,7 +180,7 @@ def lose_llms(run: Path, cache: Path, device: str) -> list[dict[str, Any]]:
             **{side: round(value, 4) for side, value in averages(tasks, inside).items()},
             "limits": limits,
             "device": where.describe(),
-            "command": f"python -m utils.ablations {run} --lose_llms",
+            "command": f"python -m utils.report.ablations {run} --lose_llms",
         })  # fmt: skip
     return lines
 
@@ -208,7 +232,10 @@ def cells(group: Sequence[dict[str, Any]], base: Mapping[int, dict[str, Any]]) -
     names = ("validation", *SIDES)
     columns = [([line[name] for line in group if line[name] is not None], "") for name in names]
     pairs = [(line, base[line["seed"]]) for line in group if line["seed"] in base]
-    columns += [([line[name] - other[name] for line, other in pairs if None not in (line[name], other[name])], "+") for name in names]
+    columns += [
+        ([line[name] - other[name] for line, other in pairs if None not in (line[name], other[name])], "+")
+        for name in names
+    ]
     return [*[spread(values, sign) if values else "-" for values, sign in columns], str(len(group))]
 
 
@@ -227,7 +254,17 @@ def recipe_table(lines: Sequence[dict[str, Any]]) -> str:
             else:
                 rows.append([title, value, *cells(groups[value], base)])
             title = ""
-    header = ["setting", "value", "validation", "ID avg", "OOD avg", "validation, difference", "ID avg, difference", "OOD avg, difference", "seeds"]
+    header = [
+        "setting",
+        "value",
+        "validation",
+        "ID avg",
+        "OOD avg",
+        "validation, difference",
+        "ID avg, difference",
+        "OOD avg, difference",
+        "seeds",
+    ]
     return markdown(header, rows)
 
 
@@ -237,16 +274,21 @@ def lost_table(lines: Sequence[dict[str, Any]]) -> str:
     for value, group in groups_of(lines, LOST).items():
         row = [short(value)]
         for side in SIDES:
-            row += [spread([line[side] for line in group]), *[f"{group[0]['limits'][limit][side]:.2f}" for limit in LIMITS]]
+            row += [
+                spread([line[side] for line in group]),
+                *[f"{group[0]['limits'][limit][side]:.2f}" for limit in LIMITS],
+            ]
         rows.append([*row, str(len(group))])
-    return markdown(["lost LLM", *[f"{side} {name}" for side in ("ID", "OOD") for name in ("RouterDC", *LIMITS)], "seeds"], rows)
+    return markdown(
+        ["lost LLM", *[f"{side} {name}" for side in ("ID", "OOD") for name in ("RouterDC", *LIMITS)], "seeds"], rows
+    )
 
 
 def tables(lines: Sequence[dict[str, Any]]) -> str:
     """results/ablations.md."""
     text = [
         "# Ablations",
-        "Made by `bash train_scripts/ablations.sh` (`python -m utils.ablations` writes the tables again from ablations.jsonl, which holds every run with "
+        "Made by `bash train_scripts/ablations.sh` (`python -m utils.report.ablations` writes the tables again from ablations.jsonl, which holds every run with "
         "its seed, device, seconds and command). Accuracy in %, mean ± standard deviation over the seeds; a difference is that to the "
         "recipe on the same seeds, in points. One setting is changed at a time, all else is the recipe's; its own value is in bold. "
         "Choices are made on the validation column alone: it is the accuracy on held-out training rows at the chosen step. "
@@ -282,7 +324,9 @@ def main(argv: list[str] | None = None) -> int:
         if args.lose_llms:
             plain = [run for (run, _), line in zip(runs, new) if line["setting"] == BASE]
             if not plain:
-                raise ValueError(f"{' '.join(args.runs)}: no run of the plain recipe there, whose LLMs could be taken away")
+                raise ValueError(
+                    f"{' '.join(args.runs)}: no run of the plain recipe there, whose LLMs could be taken away"
+                )
             with bar(len(plain), "losing an LLM", "run") as progress:
                 for run in plain:
                     new += lost_lines(run, args.cache_dir, args.device)

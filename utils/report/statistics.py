@@ -19,7 +19,9 @@ RESAMPLES = 10_000
 CELLS = 2_000_000  # numbers held at once
 
 
-def bootstrap(values: Sequence[np.ndarray], resamples: int = RESAMPLES, seed: int = 0, progress: tqdm | None = None) -> np.ndarray:
+def bootstrap(
+    values: Sequence[np.ndarray], resamples: int = RESAMPLES, seed: int = 0, progress: tqdm | None = None
+) -> np.ndarray:
     """Means of `resamples` bootstrap samples of the queries of each task (Efron and Tibshirani, chapter 6).
 
     Args:
@@ -35,7 +37,9 @@ def bootstrap(values: Sequence[np.ndarray], resamples: int = RESAMPLES, seed: in
         for first in range(0, resamples, step):
             count = min(step, resamples - first)
             drawn = rng.integers(size, size=(count, size)) + size * np.arange(count)[:, None]
-            times = np.bincount(drawn.ravel(), minlength=count * size).reshape(count, size)  # how often each query was drawn
+            times = np.bincount(drawn.ravel(), minlength=count * size).reshape(
+                count, size
+            )  # how often each query was drawn
             means[first : first + count, place] = times.astype(np.float64) @ part / size
             if progress is not None:
                 progress.update(count)
@@ -47,7 +51,9 @@ def seed_weights(seeds: Sequence[int], resamples: int = RESAMPLES, seed: int = 0
 
     Equal seeds get equal weights, so that differences between routers are paired; other seeds are drawn independently. Few runs show too little of their spread: with S of them the variance is (S - 1) / S of what it should be.
     """
-    return np.random.default_rng((seed, *seeds)).multinomial(len(seeds), np.full(len(seeds), 1 / len(seeds)), size=resamples) / len(seeds)
+    return np.random.default_rng((seed, *seeds)).multinomial(
+        len(seeds), np.full(len(seeds), 1 / len(seeds)), size=resamples
+    ) / len(seeds)
 
 
 def interval(draws: np.ndarray, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:

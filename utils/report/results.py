@@ -1,9 +1,9 @@
 """Collect finished runs into results/ and make the tables from them.
 
-    python -m utils.report runs/minilm_tuned        add these runs to results/runs.jsonl and write results/tables.md
-    python -m utils.report                          write the tables again
-    python -m utils.report --search runs/search     write results/search.md: validation accuracy of each candidate
-    python -m utils.report --compare runs/baselines write results/comparison.md: all routers with intervals, differences to RouterDC, shares
+python -m utils.report runs/minilm_tuned        add these runs to results/runs.jsonl and write results/tables.md
+python -m utils.report                          write the tables again
+python -m utils.report --search runs/search     write results/search.md: validation accuracy of each candidate
+python -m utils.report --compare runs/baselines write results/comparison.md: all routers with intervals, differences to RouterDC, shares
 """
 
 import argparse
@@ -17,17 +17,29 @@ from typing import Any
 
 import numpy as np
 
-from utils import comparison
 from utils.ceiling.known import FILE, ceiling_of, known_ceilings, read_records
 from utils.download import load_manifest
-from utils.evaluate import accuracy_cells, markdown
-from utils.experiment import locked, write_json, write_text
+from utils.files import locked, write_json, write_text
 from utils.metrics import CEILING, ORACLE
-from utils.statistics import RESAMPLES, spread
+from utils.report import comparison
+from utils.report.statistics import RESAMPLES, spread
+from utils.tables import accuracy_cells, markdown
 from utils.tasks import BY_NAME, LLMS, PAPER, PAPER_AVERAGE, TASKS, short, title_of
 
 KEY = ("router", "encoder", "recipe", "fidelity", "seed")  # one line of runs.jsonl for each
-NAMED = ("encoder", "recipe", "fidelity", "routers", "loss", "seed", "seeds", "device", "precision", "save_path", "no-final_eval")  # no part of a recipe
+NAMED = (
+    "encoder",
+    "recipe",
+    "fidelity",
+    "routers",
+    "loss",
+    "seed",
+    "seeds",
+    "device",
+    "precision",
+    "save_path",
+    "no-final_eval",
+)  # no part of a recipe
 LAMBDA_0 = "-lambda0"  # ending of a recipe that differs from the one before it in lambda = 0 alone
 
 
@@ -69,7 +81,10 @@ def add(runs: list[dict[str, Any]], new: list[dict[str, Any]]) -> list[dict[str,
     for run in new:
         key = tuple(str(run[name]) for name in KEY)
         if before.get(key, settings_of(run)) != settings_of(run):
-            print(f"note: {', '.join(key[:4])}, seed {key[4]}, replaces a run made with other arguments (`{before[key]}`); --recipe gives a row of its own", file=sys.stderr)
+            print(
+                f"note: {', '.join(key[:4])}, seed {key[4]}, replaces a run made with other arguments (`{before[key]}`); --recipe gives a row of its own",
+                file=sys.stderr,
+            )
     by_key = {tuple(str(run[name]) for name in KEY): run for run in [*runs, *new]}
     return [by_key[key] for key in sorted(by_key)]
 
@@ -90,12 +105,24 @@ def summary(results: Sequence[dict[str, Any]]) -> str:
     inside = test["in_distribution"]
     for title, part, average in (
         ("Table 1: in-distribution testing accuracy (%)", inside, "id_avg"),
-        ("Table 2: out-of-distribution testing accuracy (%)", [task for task in test["tasks"] if task not in inside], "ood_avg"),
+        (
+            "Table 2: out-of-distribution testing accuracy (%)",
+            [task for task in test["tasks"] if task not in inside],
+            "ood_avg",
+        ),
     ):
         if part:
             known = {name: values for name, values in test["references"].items() if set(part) & set(values)}
             rows = [[short(name), *accuracy_cells(values, part), ""] for name, values in known.items()]
-            rows += [[name, *[spread([run["tasks"][t] for run in group]) for t in part], spread([run[average] for run in group]), str(len(group))] for name, group in groups.items()]
+            rows += [
+                [
+                    name,
+                    *[spread([run["tasks"][t] for run in group]) for t in part],
+                    spread([run[average] for run in group]),
+                    str(len(group)),
+                ]
+                for name, group in groups.items()
+            ]
             text.append(f"{title}\n{markdown(['', *map(title_of, part), 'Avg', 'seeds'], rows)}")
     return "\n\n".join(text)
 
@@ -104,7 +131,15 @@ def accuracy_table(runs: Sequence[dict[str, Any]], controls: dict[str, dict[str,
     """Table 1 (inside) or Table 2 of the paper: its rows, the controls and ours."""
     tasks = [task for task in TASKS if task.in_distribution == inside]
     places = [TASKS.index(task) for task in tasks]
-    rows = [[f"{short(name)} (paper)", *[f"{PAPER[name][p]:.2f}" for p in places], f"{PAPER_AVERAGE[name][not inside]:.2f}", ""] for name in PAPER]
+    rows = [
+        [
+            f"{short(name)} (paper)",
+            *[f"{PAPER[name][p]:.2f}" for p in places],
+            f"{PAPER_AVERAGE[name][not inside]:.2f}",
+            "",
+        ]
+        for name in PAPER
+    ]
     for name, values in controls.items():
         if values.keys() & {task.name for task in tasks}:
             rows.append([name, *accuracy_cells(values, [task.name for task in tasks]), ""])
@@ -112,7 +147,14 @@ def accuracy_table(runs: Sequence[dict[str, Any]], controls: dict[str, dict[str,
         if all(task.name in run["metrics"] for task in tasks for run in group):
             average = [run["id_avg" if inside else "ood_avg"] for run in group]
             label = f"**{router}**, {encoder}, {recipe}" + ("" if fidelity == "paper" else f", fidelity {fidelity}")
-            rows.append([label, *[spread([run["metrics"][task.name] for run in group]) for task in tasks], spread(average), str(len(group))])
+            rows.append(
+                [
+                    label,
+                    *[spread([run["metrics"][task.name] for run in group]) for task in tasks],
+                    spread(average),
+                    str(len(group)),
+                ]
+            )
     return markdown(["", *[task.title for task in tasks], "Avg", "seeds"], rows)
 
 
@@ -144,25 +186,43 @@ def recipes(runs: Iterable[dict[str, Any]]) -> str:
     for run in runs:
         settings = settings_of(run)
         routers[run["recipe"], settings] += [] if run["router"] in routers[run["recipe"], settings] else [run["router"]]
-    return "\n".join(f"- {recipe} ({', '.join(names)}): {f'`{settings}`' if settings else 'the defaults'}" for (recipe, settings), names in sorted(routers.items()))
+    return "\n".join(
+        f"- {recipe} ({', '.join(names)}): {f'`{settings}`' if settings else 'the defaults'}"
+        for (recipe, settings), names in sorted(routers.items())
+    )
 
 
 def tables(runs: Sequence[dict[str, Any]], controls: dict[str, dict[str, float]]) -> str:
     """results/tables.md."""
     costs = [
-        [f"{router}, {encoder}, {recipe}" + ("" if fidelity == "paper" else f", fidelity {fidelity}"), f"{np.mean([run['seconds'] for run in group]):.0f}", group[0]["selection"], group[0]["device"]]
+        [
+            f"{router}, {encoder}, {recipe}" + ("" if fidelity == "paper" else f", fidelity {fidelity}"),
+            f"{np.mean([run['seconds'] for run in group]):.0f}",
+            group[0]["selection"],
+            group[0]["device"],
+        ]
         for (router, encoder, recipe, fidelity), group in groups_of(runs).items()
     ]
-    return "\n\n".join([
-        "# Results",
-        "Made by `python -m utils.report` from runs.jsonl, which holds every run with its seed, device, time and command. "
-        "Testing accuracy in %, mean ± standard deviation over the seeds; rows marked (paper) are the paper's own figures.",
-        "## Table 1: in-distribution", accuracy_table(runs, controls, True),
-        "## Table 2: out-of-distribution", accuracy_table(runs, controls, False),
-        "## Paired differences on the same seeds (points)", differences(runs),
-        "## What the recipes set", recipes(runs),
-        "## Time and device", markdown(["", "seconds per run", "selection", "device"], costs),
-    ]) + "\n"
+    return (
+        "\n\n".join(
+            [
+                "# Results",
+                "Made by `python -m utils.report` from runs.jsonl, which holds every run with its seed, device, time and command. "
+                "Testing accuracy in %, mean ± standard deviation over the seeds; rows marked (paper) are the paper's own figures.",
+                "## Table 1: in-distribution",
+                accuracy_table(runs, controls, True),
+                "## Table 2: out-of-distribution",
+                accuracy_table(runs, controls, False),
+                "## Paired differences on the same seeds (points)",
+                differences(runs),
+                "## What the recipes set",
+                recipes(runs),
+                "## Time and device",
+                markdown(["", "seconds per run", "selection", "device"], costs),
+            ]
+        )
+        + "\n"
+    )
 
 
 def with_ceilings(controls: dict[str, dict[str, float]], results: Path) -> dict[str, dict[str, float]]:
@@ -182,13 +242,21 @@ def search_table(results: Sequence[dict[str, Any]]) -> str:
     groups = defaultdict(list)
     for result in results:
         if result["selection"]["validation"] is None:
-            raise ValueError(f"--search: seed {result['settings']['seed']} of {result['recipe']} had no validation rows; train it with --validation_fraction above 0")
+            raise ValueError(
+                f"--search: seed {result['settings']['seed']} of {result['recipe']} had no validation rows; train it with --validation_fraction above 0"
+            )
         groups[result["recipe"]].append(result["selection"]["validation"])
-    rows = [[name, spread(values), str(len(values))] for name, values in sorted(groups.items(), key=lambda item: -np.mean(item[1]))]
+    rows = [
+        [name, spread(values), str(len(values))]
+        for name, values in sorted(groups.items(), key=lambda item: -np.mean(item[1]))
+    ]
     return (
         "# Choosing the MiniLM recipe on validation rows\n\nMade by `bash train_scripts/search_minilm.sh`: each candidate is trained on a random 80 % of the "
         "training rows and scored on the rest (mean accuracy over the five tasks, %), once per seed. No test file is read.\n\n"
-        + markdown(["candidate", "validation", "seeds"], rows) + "\n\n## What the candidates set\n\n" + recipes(results) + "\n"
+        + markdown(["candidate", "validation", "seeds"], rows)
+        + "\n\n## What the candidates set\n\n"
+        + recipes(results)
+        + "\n"
     )
 
 
@@ -198,7 +266,12 @@ def main(argv: list[str] | None = None) -> int:
     p.add_argument("runs", nargs="*", help="folders of finished runs, or folders above them")
     p.add_argument("--search", metavar="DIR", help="folder of the runs of search_minilm.sh")
     p.add_argument("--compare", metavar="DIR", nargs="+", help="folders of runs to compare, query by query")
-    p.add_argument("--against", default="tuned", metavar="RECIPE", help="with --compare: the recipe of the RouterDC that differences are to")
+    p.add_argument(
+        "--against",
+        default="tuned",
+        metavar="RECIPE",
+        help="with --compare: the recipe of the RouterDC that differences are to",
+    )
     p.add_argument("--resamples", type=int, default=RESAMPLES, help="with --compare: bootstrap samples")
     p.add_argument("--results", type=Path, default=Path("results"), help="folder of runs.jsonl and the tables")
     args = p.parse_args(argv)
@@ -215,16 +288,35 @@ def main(argv: list[str] | None = None) -> int:
             groups, tests, inside = comparison.collect(args.compare)
             result = comparison.compare(groups, tests, inside, args.against, args.resamples)
             result["ceilings"] = known_ceilings(tests, args.results)
-            command = shlex.join(["python", "-m", "utils.report", "--compare", *args.compare, "--against", args.against, "--resamples", str(args.resamples)])
+            command = shlex.join(
+                [
+                    "python",
+                    "-m",
+                    "utils.report",
+                    "--compare",
+                    *args.compare,
+                    "--against",
+                    args.against,
+                    "--resamples",
+                    str(args.resamples),
+                ]
+            )
             text = comparison.text(result, command)
             write_json(args.results / "comparison.json", {"command": command, **result})
             write_text(args.results / "comparison.md", text)
             print(f"{text}\nwritten to {args.results / 'comparison.md'} and comparison.json")
             return 0
         found = finished(args.runs)
-        new = [result for result in found if set(result["test"].get("tasks", ())) == set(BY_NAME) and set(result["test"]["llms"]) == set(LLMS)]
+        new = [
+            result
+            for result in found
+            if set(result["test"].get("tasks", ())) == set(BY_NAME) and set(result["test"]["llms"]) == set(LLMS)
+        ]
         if len(new) < len(found):
-            print(f"left out: {len(found) - len(new)} runs that were not tested on all eight tasks of the paper with its seven LLMs", file=sys.stderr)
+            print(
+                f"left out: {len(found) - len(new)} runs that were not tested on all eight tasks of the paper with its seven LLMs",
+                file=sys.stderr,
+            )
         path, controls = args.results / "runs.jsonl", args.results / "controls.json"
         with locked(args.results):
             runs = add(read_runs(path), [line_of(result) for result in new])

@@ -1,7 +1,7 @@
 """Two pages of results/lookahead that utils.report does not make, from the runs of router_train_lookahead.sh.
 
-    python -m utils.lookahead within RUNS VOTING --alone RUNS_ON_MATH --results results/lookahead
-    python -m utils.lookahead leave_one_out FOLDER --results results/lookahead
+    python -m utils.report.lookahead within RUNS VOTING --alone RUNS_ON_MATH --results results/lookahead
+    python -m utils.report.lookahead leave_one_out FOLDER --results results/lookahead
 
 `within` asks whether a router learns anything finer than the task: what it earns more than one LLM for the whole task,
 on the same queries. That LLM is the best on the task's training rows (BestPerTask), or on the test rows themselves.
@@ -18,13 +18,13 @@ from typing import Any
 
 import numpy as np
 
-from utils.comparison import Group, bracket, collect, ends, single
 from utils.data import DataError, RoutingData, load
-from utils.evaluate import markdown
-from utils.experiment import write_json, write_text
+from utils.files import write_json, write_text
 from utils.meters import bar
 from utils.metrics import best_single, references
-from utils.statistics import RESAMPLES, bootstrap, seed_weights, sign_flip, spread
+from utils.report.comparison import Group, bracket, collect, ends, single
+from utils.report.statistics import RESAMPLES, bootstrap, seed_weights, sign_flip, spread
+from utils.tables import markdown
 from utils.tasks import BY_NAME, short, title_of
 
 REFERENCE = {"within": "BestPerTask", "leave_one_out": "BestSingle"}
@@ -83,12 +83,14 @@ def paired(
     p_values = sign_flip(by_query, resamples)
     found = []
     for place, where in enumerate(columns):
-        found.append({
-            "per_seed": np.mean([part[:, where].mean(axis=0) for part in runs], axis=0).round(4).tolist(),
-            "difference": round(float(np.mean([part[:, place].mean() for part in by_query])), 4),
-            "interval": [end + 0.0 for end in ends(drawn[:, place] - drawn[:, base])],  # no -0.0
-            "p": round(float(p_values[place]), 5),
-        })
+        found.append(
+            {
+                "per_seed": np.mean([part[:, where].mean(axis=0) for part in runs], axis=0).round(4).tolist(),
+                "difference": round(float(np.mean([part[:, place].mean() for part in by_query])), 4),
+                "interval": [end + 0.0 for end in ends(drawn[:, place] - drawn[:, base])],  # no -0.0
+                "p": round(float(p_values[place]), 5),
+            }
+        )
     return found
 
 
@@ -96,8 +98,10 @@ def base_of(groups: Sequence[Group], page: str, folders: Sequence[str]) -> int:
     """The place of the group that differences are to. Raises: DataError if it is not there once."""
     places = [place for place, group in enumerate(groups) if group.router == REFERENCE[page]]
     if len(places) != 1:
-        raise DataError(f"{' '.join(folders)}: {len(places)} groups of {REFERENCE[page]} there; run "
-                        "`python -m utils.baselines` with its controls into that folder")
+        raise DataError(
+            f"{' '.join(folders)}: {len(places)} groups of {REFERENCE[page]} there; run "
+            "`python -m utils.baselines` with its controls into that folder"
+        )
     return places[0]
 
 
@@ -112,8 +116,10 @@ def collect_all(folders: Sequence[str], alone: Sequence[str]) -> tuple[list[Grou
         more, others, _ = collect([folder])
         for data in others:
             if known.get(data.task) != data.sha256 or data.llms != tests[0].llms:
-                raise DataError(f"{folder}: tested on {data.path}, and the runs in {folders[0]} were not; "
-                                "give folders of runs with the same test files")
+                raise DataError(
+                    f"{folder}: tested on {data.path}, and the runs in {folders[0]} were not; "
+                    "give folders of runs with the same test files"
+                )
         if folder in alone:
             more = [replace(group, recipe=group.recipe + ALONE) for group in more if group.router not in NOT_ROUTERS]
         groups += more
@@ -219,8 +225,10 @@ def leave_one_out(args: argparse.Namespace) -> dict[str, Any]:
     seeds = {label: group.seeds for label, group in first.items()}
     for task, groups in by_task.items():
         if {label: group.seeds for label, group in groups.items()} != seeds:
-            raise DataError(f"{folder}: without {task} there are other routers or seeds than without {tests[0].task}; "
-                            "finish the runs")
+            raise DataError(
+                f"{folder}: without {task} there are other routers or seeds than without {tests[0].task}; "
+                "finish the runs"
+            )
     values = [[by_task[data.task][label].gains[data.task] for label in first] for data in tests]
     base = base_of(list(first.values()), "leave_one_out", args.folders)
     rows = {}
@@ -243,15 +251,20 @@ def leave_one_out_text(result: dict[str, Any], command: str) -> str:
     best = [f"{own[task]:.2f}" for task in tasks]
     rows.append(["the task's own best LLM (picked on test)", *best, f"{average:.2f}", "-"])
     titles = [f"{title(task)} ({size})" for task, size in result["queries"].items()]
-    return "\n\n".join([
-        "# Leave one task out",
-        f"Made by `{command}`; seeds {', '.join(map(str, result['seeds']))}. Each column is a task that the routers of "
-        "that column were not trained on: they learn from the training halves of the other three, and are tested on "
-        "its test half, whose size is behind its name. Accuracy in %, mean ± standard deviation over the seeds. "
-        "BestSingle is the LLM with the best mean over the three training tasks. The last column is the difference to "
-        "it, of the mean over the tasks, with the 95 % interval of a paired bootstrap over queries and seeds.",
-        markdown(["", *titles, "Avg", "more than BestSingle"], rows),
-    ]) + "\n"
+    return (
+        "\n\n".join(
+            [
+                "# Leave one task out",
+                f"Made by `{command}`; seeds {', '.join(map(str, result['seeds']))}. Each column is a task that the routers of "
+                "that column were not trained on: they learn from the training halves of the other three, and are tested on "
+                "its test half, whose size is behind its name. Accuracy in %, mean ± standard deviation over the seeds. "
+                "BestSingle is the LLM with the best mean over the three training tasks. The last column is the difference to "
+                "it, of the mean over the tasks, with the 95 % interval of a paired bootstrap over queries and seeds.",
+                markdown(["", *titles, "Avg", "more than BestSingle"], rows),
+            ]
+        )
+        + "\n"
+    )
 
 
 PAGES = {
@@ -261,7 +274,7 @@ PAGES = {
 
 
 def parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(prog="python -m utils.lookahead", description=__doc__)
+    p = argparse.ArgumentParser(prog="python -m utils.report.lookahead", description=__doc__)
     p.formatter_class = argparse.RawDescriptionHelpFormatter
     p.add_argument("page", choices=PAGES)
     p.add_argument("folders", nargs="+", help="of runs; within: the first has the controls; leave_one_out: one folder")
@@ -281,7 +294,7 @@ def main(argv: list[str] | None = None) -> int:
             raise ValueError(f"--resamples is {args.resamples}; a 95 % interval needs at least 100")
         name, figures, text = PAGES[args.page]
         result = figures(args)
-        command = shlex.join(["python", "-m", "utils.lookahead", *arguments])
+        command = shlex.join(["python", "-m", "utils.report.lookahead", *arguments])
         args.results.mkdir(parents=True, exist_ok=True)
         write_json(args.results / f"{name}.json", {"command": command, **result})
         write_text(args.results / f"{name}.md", text(result, command))

@@ -1,17 +1,17 @@
 """Draw the figures from what other commands left in results/ and runs/, each by a command of its own.
 
-    python -m utils.figures overview       both averages of all routers, with intervals
-    python -m utils.figures settings       accuracy against lambda, K+, K-, H and N
-    python -m utils.figures lost           an LLM lost at test time
-    python -m utils.figures tsne           test queries with and without the sample-sample loss
-    python -m utils.figures embeddings     the LLM embeddings of a router and their similarities
-    python -m utils.figures curves         loss and validation accuracy over the steps, all seeds
-    python -m utils.figures shares         which LLM the queries of each task go to
-    python -m utils.figures cost           accuracy against cost on RouterBench
-    python -m utils.figures ceiling        best LLM, learnable ceiling and oracle of each task
-    python -m utils.figures learning       learnable gain against the number of labelled queries
+    python -m utils.report.figures overview       both averages of all routers, with intervals
+    python -m utils.report.figures settings       accuracy against lambda, K+, K-, H and N
+    python -m utils.report.figures lost           an LLM lost at test time
+    python -m utils.report.figures tsne           test queries with and without the sample-sample loss
+    python -m utils.report.figures embeddings     the LLM embeddings of a router and their similarities
+    python -m utils.report.figures curves         loss and validation accuracy over the steps, all seeds
+    python -m utils.report.figures shares         which LLM the queries of each task go to
+    python -m utils.report.figures cost           accuracy against cost on RouterBench
+    python -m utils.report.figures ceiling        best LLM, learnable ceiling and oracle of each task
+    python -m utils.report.figures learning       learnable gain against the number of labelled queries
 
-`bash train_scripts/figures.sh` draws them all. `python -m utils.figures FIGURE --help` lists what a figure can be told.
+`bash train_scripts/figures.sh` draws them all. `python -m utils.report.figures FIGURE --help` lists what a figure can be told.
 """
 
 import argparse
@@ -25,16 +25,17 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
-from utils import ablations, checkpoint, comparison, plots
+from utils import checkpoint, plots
 from utils.ceiling import known
 from utils.ceiling.page import label
 from utils.clustering import tsne_map
-from utils.comparison import runs_below
 from utils.data import load_all, reading
 from utils.encoders import Queries
-from utils.experiment import setup
+from utils.experiment import choose_hardware
 from utils.meters import read_metrics
 from utils.model import trained_part
+from utils.report import ablations, comparison
+from utils.report.comparison import runs_below
 from utils.tasks import PAPER_AVERAGE, short, title_of
 
 ABLATIONS = "bash train_scripts/ablations.sh"
@@ -104,7 +105,9 @@ def overview_marks(result: Mapping[str, Any]) -> dict[str, dict[str, float]]:
     return marks
 
 
-def settings_panels(lines: Sequence[Mapping[str, Any]], settings: Sequence[str]) -> tuple[dict[str, dict], dict[str, str]]:
+def settings_panels(
+    lines: Sequence[Mapping[str, Any]], settings: Sequence[str]
+) -> tuple[dict[str, dict], dict[str, str]]:
     """What `plots.settings_curves` takes: mean and standard deviation per value of each setting, and the recipe's own values.
 
     Raises: ValueError for a setting that was not varied.
@@ -113,7 +116,9 @@ def settings_panels(lines: Sequence[Mapping[str, Any]], settings: Sequence[str])
     for setting in settings:
         groups = ablations.groups_of(lines, setting)
         if not groups:
-            raise ValueError(f"results/{ablations.FILE}: {setting} was not varied; AXES={setting!r} {ABLATIONS} does it")
+            raise ValueError(
+                f"results/{ablations.FILE}: {setting} was not varied; AXES={setting!r} {ABLATIONS} does it"
+            )
         title = {"rows": "training rows per task", "LLMs": "number of LLMs"}.get(setting, setting.replace("_", " "))
         value = plain[0]["base"][setting] if plain else None
         if value is not None:
@@ -121,8 +126,15 @@ def settings_panels(lines: Sequence[Mapping[str, Any]], settings: Sequence[str])
             groups.setdefault(value, plain)
         panels[title] = {}
         for value in sorted(groups, key=ablations.place_of):
-            columns = {name: [line[name] for line in groups[value] if line[name] is not None] for name in ("validation", *SIDES)}
-            panels[title][value] = {name: (float(np.mean(v)), float(np.std(v, ddof=1)) if len(v) > 1 else 0.0) for name, v in columns.items() if v}
+            columns = {
+                name: [line[name] for line in groups[value] if line[name] is not None]
+                for name in ("validation", *SIDES)
+            }
+            panels[title][value] = {
+                name: (float(np.mean(v)), float(np.std(v, ddof=1)) if len(v) > 1 else 0.0)
+                for name, v in columns.items()
+                if v
+            }
     return panels, own
 
 
@@ -138,18 +150,27 @@ def lost_rows(lines: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, dict[st
             ours = [line[side] for line in group]
             deviation = float(np.std(ours, ddof=1)) if len(ours) > 1 else 0.0
             row[title] = {"RouterDC": (float(np.mean(ours)), deviation)}
-            row[title] |= {f"{limit} of those left": (group[0]["limits"][limit][side], 0.0) for limit in ablations.LIMITS[:2]}
+            row[title] |= {
+                f"{limit} of those left": (group[0]["limits"][limit][side], 0.0) for limit in ablations.LIMITS[:2]
+            }
     return rows
 
 
 @torch.no_grad()
-def query_embeddings(run: Path, per_task: int, seed: int, device: str, cache: Path) -> tuple[np.ndarray, list[str], np.ndarray]:
+def query_embeddings(
+    run: Path, per_task: int, seed: int, device: str, cache: Path
+) -> tuple[np.ndarray, list[str], np.ndarray]:
     """Embeddings E(x) (n, p) of at most `per_task` test queries of each task, drawn by `seed`; the tasks, and each query's place among them."""
     model, config = checkpoint.load(run)
-    where, part = setup(device, config["precision"]), trained_part(config["settings"])
+    where, part = choose_hardware(device, config["precision"]), trained_part(config["settings"])
     model.place(where, part, config["settings"]["train_layers"])
     tests = config["tests"]
-    files = load_all([test["path"] for test in tests], [test["kind"] for test in tests], ("--test_data_paths", "--test_data_type"), **reading(config["settings"]))
+    files = load_all(
+        [test["path"] for test in tests],
+        [test["kind"] for test in tests],
+        ("--test_data_paths", "--test_data_type"),
+        **reading(config["settings"]),
+    )
     found, places = [], []
     for number, data in enumerate(files):
         rows = np.sort(np.random.default_rng((seed, number)).permutation(len(data))[:per_task])
@@ -181,12 +202,20 @@ def read_ablations(args: argparse.Namespace) -> list[dict[str, Any]]:
 
 def settings(args: argparse.Namespace) -> None:
     panels, own = settings_panels(read_ablations(args), args.settings)
-    plots.save(plots.settings_curves(panels, own, f"RouterDC, {args.recipe}: one setting changed at a time"), args.output)
+    plots.save(
+        plots.settings_curves(panels, own, f"RouterDC, {args.recipe}: one setting changed at a time"), args.output
+    )
 
 
 def lost(args: argparse.Namespace) -> None:
     rows = lost_rows(read_ablations(args))
-    plots.save(plots.lost_llms(rows, f"RouterDC, {args.recipe}: one LLM lost at test time (bars: standard deviation over the seeds). The best of those left are picked on test"), args.output)
+    plots.save(
+        plots.lost_llms(
+            rows,
+            f"RouterDC, {args.recipe}: one LLM lost at test time (bars: standard deviation over the seeds). The best of those left are picked on test",
+        ),
+        args.output,
+    )
 
 
 def tsne(args: argparse.Namespace) -> None:
@@ -197,7 +226,12 @@ def tsne(args: argparse.Namespace) -> None:
         maps[title] = tsne_map(embeddings, args.seed, args.perplexity)
         panels[title] = ([title_of(task) for task in tasks], places)
     args.output.parent.mkdir(parents=True, exist_ok=True)
-    plots.query_map(maps, panels, f"Test queries as the trained router sees them: t-SNE of E(x), at most {args.per_task} per task", args.output)
+    plots.query_map(
+        maps,
+        panels,
+        f"Test queries as the trained router sees them: t-SNE of E(x), at most {args.per_task} per task",
+        args.output,
+    )
 
 
 def embeddings(args: argparse.Namespace) -> None:
@@ -214,7 +248,9 @@ def curves(args: argparse.Namespace) -> None:
     for folder in args.runs:
         for run, results in finished(folder):
             fidelity = results["settings"]["fidelity"]
-            groups.setdefault(results["recipe"] + ("" if fidelity == "paper" else f", fidelity {fidelity}"), []).append(read_metrics(run / "metrics.jsonl"))
+            groups.setdefault(results["recipe"] + ("" if fidelity == "paper" else f", fidelity {fidelity}"), []).append(
+                read_metrics(run / "metrics.jsonl")
+            )
     plots.save(plots.training_curves(groups, "Training of RouterDC"), args.output)
 
 
@@ -222,11 +258,19 @@ def shares(args: argparse.Namespace) -> None:
     found = [results for _, results in finished(args.runs)]
     labels = sorted({f"{results['recipe']}, fidelity {results['settings']['fidelity']}" for results in found})
     if len(labels) > 1:
-        raise ValueError(f"--runs {args.runs}: runs of {len(labels)} recipes ({'; '.join(labels)}); name the folder of one")
+        raise ValueError(
+            f"--runs {args.runs}: runs of {len(labels)} recipes ({'; '.join(labels)}); name the folder of one"
+        )
     tested = [results["test"]["shares"] for results in found]
-    mean = {task: {short(llm): float(np.mean([share[task][llm] for share in tested])) for llm in row} for task, row in tested[0].items()}
+    mean = {
+        task: {short(llm): float(np.mean([share[task][llm] for share in tested])) for llm in row}
+        for task, row in tested[0].items()
+    }
     seeds = f"{len(found)} seed{'s' if len(found) > 1 else ''}"
-    plots.save(plots.routing_shares(mean, f"Where RouterDC sends the test queries ({found[0]['recipe']}, mean of {seeds})"), args.output)
+    plots.save(
+        plots.routing_shares(mean, f"Where RouterDC sends the test queries ({found[0]['recipe']}, mean of {seeds})"),
+        args.output,
+    )
 
 
 def cost(args: argparse.Namespace) -> None:
@@ -255,7 +299,10 @@ def learning(args: argparse.Namespace) -> None:
     panels = {}
     for record in read_ceilings(args):
         everything = int(record["queries"] * 0.8)  # four folds of five
-        rows: dict[str, list] = {"over the best LLM of the same labels, 95 %": [], "over the best LLM of all rows, 95 %": []}
+        rows: dict[str, list] = {
+            "over the best LLM of the same labels, 95 %": [],
+            "over the best LLM of all rows, 95 %": [],
+        }
         for point in record["curve"]:
             size = everything if point["labelled"] == "all" else int(point["labelled"])
             for points, figures in zip(rows.values(), (point, point["against_best_of_all_rows"])):
@@ -263,8 +310,12 @@ def learning(args: argparse.Namespace) -> None:
         if len(record["curve"]) > 1:
             panels[label(record)] = rows
     if not panels:
-        raise ValueError(f"{args.results / known.FILE}: no learning curves; `python -m utils.ceiling` with --curve_seeds makes them")
-    plots.save(plots.learning_panels(panels, "Learnable gain against the number of labelled queries of the task"), args.output)
+        raise ValueError(
+            f"{args.results / known.FILE}: no learning curves; `python -m utils.ceiling` with --curve_seeds makes them"
+        )
+    plots.save(
+        plots.learning_panels(panels, "Learnable gain against the number of labelled queries of the task"), args.output
+    )
 
 
 def parser() -> argparse.ArgumentParser:
@@ -274,24 +325,39 @@ def parser() -> argparse.ArgumentParser:
     def add(name: str, function, **flags) -> argparse.ArgumentParser:
         sub = names.add_parser(name, help=f"draws results/figures/{name}.png")
         sub.set_defaults(function=function)
-        sub.add_argument("--output", type=Path, default=Path(f"results/figures/{name}.png"), help="the figure: .png, .pdf or .svg")
+        sub.add_argument(
+            "--output", type=Path, default=Path(f"results/figures/{name}.png"), help="the figure: .png, .pdf or .svg"
+        )
         for flag, (default, text) in flags.items():
             many = {"nargs": "+"} if isinstance(default, list) else {}
-            sub.add_argument(f"--{flag}", type=type((default if not many else default[0]) or ""), default=default, help=text, **many)
+            sub.add_argument(
+                f"--{flag}", type=type((default if not many else default[0]) or ""), default=default, help=text, **many
+            )
         return sub
 
     results = (Path("results"), "folder of the result files")
     own = (None, "which recipe of the file, if it has several")
-    device = {"device": ("auto", "auto, cpu, cuda, cuda:N, mps"), "cache_dir": (Path(".cache/queries"), "embeddings of a frozen encoder")}
+    device = {
+        "device": ("auto", "auto, cpu, cuda, cuda:N, mps"),
+        "cache_dir": (Path(".cache/queries"), "embeddings of a frozen encoder"),
+    }
     add("overview", overview, results=results, recipe=("frozen", "of the baselines that are shown"))
-    add("settings", settings, results=results, recipe=own, settings=(["lambda", "K+", "K-", "H", "N"], f"which: {', '.join(ablations.AXES)}"))
+    add(
+        "settings",
+        settings,
+        results=results,
+        recipe=own,
+        settings=(["lambda", "K+", "K-", "H", "N"], f"which: {', '.join(ablations.AXES)}"),
+    )
     add("lost", lost, results=results, recipe=own)
     add(
         "tsne", tsne, with_loss=(RUNS / "base" / "seed_1", "a run with the sample-sample loss"), without_loss=(RUNS / "lambda=0" / "seed_1", "the same without"),
         per_task=(200, "test queries of each task"), perplexity=(30.0, "of t-SNE"), seed=(1, "of the draw and of t-SNE"), **device,
     )  # fmt: skip
     add("embeddings", embeddings, ckpt=(RUNS / "base" / "seed_1", "the router: a checkpoint, or a run's folder"))
-    add("curves", curves, runs=([RUNS / "base", RUNS / "lambda=0"], "folders of runs; those of one recipe are one line"))
+    add(
+        "curves", curves, runs=([RUNS / "base", RUNS / "lambda=0"], "folders of runs; those of one recipe are one line")
+    )
     add("shares", shares, runs=(RUNS / "base", "folder of the runs of one recipe"))
     add("cost", cost, results=results)
     add("ceiling", ceiling, results=results)

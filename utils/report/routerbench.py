@@ -1,6 +1,6 @@
 """Accuracy against cost on RouterBench: the table, the curve and AIQ of finished runs, kNN, MLP, controls and single LLMs.
 
-    python -m utils.routerbench runs/minilm_routerbench        writes results/routerbench.md, .json and .png
+    python -m utils.report.routerbench runs/minilm_routerbench        writes results/routerbench.md, .json and .png
 
 The runs are RouterDC's, one for each cost rate and seed (train_scripts/router_train_routerbench.sh). The baselines are fitted here,
 on the same training rows and pre-trained embeddings, to the same score - cost_rate * cost, and choose their settings on the same
@@ -25,12 +25,14 @@ from utils.baselines.mlp import MLP
 from utils.ceiling.known import known_ceilings
 from utils.data import RoutingData, load_all, reading, split_validation, targets
 from utils.encoders import GIVEN, EncoderError, Queries, load_encoder
-from utils.evaluate import accuracy_cells, markdown
-from utils.experiment import Setup, setup, writable_folder, write_json, write_text
+from utils.experiment import Hardware, choose_hardware
+from utils.files import writable_folder, write_json, write_text
 from utils.meters import bar
 from utils.metrics import CEILING, ORACLE, accuracy, aiq, mean_cost, utility
 from utils.plots import cost_curve
-from utils.report import finished, spread
+from utils.report.results import finished
+from utils.report.statistics import spread
+from utils.tables import accuracy_cells, markdown
 from utils.tasks import short, title_of
 
 BASELINES: tuple[type[Router], ...] = (KNN, MLP)
@@ -63,22 +65,39 @@ def check(runs: Sequence[Mapping[str, Any]], folder: str) -> tuple[list[float], 
         settings = run["settings"]
         key = (settings.get("cost_rate", 0.0), settings["seed"])
         if not run["test"].get("costs") or set(run["test"]["costs"]["router"]) != set(run["test"]["tasks"]):
-            raise ValueError(f"{folder}: the run `{run['command']}` has test files without costs; only runs on data with costs belong here")
+            raise ValueError(
+                f"{folder}: the run `{run['command']}` has test files without costs; only runs on data with costs belong here"
+            )
         same = {"router": run["router"], "keep_characters": "last"}  # of runs made before that was an argument
         same |= {name: value for name, value in settings.items() if name not in VARIES}
         first = first or same
         if changed := [name for name in {**first, **same} if first.get(name) != same.get(name)]:
             raise ValueError(f"{folder}: its runs differ in {', '.join(changed)}; only {' and '.join(VARIES)} may")
         if key in found:
-            raise ValueError(f"{folder}: two runs with cost rate {key[0]:g} and seed {key[1]}; name a folder that has one")
+            raise ValueError(
+                f"{folder}: two runs with cost rate {key[0]:g} and seed {key[1]}; name a folder that has one"
+            )
         found.add(key)
     rates, seeds = (sorted({key[place] for key in found}) for place in (0, 1))
-    if absent := [f"{runs[0]['router']} at {rate:g} with seed {seed}" for rate in rates for seed in seeds if (rate, seed) not in found]:
-        raise ValueError(f"{folder}: no finished run of {'; '.join(absent)}. Run the script again, it goes on where it stopped")
+    if absent := [
+        f"{runs[0]['router']} at {rate:g} with seed {seed}"
+        for rate in rates
+        for seed in seeds
+        if (rate, seed) not in found
+    ]:
+        raise ValueError(
+            f"{folder}: no finished run of {'; '.join(absent)}. Run the script again, it goes on where it stopped"
+        )
     return rates, seeds
 
 
-def embeddings(train: Sequence[RoutingData], tests: Sequence[RoutingData], settings: Mapping[str, Any], where: Setup, cache: Path) -> dict[str, np.ndarray]:
+def embeddings(
+    train: Sequence[RoutingData],
+    tests: Sequence[RoutingData],
+    settings: Mapping[str, Any],
+    where: Hardware,
+    cache: Path,
+) -> dict[str, np.ndarray]:
     """Embeddings (n, p) of length 1 from the pre-trained encoder of a run, by path.
 
     The training files are embedded as one, as in training: what a run with a frozen encoder left in the cache is found there.
@@ -91,14 +110,29 @@ def embeddings(train: Sequence[RoutingData], tests: Sequence[RoutingData], setti
     def embed(questions: Sequence[str], title: str) -> np.ndarray:
         return unit(Queries(encoder, questions, where, "none", cache, title).embed().float().cpu().numpy())
 
-    parts = np.split(embed([question for data in train for question in data.questions], "training queries"), np.cumsum([len(data) for data in train])[:-1])
-    return {data.path: part for data, part in zip(train, parts)} | {data.path: embed(data.questions, data.task) for data in tests}
+    parts = np.split(
+        embed([question for data in train for question in data.questions], "training queries"),
+        np.cumsum([len(data) for data in train])[:-1],
+    )
+    return {data.path: part for data, part in zip(train, parts)} | {
+        data.path: embed(data.questions, data.task) for data in tests
+    }
 
 
-def fitted(train: Sequence[RoutingData], tests: Sequence[RoutingData], x: Mapping[str, np.ndarray], rate: float, seed: int, settings: Mapping[str, Any]) -> dict[str, dict]:
+def fitted(
+    train: Sequence[RoutingData],
+    tests: Sequence[RoutingData],
+    x: Mapping[str, np.ndarray],
+    rate: float,
+    seed: int,
+    settings: Mapping[str, Any],
+) -> dict[str, dict]:
     """The points of the baselines and controls for one cost rate and one seed, {name: point}."""
     first = slice(settings["training_samples_per_dataset"] or None)  # as in training, but no row repeated
-    sides = [(side[first], held) for side, held in (split_validation(data, settings["validation_fraction"], seed) for data in train)]
+    sides = [
+        (side[first], held)
+        for side, held in (split_validation(data, settings["validation_fraction"], seed) for data in train)
+    ]
     goals = [targets(data, settings["targets"], rate) for data in train]
     rows = Rows(
         np.concatenate([x[data.path][side] for data, (side, _) in zip(train, sides)]),
@@ -141,7 +175,7 @@ def improvement(points: Sequence[Mapping], llms: Mapping[str, Mapping], task: st
     return aiq(costs, qualities, cheapest[0], dearest[0])
 
 
-def compare(folder: str, where: Setup, cache: Path) -> dict[str, Any]:
+def compare(folder: str, where: Hardware, cache: Path) -> dict[str, Any]:
     """All points and AIQs of the runs in `folder` and of the baselines: the content of routerbench.json.
 
     Raises: ValueError as `check`, and for data files that are not those of the runs.
@@ -151,7 +185,12 @@ def compare(folder: str, where: Setup, cache: Path) -> dict[str, Any]:
     settings = runs[0]["settings"]
     options = reading(settings)
     train = load_all(settings["data_paths"], settings["data_type"], ("--data_paths", "--data_type"), **options)
-    tests = load_all([test["path"] for test in runs[0]["tests"]], [test["kind"] for test in runs[0]["tests"]], ("--test_data_paths", "--test_data_type"), **options)
+    tests = load_all(
+        [test["path"] for test in runs[0]["tests"]],
+        [test["kind"] for test in runs[0]["tests"]],
+        ("--test_data_paths", "--test_data_type"),
+        **options,
+    )
     for data in [*train, *tests]:
         if settings["data"].get(data.path) != data.sha256:
             raise ValueError(f"{data.path}: not the file that the runs in {folder} read; train again, or bring it back")
@@ -163,21 +202,36 @@ def compare(folder: str, where: Setup, cache: Path) -> dict[str, Any]:
     for run in sorted(runs, key=lambda run: (run["settings"].get("cost_rate", 0.0), run["settings"]["seed"])):
         test = run["test"]
         found = {"accuracy": test["tasks"], "cost": test["costs"]["router"], "utility": test["utilities"]["router"]}
-        points.setdefault(run["router"], []).append({"cost_rate": test["cost_rate"], "seed": run["settings"]["seed"], **found})
+        points.setdefault(run["router"], []).append(
+            {"cost_rate": test["cost_rate"], "seed": run["settings"]["seed"], **found}
+        )
     with bar(len(rates) * len(seeds), "baselines", "setting") as progress:
         for rate in rates:
             for seed in seeds:
-                for name, found in {**fitted(train, tests, x, rate, seed, settings), ORACLE: oracle(tests, rate)}.items():
+                for name, found in {
+                    **fitted(train, tests, x, rate, seed, settings),
+                    ORACLE: oracle(tests, rate),
+                }.items():
                     points.setdefault(name, []).append({"cost_rate": rate, "seed": seed, **found})
                 progress.update()
-    llms = {llm: point({data.task: np.full(len(data), t) for data in tests}, tests, 0.0) for t, llm in enumerate(tests[0].llms)}
+    llms = {
+        llm: point({data.task: np.full(len(data), t) for data in tests}, tests, 0.0)
+        for t, llm in enumerate(tests[0].llms)
+    }
     tasks = [data.task for data in tests]
     areas = {
-        name: {task or "average": [improvement([p for p in found if p["seed"] == seed], llms, task) for seed in seeds] for task in (None, *tasks)}
+        name: {
+            task or "average": [improvement([p for p in found if p["seed"] == seed], llms, task) for seed in seeds]
+            for task in (None, *tasks)
+        }
         for name, found in points.items()
     }
-    areas[ZERO] = {task or "average": [improvement(list(llms.values()), llms, task)] * len(seeds) for task in (None, *tasks)}
-    chosen_by = [[run["selection"]["validation"] for run in runs if run["settings"]["seed"] == seed] for seed in seeds]  # a list over cost rates each
+    areas[ZERO] = {
+        task or "average": [improvement(list(llms.values()), llms, task)] * len(seeds) for task in (None, *tasks)
+    }
+    chosen_by = [
+        [run["selection"]["validation"] for run in runs if run["settings"]["seed"] == seed] for seed in seeds
+    ]  # a list over cost rates each
     return {
         "tasks": tasks,
         "validation": None if None in chosen_by[0] else [float(np.mean(part)) for part in chosen_by],
@@ -260,17 +314,44 @@ def text_of(result: Mapping[str, Any]) -> str:
     """results/routerbench.md."""
     tasks, seeds, rates = result["tasks"], result["seeds"], result["cost_rates"]
     settings = result["settings"]
-    part = "frozen" if settings["freeze_encoder"] else f"last {settings['train_layers']} layers trained" if settings["train_layers"] else "all layers trained"
-    left = [f"{count} of {Path(path).parent.name}/{Path(path).name}" for path, count in result["left_out"].items() if count]
+    part = (
+        "frozen"
+        if settings["freeze_encoder"]
+        else f"last {settings['train_layers']} layers trained"
+        if settings["train_layers"]
+        else "all layers trained"
+    )
+    left = [
+        f"{count} of {Path(path).parent.name}/{Path(path).name}" for path, count in result["left_out"].items() if count
+    ]
     zero = result["aiq"][ZERO]["average"]
     flat = [task for task in (*tasks, "average") if None in result["aiq"][ZERO][task]]  # all LLMs cost the same there
-    order = list(result["aiq"]) if "average" in flat else sorted(result["aiq"], key=lambda name: -np.mean(result["aiq"][name]["average"]))
+    order = (
+        list(result["aiq"])
+        if "average" in flat
+        else sorted(result["aiq"], key=lambda name: -np.mean(result["aiq"][name]["average"]))
+    )
     aiq_rows = []
     for name in order:
         areas = ["-" if task in flat else spread(result["aiq"][name][task]) for task in (*tasks, "average")]
-        aiq_rows.append([name, *areas, "" if name == ZERO else "-" if "average" in flat else spread(np.subtract(result["aiq"][name]["average"], zero), "+")])
+        aiq_rows.append(
+            [
+                name,
+                *areas,
+                ""
+                if name == ZERO
+                else "-"
+                if "average" in flat
+                else spread(np.subtract(result["aiq"][name]["average"], zero), "+"),
+            ]
+        )
     llm_rows = [
-        [short(llm), *[f"{values['accuracy'][task]:.2f}" for task in tasks], f"{mean_of(values, 'accuracy', None):.2f}", f"{THOUSAND * mean_of(values, 'cost', None):.3f}"]
+        [
+            short(llm),
+            *[f"{values['accuracy'][task]:.2f}" for task in tasks],
+            f"{mean_of(values, 'accuracy', None):.2f}",
+            f"{THOUSAND * mean_of(values, 'cost', None):.3f}",
+        ]
         for llm, values in sorted(result["llms"].items(), key=lambda item: mean_of(item[1], "cost", None))
     ]
     if ceilings := result.get("ceilings"):
@@ -280,8 +361,18 @@ def text_of(result: Mapping[str, Any]) -> str:
         for name, points in result["routers"].items():
             here = [p for p in points if p["cost_rate"] == rate]
             costs = [THOUSAND * mean_of(p, "cost", None) for p in here]
-            rate_rows.append([f"{rate:g}", name, spread([mean_of(p, "accuracy", None) for p in here]), f"{np.mean(costs):.3f}", spread([mean_of(p, "utility", None) for p in here])])
-    queries = ", ".join(f"{title_of(task)} {result['training_queries'].get(task, 0)} / {result['test_queries'][task]}" for task in tasks)
+            rate_rows.append(
+                [
+                    f"{rate:g}",
+                    name,
+                    spread([mean_of(p, "accuracy", None) for p in here]),
+                    f"{np.mean(costs):.3f}",
+                    spread([mean_of(p, "utility", None) for p in here]),
+                ]
+            )
+    queries = ", ".join(
+        f"{title_of(task)} {result['training_queries'].get(task, 0)} / {result['test_queries'][task]}" for task in tasks
+    )
     return "\n\n".join([
         "# RouterBench: accuracy against cost",
         f"Made by `{result['command']}`, which `{script_of(result)}` ends with; routerbench.json has every point. "
@@ -310,7 +401,11 @@ def text_of(result: Mapping[str, Any]) -> str:
 
 def main(argv: list[str] | None = None) -> int:
     """Command line; returns the exit status: 0, or 2 for bad input."""
-    p = argparse.ArgumentParser(prog="python -m utils.routerbench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = argparse.ArgumentParser(
+        prog="python -m utils.report.routerbench",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     p.add_argument("runs", help="folder of finished runs: every cost rate with every seed")
     p.add_argument("--output", type=Path, default=Path("results"), help="folder for routerbench.md, .json and .png")
     p.add_argument("--against", type=Path, metavar="JSON", help="routerbench.json of other runs on these data")
@@ -320,14 +415,14 @@ def main(argv: list[str] | None = None) -> int:
     args = p.parse_args(argv)
     begun = time.monotonic()
     try:
-        where = setup(args.device, args.precision)
+        where = choose_hardware(args.device, args.precision)
         writable_folder(args.output, "--output")
         result = compare(args.runs, where, args.cache_dir)
         if args.against:
             result["against"] = paired(result, json.loads(args.against.read_text()), args.against)
         given = [("--output", args.output if args.output != Path("results") else None), ("--against", args.against)]
         words = [word for flag, value in given if value for word in (flag, str(value))]
-        result["command"] = shlex.join(["python", "-m", "utils.routerbench", args.runs, *words])
+        result["command"] = shlex.join(["python", "-m", "utils.report.routerbench", args.runs, *words])
         result["seconds"] = round(time.monotonic() - begun, 1)
         text = text_of(result)
         cost_curve(result, args.output / "routerbench.png")

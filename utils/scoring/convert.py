@@ -1,8 +1,8 @@
 """From the answers of LLMs to routing data: the logs of lm-evaluation-harness become files of `{"question", "scores"}` rows.
 
     bash eval_scripts/score.sh                                              # writes eval_outputs/<org__name>/<group>/
-    python -m utils.convert --logs eval_outputs --output datasets/mine      # the tasks of the paper that have logs
-    python -m utils.convert --logs eval_outputs --output datasets/mine --spec my_tasks.json --tasks sums --run_code
+    python -m utils.scoring.convert --logs eval_outputs --output datasets/mine      # the tasks of the paper that have logs
+    python -m utils.scoring.convert --logs eval_outputs --output datasets/mine --spec my_tasks.json --tasks sums --run_code
 
 Which leaf tasks make a file, how they are scored, what the question's text is and how it is split, is a table of `Conversion` records:
 PAPER below, and one's own with --spec, a JSON list of objects with the same fields, such as
@@ -31,12 +31,36 @@ from typing import Any
 import numpy as np
 
 from utils.data import RoutingData, load
-from utils.evaluate import markdown
-from utils.experiment import atomic_folder, replaceable_folder, write_json
+from utils.files import atomic_folder, replaceable_folder, write_json
 from utils.meters import bar
 from utils.metrics import references
-from utils.scoring.harness import Log, LogError, Sample, doc_hash, find_llms, find_logs, find_verdicts, run_of, samples, sampling
-from utils.scoring.rules import CODE, KIND_OF_RULE, Judging, Outcome, choice, key_of, metric, number, programs, share, texts, verdicts
+from utils.scoring.harness import (
+    Log,
+    LogError,
+    Sample,
+    doc_hash,
+    find_llms,
+    find_logs,
+    find_verdicts,
+    run_of,
+    samples,
+    sampling,
+)
+from utils.scoring.rules import (
+    CODE,
+    KIND_OF_RULE,
+    Judging,
+    Outcome,
+    choice,
+    key_of,
+    metric,
+    number,
+    programs,
+    share,
+    texts,
+    verdicts,
+)
+from utils.tables import markdown
 from utils.tasks import LLMS, short, task_of
 
 
@@ -85,11 +109,15 @@ class Conversion:
             fail("give 'train', 'test' or both: names of the files to write")
         for name in self.files:
             if Path(name).name != name or not name.endswith(".json") or task_of(name) != self.task:
-                fail(f"the file name {name!r} must be {self.task}.json, {self.task}_train.json or {self.task}_test.json")
+                fail(
+                    f"the file name {name!r} must be {self.task}.json, {self.task}_train.json or {self.task}_test.json"
+                )
         if kept := {"convert.json", "answers.json"}.intersection(self.files):
             fail(f"the name {', '.join(kept)} is taken, by what tells how files came about; choose another task name")
         if bool(self.train and self.test) != (0 < self.test_fraction < 1):
-            fail(f"'test_fraction' is {self.test_fraction}; it must be between 0 and 1 with both files, and left out with one")
+            fail(
+                f"'test_fraction' is {self.test_fraction}; it must be between 0 and 1 with both files, and left out with one"
+            )
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -165,12 +193,16 @@ def read_spec(path: Path) -> list[Conversion]:
     for number_, record in enumerate(records):
         where = f"--spec {path}, record {number_}"
         if unknown := record.keys() - known:
-            raise ValueError(f"{where}: unknown field {', '.join(sorted(unknown))}; the fields are {', '.join(sorted(known))}")
+            raise ValueError(
+                f"{where}: unknown field {', '.join(sorted(unknown))}; the fields are {', '.join(sorted(known))}"
+            )
         if lacking := {"task", "leaves", "rule", "question"} - record.keys():
             raise ValueError(f"{where}: lacks {', '.join(sorted(lacking))}")
         if isinstance(record["leaves"], str):
             raise ValueError(f"{where}: 'leaves' must be a list of names, found {record['leaves']!r}")
-        given = {name: value for name, value in record.items() if value is not None} | {"leaves": tuple(record["leaves"])}
+        given = {name: value for name, value in record.items() if value is not None} | {
+            "leaves": tuple(record["leaves"])
+        }
         try:
             table.append(Conversion(**given))
         except (ValueError, TypeError) as error:
@@ -208,14 +240,20 @@ def score(log: Log, record: Conversion, args: argparse.Namespace, warnings: list
 
     Raises: LogError for a log that cannot be trusted, or documents with different numbers of answers.
     """
-    rule = {"choice": choice, "number": partial(number, numeric=args.numeric_answers), "metric": partial(metric, name=record.metric)}.get(record.rule)
+    rule = {
+        "choice": choice,
+        "number": partial(number, numeric=args.numeric_answers),
+        "metric": partial(metric, name=record.metric),
+    }.get(record.rule)
     found: dict[int, tuple[str, str]] = {}
     outcomes: dict[int, Outcome] = {}
     wanted: dict[int, list] = {}
     answers, equal, settings = 0, 0, {}
     for sample in samples(log, record.filter, args.allow_limit):
         if answers and len(sample.responses[0]) != answers:
-            raise LogError(f"{sample.where}: {len(sample.responses[0])} answers, and {answers} to the document before; score this task again")
+            raise LogError(
+                f"{sample.where}: {len(sample.responses[0])} answers, and {answers} to the document before; score this task again"
+            )
         answers, settings = len(sample.responses[0]), settings or sampling(sample)
         equal += record.rule != "choice" and len(set(texts(sample))) == 1
         found[sample.doc_id] = (sample.doc_hash, question_of(sample, record.question))
@@ -231,7 +269,9 @@ def score(log: Log, record: Conversion, args: argparse.Namespace, warnings: list
             keys = [key_of(program) for program in some]
             outcomes[doc_id] = share([key[:12] for key in keys], [passed[key] for key in keys])
     if answers > 1 and equal >= 0.95 * len(found):
-        warnings.append(f"{log}: all {answers} answers are equal for {equal} of {len(found)} documents: {_cause(settings)}. Its scores rest on one answer")
+        warnings.append(
+            f"{log}: all {answers} answers are equal for {equal} of {len(found)} documents: {_cause(settings)}. Its scores rest on one answer"
+        )
     return {doc_id: Entry(*found[doc_id], outcomes[doc_id]) for doc_id in sorted(found)}
 
 
@@ -254,20 +294,31 @@ def score_verdicts(log: Log, record: Conversion) -> dict[int, Entry]:
     """
     try:
         log.sha256, found = hashlib.sha256(log.path.read_bytes()).hexdigest(), json.loads(log.path.read_bytes())
-        docs = [json.loads(line) for line in Path(record.documents).read_text(encoding="utf-8").split("\n") if line.strip()]
+        docs = [
+            json.loads(line) for line in Path(record.documents).read_text(encoding="utf-8").split("\n") if line.strip()
+        ]
         passed, made = found["passed"], {what: found[f"{what}_sha256"] for what in ("generations", "references")}
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise LogError(f"{log}: the verdicts, or the documents {record.documents}, cannot be read ({type(error).__name__}: {error})") from None
+        raise LogError(
+            f"{log}: the verdicts, or the documents {record.documents}, cannot be read ({type(error).__name__}: {error})"
+        ) from None
     if len(docs) != len(passed):
         what = f"verdicts on {len(passed)} problems, and {record.documents} has {len(docs)} documents"
         raise LogError(f"{log}: {what}; give the data set that was used, whole and in its order")
-    for what, words in {"generations": "on other programs than those", "references": "by other tests than those"}.items():
+    for what, words in {
+        "generations": "on other programs than those",
+        "references": "by other tests than those",
+    }.items():
         file = log.path.with_name(f"{what}_{log.leaf}.json")
         if file.is_file() and hashlib.sha256(file.read_bytes()).hexdigest() != made[what]:
             raise LogError(f"{log}: verdicts {words} of {file.name}; run eval_scripts/bigcode.sh with RUN_CODE=1 again")
-    lines = [Sample(f"{record.documents}, document {n}", n, doc_hash(doc), doc, "", [], [[]], {}) for n, doc in enumerate(docs)]
+    lines = [
+        Sample(f"{record.documents}, document {n}", n, doc_hash(doc), doc, "", [], [[]], {})
+        for n, doc in enumerate(docs)
+    ]
     return {
-        line.doc_id: Entry(line.doc_hash, question_of(line, record.question), share(some, some), made["references"]) for line, some in zip(lines, passed)
+        line.doc_id: Entry(line.doc_hash, question_of(line, record.question), share(some, some), made["references"])
+        for line, some in zip(lines, passed)
     }
 
 
@@ -296,7 +347,9 @@ def join(leaf: str, sheets: dict[str, dict[int, Entry]]) -> None:
                 )
             have, has = len(expected[doc_id].outcome.answers), len(entry.outcome.answers)
             if have != has:
-                raise LogError(f"{leaf}, doc_id {doc_id}: {first} gave {have} answers and {llm} {has}; score both with the same `repeats`")
+                raise LogError(
+                    f"{leaf}, doc_id {doc_id}: {first} gave {have} answers and {llm} {has}; score both with the same `repeats`"
+                )
 
 
 def split(questions: Sequence[str], fraction: float, seed: int) -> tuple[list[int], list[int]]:
@@ -333,11 +386,17 @@ def plan(args: argparse.Namespace) -> tuple[list[str], list[Job]]:
     table = [*own, *(record for record in PAPER if taken.isdisjoint(record.files))]
     names = list(dict.fromkeys(record.task for record in table))
     if unknown := [name for name in args.tasks or () if name not in names]:
-        raise ValueError(f"--tasks: no conversion for {', '.join(unknown)}; known: {', '.join(names)}; --spec adds others")
+        raise ValueError(
+            f"--tasks: no conversion for {', '.join(unknown)}; known: {', '.join(names)}; --spec adds others"
+        )
     folders = find_llms(args.logs)
     if unknown := [llm for llm in args.llms or () if llm not in folders]:
         raise ValueError(f"--llms: {args.logs} has no logs of {', '.join(unknown)}; it has {', '.join(folders)}")
-    llms = list(dict.fromkeys(args.llms or sorted(folders, key=lambda llm: (LLMS.index(llm) if llm in LLMS else len(LLMS), llm))))
+    llms = list(
+        dict.fromkeys(
+            args.llms or sorted(folders, key=lambda llm: (LLMS.index(llm) if llm in LLMS else len(LLMS), llm))
+        )
+    )
     jobs = []
     for record in table:
         if args.tasks and record.task not in args.tasks:
@@ -368,7 +427,9 @@ def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
 
 
-def convert_job(job: Job, args: argparse.Namespace, warnings: list[str]) -> tuple[dict[str, list[dict]], dict[str, list[dict]], dict[str, Any]]:
+def convert_job(
+    job: Job, args: argparse.Namespace, warnings: list[str]
+) -> tuple[dict[str, list[dict]], dict[str, list[dict]], dict[str, Any]]:
     """Read, check, join and split one record. Returns: rows of each file, answers of each file, and where they came from.
 
     Raises: LogError for logs that cannot be trusted, do not fit each other, or have too few documents to split.
@@ -378,13 +439,18 @@ def convert_job(job: Job, args: argparse.Namespace, warnings: list[str]) -> tupl
         for leaf, logs in job.logs.items():
             sheets, shots = {}, {}
             for llm, log in logs.items():
-                sheets[llm] = score_verdicts(log, record) if record.rule == "verdicts" else score(log, record, args, warnings)
+                sheets[llm] = (
+                    score_verdicts(log, record) if record.rule == "verdicts" else score(log, record, args, warnings)
+                )
                 results, _ = run_of(log, args.allow_limit)
                 version = results.get("lm_eval_version") or results.get("git_hash") or "unknown"
                 shots[llm] = results.get("n-shot", {}).get(leaf)
                 some = next(iter(sheets[llm].values()))
                 place = {"path": log.path.relative_to(args.logs).as_posix(), "sha256": log.sha256, "lm_eval": version}
-                sources.setdefault(llm, {})[leaf] = place | {"documents": len(sheets[llm]), "answers": len(some.outcome.answers)}
+                sources.setdefault(llm, {})[leaf] = place | {
+                    "documents": len(sheets[llm]),
+                    "answers": len(some.outcome.answers),
+                }
                 progress.update()
             join(leaf, sheets)
             if len({number_ for number_ in shots.values() if number_ is not None}) > 1:
@@ -392,9 +458,15 @@ def convert_job(job: Job, args: argparse.Namespace, warnings: list[str]) -> tupl
                 warnings.append(f"{leaf}: the LLMs were shown different numbers of worked examples: {shown}")
             for doc_id, entry in next(iter(sheets.values())).items():
                 outcomes = {llm: sheet[doc_id].outcome for llm, sheet in sheets.items()}
-                rows.append({"question": entry.question, "scores": {llm: outcome.score for llm, outcome in outcomes.items()}})
-                given, right = ({llm: getattr(outcome, name) for llm, outcome in outcomes.items()} for name in ("answers", "right"))
-                answers.append({"leaf": leaf, "doc_id": doc_id, "gold": entry.outcome.gold, "answers": given, "right": right})
+                rows.append(
+                    {"question": entry.question, "scores": {llm: outcome.score for llm, outcome in outcomes.items()}}
+                )
+                given, right = (
+                    {llm: getattr(outcome, name) for llm, outcome in outcomes.items()} for name in ("answers", "right")
+                )
+                answers.append(
+                    {"leaf": leaf, "doc_id": doc_id, "gold": entry.outcome.gold, "answers": given, "right": right}
+                )
     if record.train and record.test:
         try:
             train, test = split([row["question"] for row in rows], record.test_fraction, args.seed)
@@ -449,14 +521,18 @@ def convert(args: argparse.Namespace) -> Converted:
     if args.answers:
         here, there = args.answers.resolve(), args.output.resolve()
         if here.is_relative_to(there) or there.is_relative_to(here):
-            raise ValueError(f"--answers {args.answers}: give a folder outside --output, and not one that has it in it; both are replaced as a whole")
+            raise ValueError(
+                f"--answers {args.answers}: give a folder outside --output, and not one that has it in it; both are replaced as a whole"
+            )
         check_folder("--answers", args.answers, "answers.json", names)
     warnings: list[str] = []
     files: dict[str, dict[str, Any]] = {}
     data: dict[str, RoutingData] = {}
     conversions, sides = [], {}
     with atomic_folder(args.output) as folder:
-        for job in sorted(jobs, key=lambda job: job.record.rule in CODE):  # what takes long comes when the other logs are known to be good
+        for job in sorted(
+            jobs, key=lambda job: job.record.rule in CODE
+        ):  # what takes long comes when the other logs are known to be good
             rows, answers, sources = convert_job(job, args, warnings)
             conversions.append(sources)
             sides |= answers
@@ -466,12 +542,18 @@ def convert(args: argparse.Namespace) -> Converted:
                 data[name] = replace(loaded, path=str(args.output / name))
                 files[name] = {"kind": job.record.kind, "rows": len(some), "sha256": loaded.sha256}
         options = {name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()}
-        write_json(folder / "convert.json", {"llms": llms, "options": options, "warnings": warnings, "files": files, "conversions": conversions})
+        write_json(
+            folder / "convert.json",
+            {"llms": llms, "options": options, "warnings": warnings, "files": files, "conversions": conversions},
+        )
     if args.answers:
         with atomic_folder(args.answers) as folder:
             for name, some in sides.items():
                 write_json(folder / name, some)
-            write_json(folder / "answers.json", {"llms": llms, "output": str(args.output), "files": {name: files[name]["sha256"] for name in sides}})
+            write_json(
+                folder / "answers.json",
+                {"llms": llms, "output": str(args.output), "files": {name: files[name]["sha256"] for name in sides}},
+            )
     for warning in warnings:
         print(f"warning: {warning}", file=sys.stderr)
     return Converted(args.output, data, [job.record.train for job in jobs if job.record.train])
@@ -482,7 +564,9 @@ def summary(data: dict[str, RoutingData]) -> str:
     columns = [{row: values[file.task] for row, values in references([file]).items()} for file in data.values()]
     llms = next(iter(data.values())).llms
     rows = [[short(row), *[f"{column[row]:.2f}" for column in columns]] for row in [*llms, "per-query oracle"]]
-    return markdown(["", *(Path(name).stem for name in data)], [*rows, ["queries", *[str(len(file)) for file in data.values()]]])
+    return markdown(
+        ["", *(Path(name).stem for name in data)], [*rows, ["queries", *[str(len(file)) for file in data.values()]]]
+    )
 
 
 def next_commands(made: Converted) -> str:
@@ -494,32 +578,56 @@ def next_commands(made: Converted) -> str:
     kinds = lambda names: " ".join(data[name].kind for name in names)  # noqa: E731
     lines = []
     if train:
-        lines += [f"python -m utils.clustering --data_paths {paths(output, train)} --output {shlex.quote(str(clustered))}"]
+        lines += [
+            f"python -m utils.clustering --data_paths {paths(output, train)} --output {shlex.quote(str(clustered))}"
+        ]
         lines += [f"python train_router_mdeberta.py --encoder minilm --save_path runs/{shlex.quote(output.name)} \\"]
         lines += [f"  --data_paths {paths(clustered, train)} --data_type {kinds(train)} \\"]
         llms = len(data[train[0]].llms)
         lines += [f"  --top_k {llms} --last_k {llms} \\"] if llms < 3 else []  # the paper's 3 are for 3 LLMs or more
-        tests = f"--test_data_paths {paths(output, test)} --test_data_type {kinds(test)} --final_eval_data_paths" if test else "--no-final_eval"
+        tests = (
+            f"--test_data_paths {paths(output, test)} --test_data_type {kinds(test)} --final_eval_data_paths"
+            if test
+            else "--no-final_eval"
+        )
         lines += [f"  {tests}"]
     if test:
         ckpt = f"runs/{shlex.quote(output.name)}" if train else "FOLDER"
-        lines += [f"python evaluation_router.py --ckpt {ckpt} --test_data_paths {paths(output, test)} --test_data_type {kinds(test)}"]
+        lines += [
+            f"python evaluation_router.py --ckpt {ckpt} --test_data_paths {paths(output, test)} --test_data_type {kinds(test)}"
+        ]
     return "\n".join(lines)
 
 
 def parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(prog="python -m utils.convert", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--logs", type=Path, default=Path("eval_outputs"), help="folder with one folder of logs for each LLM")
+    p = argparse.ArgumentParser(
+        prog="python -m utils.scoring.convert",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    p.add_argument(
+        "--logs", type=Path, default=Path("eval_outputs"), help="folder with one folder of logs for each LLM"
+    )
     p.add_argument("--output", type=Path, required=True, help="folder to write, as a whole")
-    p.add_argument("--llms", nargs="+", metavar="ORG/NAME", help="these LLMs, in this order; default: all that have logs")
+    p.add_argument(
+        "--llms", nargs="+", metavar="ORG/NAME", help="these LLMs, in this order; default: all that have logs"
+    )
     p.add_argument("--tasks", nargs="+", help="these tasks; default: all that have logs")
     p.add_argument("--spec", type=Path, help="JSON file with conversions of your own tasks")
-    p.add_argument("--numeric_answers", action="store_true", help="rule number: compare values (1,000 and 1000.0 are equal), not text as the paper does")
+    p.add_argument(
+        "--numeric_answers",
+        action="store_true",
+        help="rule number: compare values (1,000 and 1000.0 are equal), not text as the paper does",
+    )
     p.add_argument("--seed", type=int, default=1, help="of the splits")
     p.add_argument("--allow_limit", action="store_true", help="take runs with --limit, for trials")
-    p.add_argument("--answers", type=Path, help="folder for what each LLM answered, row by row (for voting); written as a whole")
+    p.add_argument(
+        "--answers", type=Path, help="folder for what each LLM answered, row by row (for voting); written as a whole"
+    )
     code = p.add_argument_group("code tasks")
-    code.add_argument("--run_code", action="store_true", help="allow running the programs that LLMs wrote; best in a container")
+    code.add_argument(
+        "--run_code", action="store_true", help="allow running the programs that LLMs wrote; best in a container"
+    )
     code.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="programs at a time")
     code.add_argument("--time_limit", type=float, default=10.0, help="seconds for each program")
     code.add_argument("--memory_limit", type=int, default=4096, help="MB for each program")

@@ -1,0 +1,99 @@
+"""Files and folders that are whole or not there, and locks on folders."""
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import Any
+
+
+def writable_folder(path: Path, flag: str) -> None:
+    """Make a folder and prove that a file can be written there.
+
+    Raises: ValueError naming the flag, the path and the reason.
+    """
+    probe = path / f".probe-{uuid.uuid4().hex[:8]}"
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise ValueError(f"{flag} {path}: cannot write there ({error.strerror}); choose another folder") from None
+
+
+def replaceable_folder(path: Path, flag: str, ours: Collection[str], maker: str) -> None:
+    """Prove that `atomic_folder` may put a new folder in the place of this one: a file can be written beside it, and it holds none but `ours`.
+
+    Raises: ValueError naming the flag, the path and what is there of which `maker` ("no conversion") wrote nothing.
+    """
+    writable_folder(path.parent, flag)
+    if not path.exists():
+        return
+    if not path.is_dir():
+        raise ValueError(f"{flag} {path}: a file is there; give a folder")
+    if others := sorted({entry.name for entry in path.iterdir()}.difference(ours)):
+        names = ", ".join(others[:5]) + (", ..." if len(others) > 5 else "")
+        raise ValueError(
+            f"{flag} {path}: the folder is replaced as a whole, and {maker} wrote {names}; give another folder"
+        )
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file so that it is the old one or the whole new one, never a part."""
+    part = path.with_name(path.name + ".part")
+    part.write_text(text, encoding="utf-8")
+    os.replace(part, path)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON as `write_text` does."""
+    write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+
+
+@contextlib.contextmanager
+def locked(folder: Path, taken: str | None = None) -> Iterator[None]:
+    """Hold a folder against other processes that ask for it here; nothing is left in it.
+
+    They wait, or, with `taken`, Raises: ValueError with that text.
+    """
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | (fcntl.LOCK_NB if taken else 0))
+        except BlockingIOError:
+            raise ValueError(taken) from None
+        yield
+    finally:
+        os.close(handle)
+
+
+@contextlib.contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """A temporary folder that takes the place of `path` when the block ends, and vanishes if it fails.
+
+    What a killed process left behind is removed first; `recover` brings back a folder that was killed in the exchange.
+    """
+    part, old = (path.with_name(f".{path.name}.{kind}") for kind in ("part", "old"))
+    recover(path)
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    try:
+        yield part
+        if path.exists():
+            path.rename(old)
+        part.rename(path)
+    finally:
+        recover(path)
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def recover(path: Path) -> None:
+    """Finish an exchange of `atomic_folder` that was stopped half-way: the old folder comes back if no new one is there."""
+    old = path.with_name(f".{path.name}.old")
+    if old.exists() and not path.exists():
+        old.rename(path)
+    shutil.rmtree(old, ignore_errors=True)

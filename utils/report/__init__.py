@@ -1,0 +1,1 @@
+"""Finished runs, and the tables, comparisons and figures made from them."""

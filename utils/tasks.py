@@ -85,18 +85,14 @@ def routerbench(task: str, test: bool = False) -> str:
 DATASETS = {  # --dataset: the defaults that it changes of the arguments about data
     "paper": {},
     "routerbench": {
-        "data_paths": [routerbench(task) for task in ROUTERBENCH], "test_data_paths": [routerbench(task, test=True) for task in ROUTERBENCH],
-        "final_eval_data_paths": [], "max_characters": 1400, "missing_cells": "drop",
+        "data_paths": [routerbench(task) for task in ROUTERBENCH],
+        "data_type": ["multi_attempt"],  # of all its files
+        "test_data_paths": [routerbench(task, test=True) for task in ROUTERBENCH],
+        "final_eval_data_paths": [],
+        "max_characters": 1400,
+        "missing_cells": "drop",
     },
-}  # fmt: skip
-_KIND_OF_DATASET = {"routerbench": "multi_attempt"}  # of all its files
-
-
-def fill_kinds(args: Any) -> None:
-    """Give each file of `args`, parsed arguments with a --dataset whose files are all of one kind, that kind where none was given."""
-    for name in ("data", "test_data", "final_eval_data"):
-        if args.dataset in _KIND_OF_DATASET and getattr(args, f"{name}_type", ()) is None:
-            setattr(args, f"{name}_type", [_KIND_OF_DATASET[args.dataset]] * len(getattr(args, f"{name}_paths")))
+}
 
 
 def kind_of(name: str) -> str | None:

@@ -1,0 +1,453 @@
+"""The settings of a run: typed, frozen, documented; from defaults, a recipe in YAML, and flags.
+
+    config = parse_config(["--recipe", "tuned", "--seed", "2"])     # train_scripts/recipes/tuned.yaml, then the flags
+    config.loss.top_k, config.data.data_paths
+
+Every field is a flag of its name (`--top_k 3`); its docstring is the help. A later flag has the last word over an
+earlier one, and every flag over the recipe. Other commands are made of the same parts, see `parse_arguments`.
+"""
+
+import argparse
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import tyro
+import yaml
+
+from utils.tasks import BY_NAME, DATASETS, TASKS, TRAIN_ORDER
+
+RECIPES = Path(__file__).parents[1] / "train_scripts" / "recipes"
+MDEBERTA = "microsoft/mdeberta-v3-base"
+GIVEN = "given"  # --encoder: the data files have embeddings in place of text
+CUSTOM = "custom"  # the label of a run that has none of its own
+PROGRAM = "python train_router_mdeberta.py"
+RECIPE_HELP = """--recipe NAME takes the settings of train_scripts/recipes/NAME.yaml, --config FILE those of another YAML file;
+flags change them."""
+DATASET_OF_TRAINING = {  # what --dataset changes of the defaults, for training
+    name: {**changes, "top_k": 4, "last_k": 4} if name == "routerbench" else changes
+    for name, changes in DATASETS.items()
+}
+
+Kind = Literal["probability", "multi_attempt"]
+Precision = Literal["auto", "bf16", "fp32"]
+
+
+def bounded(
+    default: Any,
+    at_least: float | None = None,
+    above: float | None = None,
+    below: float | None = None,
+    at_most: float | None = None,
+) -> Any:
+    """A field whose number `check_bounds` checks; None, where a field allows it, is no number."""
+    bounds = {"at least": at_least, "above": above, "below": below, "at most": at_most}
+    return field(default=default, metadata={name: bound for name, bound in bounds.items() if bound is not None})
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """data"""
+
+    dataset: Literal[tuple(DATASETS)] = "paper"
+    """routerbench: its files, K+ = K- = 4, prompts of 1400 characters, rows with empty cells left out"""
+    data_paths: tuple[str, ...] = tuple(BY_NAME[name].train for name in TRAIN_ORDER)
+    """training files, one per task"""
+    data_type: tuple[Kind, ...] | None = None
+    """score kind of each training file, needed for tasks that the paper has not; a single kind serves all files"""
+    test_data_paths: tuple[str, ...] = tuple(task.test for task in TASKS if task.in_distribution)
+    """test files, scored once at the end"""
+    test_data_type: tuple[Kind, ...] | None = None
+    """score kind of each test file; default: a single --data_type"""
+    final_eval_data_paths: tuple[str, ...] = tuple(task.test for task in TASKS if not task.in_distribution)
+    """more test files (out of distribution); nothing behind it: none"""
+    final_eval_data_type: tuple[Kind, ...] | None = None
+    """score kind of each of these; default: a single --data_type"""
+    llms: tuple[str, ...] | None = None
+    """choose among these LLMs only; default: all that the training files have scores for"""
+    missing_cells: Literal["error", "drop"] = "error"
+    """a row with an empty score or cost: an error, or left out and counted"""
+    max_characters: int | None = bounded(None, at_least=1)
+    """keep N characters of a query; default: all"""
+    keep_characters: Literal["last", "first"] = "last"
+    """which ones; the released code: first"""
+
+
+@dataclass(frozen=True)
+class TrainingSetConfig:
+    """training rows and their targets"""
+
+    training_samples_per_dataset: int = bounded(1000, at_least=0)
+    """first rows of each file, repeated where the training loop finds fewer; 0: each row once"""
+    validation_fraction: float = bounded(0.1, at_least=0, below=1)
+    """share of each training file that is held out, to choose the checkpoint or the settings"""
+    targets: Literal["score", "gain"] = "score"
+    """gain: right or wrong for multiple choice, what the metric counts"""
+    cost_rate: float = bounded(0.0, at_least=0)
+    """targets are score - cost_rate * cost in US dollars; what is chosen on validation rows is chosen by that, too"""
+    target_shrinkage: float = bounded(0.0, at_least=0, at_most=1)
+    """0 to 1: how far each target moves to the mean of its group"""
+    target_groups: Literal["task", "cluster"] = "task"
+    """the groups of --target_shrinkage: tasks, or clusters within a task"""
+    target_pooling: Literal["none", "question", "alike"] = "none"
+    """estimate per task how far a target is pooled with neighbours, cluster and task (utils/denoise.py): expected on
+    this very question, or on questions that look alike to the pre-trained encoder"""
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """encoder"""
+
+    encoder: str = MDEBERTA
+    """hub name, local folder, minilm (a PyPI package), or given (data files of embeddings)"""
+    pooling: Literal["first", "mean"] | None = None
+    """default: first token; mean for minilm"""
+    max_length: int = 512
+    """tokens kept of a query, the last ones"""
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """model"""
+
+    similarity_function: Literal["cos", "inner"] = "cos"
+    """cosine, or inner product"""
+    dropout: float | None = bounded(None, at_least=0, below=1)
+    """default: the encoder's own"""
+    freeze_encoder: bool = False
+    """embed each query once; train a linear head and the LLM embeddings"""
+    train_layers: int | None = bounded(None, at_least=1)
+    """train the last N encoder layers, compute the rest once"""
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """losses"""
+
+    loss: Literal["routerdc", "cosine_classifier", "zooter"] = "routerdc"
+    """the paper's, or that of a baseline, which has no sample-sample loss"""
+    top_k: int = bounded(3, at_least=1)
+    """K+"""
+    last_k: int | None = 3
+    """K-; None: all LLMs that are not among the K+"""
+    temperature: Annotated[float, tyro.conf.arg(aliases=["--tempreture"])] = bounded(1.0, above=0)
+    """of both losses"""
+    cluster_loss_weight: float = bounded(1.0, at_least=0)
+    """lambda: sample-sample loss by cluster_id"""
+    sample_loss_weight: float = bounded(0.0, at_least=0)
+    """the same by task"""
+    missing_clusters: Literal["error", "task"] = "error"
+    """training rows without cluster_id: an error, or the sample-sample loss of --cluster_loss_weight is by task"""
+    H: int = bounded(3, at_least=1)
+    """out-of-group queries per query"""
+    ties: Literal["expected", "random", "released", "columns"] = "expected"
+    """LLMs with one score: they share the places that they compete for (expected), are drawn at every visit (random),
+    or the order of the columns decides (released, columns)"""
+    negative_below: float = 0.5
+    """only scores below this make a negative"""
+    fidelity: str = "paper"
+    """paper, upstream, or behaviours of the released code by name or row of the README's table, such as 1,3; it changes
+    no data: RouterBench's prompts are cut as released with --keep_characters first"""
+
+
+@dataclass(frozen=True)
+class OptimizationConfig:
+    """training"""
+
+    batch_size: int = bounded(64, at_least=1)
+    """queries per batch"""
+    training_steps: int = bounded(1000, at_least=1)
+    """optimizer steps"""
+    eval_steps: int = bounded(50, at_least=1)
+    """validate this often"""
+    learning_rate: float = bounded(5e-5, above=0)
+    """of all that is not an LLM embedding"""
+    llm_learning_rate: float | None = bounded(None, above=0)
+    """of the LLM embeddings; default: --learning_rate"""
+    weight_decay: float = bounded(0.01, at_least=0)
+    """of AdamW"""
+    gradient_accumulation: int = bounded(1, at_least=1)
+    """batches per optimizer step"""
+    selection: Literal["best", "last"] = "best"
+    """best on validation, or the last step"""
+    seed: int = bounded(1, at_least=0)
+    """of split, batches, pairs and initial values"""
+
+
+@dataclass(frozen=True)
+class HardwareConfig:
+    """hardware"""
+
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:N, mps"""
+    precision: Precision = "auto"
+    """auto: bf16 where the device computes in it"""
+    cache_dir: Path = Path(".cache/queries")
+    """embeddings and hidden states that do not change in training"""
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """run"""
+
+    save_path: str = "runs/routerdc"
+    """folder of the run; an unfinished one there is resumed"""
+    overwrite: bool = False
+    """start again even if --save_path holds a run"""
+    label: str | None = None
+    """name of the settings in results; default: the recipe, if no flag changes it"""
+    final_eval: bool = True
+    """score the test sets at the end"""
+    resume_minutes: float = bounded(5.0, at_least=0)
+    """state is saved this often, and when interrupted"""
+
+
+@dataclass(frozen=True)
+class Config:
+    """All settings of a training run; the defaults are the paper's."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    training_set: TrainingSetConfig = field(default_factory=TrainingSetConfig)
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    optimization: OptimizationConfig = field(default_factory=OptimizationConfig)
+    hardware: HardwareConfig = field(default_factory=HardwareConfig)
+    run: RunConfig = field(default_factory=RunConfig)
+
+
+@dataclass(frozen=True)
+class Fidelity:
+    """Behaviours of the released code that a run takes in place of the paper's form.
+
+    Their order is that of the README's table, rows 1 to 7 (FIDELITY: the departures of the released code).
+    """
+
+    batch_mask: bool = False
+    """the mask of zero-score positives is averaged over the batch"""
+    no_dropout: bool = False
+    """dropout is off in training"""
+    self_positive: bool = False
+    """a query may be its own positive in the sample-sample loss"""
+    shifted_rows: bool = False
+    """a row without H negatives shifts the similarities of all later rows"""
+    train_as_validation: bool = False
+    """ "validation" is the training files"""
+    evaluation_draws: bool = False
+    """evaluating changes the random numbers of training"""
+    released_ties: bool = False
+    """among LLMs with one score the first columns are both K+ and K-, and a score of 0.5 is a negative"""
+
+    @classmethod
+    def parse(cls, text: str) -> "Fidelity":
+        """ "paper" -> none, "upstream" -> all, "batch_mask,self_positive" or "1,3" -> these.
+
+        Raises: ValueError for any other text.
+        """
+        names = [behaviour.name for behaviour in fields(cls)]
+        if text == "paper":
+            return cls()
+        if text == "upstream":
+            return cls(*[True] * len(names))
+        by_word = {name: name for name in names} | {str(row): name for row, name in enumerate(names, 1)}
+        words = [word.strip() for word in text.split(",")]
+        if not set(words) <= by_word.keys():
+            raise ValueError(
+                f"--fidelity is {text!r}; it must be paper, upstream, rows from 1 to {len(names)} such as 1,3, "
+                f"or names among {', '.join(names)}"
+            )
+        return cls(**{by_word[word]: True for word in words})
+
+    def __str__(self) -> str:
+        """ "paper", "upstream", or the rows of the README's table: what results call it."""
+        rows = [str(row) for row, behaviour in enumerate(fields(self), 1) if getattr(self, behaviour.name)]
+        return "paper" if not rows else "upstream" if len(rows) == len(fields(self)) else ",".join(rows)
+
+
+Arguments = TypeVar("Arguments")
+
+
+def parse_arguments(
+    arguments_class: type[Arguments],
+    arguments: Sequence[str],
+    program: str,
+    description: str,
+    datasets: Mapping[str, Mapping[str, Any]] = DATASETS,
+    default: Arguments | None = None,
+) -> Arguments:
+    """Parse a command line into a dataclass; the flags of its parts (dataclasses in it) have no prefix.
+
+    A `DataConfig` among the parts takes the defaults of its --dataset (of `datasets`), and a single --data_type serves
+    all its files.
+    Raises: SystemExit(2) for an unknown flag or a value of another type; ValueError, naming the flag, for a number out
+    of its bounds.
+    """
+    before = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    before.add_argument("--dataset", default="paper")
+    dataset = before.parse_known_args(arguments)[0].dataset
+    parsed = tyro.cli(
+        arguments_class,
+        args=[*flags_of(datasets.get(dataset, {})), *arguments],
+        prog=program,
+        description=description,
+        default=default,
+        config=(tyro.conf.OmitArgPrefixes,),
+        use_underscores=True,
+    )
+    check_bounds(parsed)
+    parts = {part.name: getattr(parsed, part.name) for part in fields(parsed)}
+    data = {name: _with_kinds(part) for name, part in parts.items() if isinstance(part, DataConfig)}
+    return replace(parsed, **data)
+
+
+def _with_kinds(data: DataConfig) -> DataConfig:
+    """A single kind of the training files is that of all files, where others have none."""
+    one_for_all = data.data_type if data.data_type and len(data.data_type) == 1 else None
+    kinds = {}
+    for name in ("data", "test_data", "final_eval_data"):
+        paths, kind = getattr(data, f"{name}_paths"), getattr(data, f"{name}_type") or one_for_all
+        kinds[f"{name}_type"] = kind * len(paths) if kind and len(kind) == 1 else kind
+    return replace(data, **kinds)
+
+
+def parse_config(arguments: Sequence[str], description: str = "") -> Config:
+    """The settings of a training run from its command line, with --recipe NAME or --config FILE before all flags.
+
+    Raises: SystemExit(2) and ValueError as `parse_arguments`; ValueError for a recipe that is not there or has
+    a setting that is none, and for settings that exclude each other.
+    """
+    before = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    source = before.add_mutually_exclusive_group()
+    source.add_argument("--recipe")
+    source.add_argument("--config", type=Path)
+    named, flags = before.parse_known_args(arguments)
+    path = RECIPES / f"{named.recipe}.yaml" if named.recipe else named.config
+    recipe_flags = flags_of(read_recipe(path)) if path else []
+
+    def parsed(words: Sequence[str]) -> Config:
+        return parse_arguments(Config, words, PROGRAM, f"{description}\n\n{RECIPE_HELP}", DATASETS_OF_TRAINING)
+
+    config = parsed([*recipe_flags, *flags])
+    if config.run.label is None:
+        label = path.stem if path and has_settings_of(config, parsed(recipe_flags)) else CUSTOM
+        config = replace(config, run=replace(config.run, label=label))
+    check_config(config)
+    if config.loss.loss != "routerdc":
+        config = replace(config, loss=replace(config.loss, cluster_loss_weight=0.0))
+    return config
+
+
+def recipes() -> list[str]:
+    """The names that --recipe takes."""
+    return sorted(path.stem for path in RECIPES.glob("*.yaml"))
+
+
+def read_recipe(path: Path) -> dict[str, Any]:
+    """The settings in a YAML file, by the names of their flags.
+
+    Raises: ValueError that names the file if it is not there, is no mapping, or has a name that is no setting.
+    """
+    if not path.is_file():
+        raise ValueError(
+            f"{path}: no such recipe. --recipe takes one of {', '.join(recipes())}; --config takes a file of your own"
+        )
+    try:
+        recipe = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
+    if not isinstance(recipe, dict):
+        raise ValueError(f"{path}: expected settings, one `name: value` a line, found {type(recipe).__name__}")
+    known = {name for name, _ in leaves(Config())}
+    if unknown := sorted(str(name) for name in recipe if name not in known):
+        raise ValueError(f"{path}: no setting is called {', '.join(unknown)}; `{PROGRAM} --help` lists them all")
+    return recipe
+
+
+def flags_of(settings: Mapping[str, Any]) -> list[str]:
+    """Settings as words of a command line: {"H": 5, "freeze_encoder": True} -> ["--H", "5", "--freeze_encoder"]."""
+    words = []
+    for name, value in settings.items():
+        if isinstance(value, bool):
+            words.append(f"--{name}" if value else f"--no_{name}")
+        elif isinstance(value, (list, tuple)):
+            words += [f"--{name}", *map(str, value)]
+        else:
+            words += [f"--{name}", str(value)]
+    return words
+
+
+def leaves(config: Any) -> Iterator[tuple[str, Any]]:
+    """Name and value of every setting in a dataclass and its parts, in their order."""
+    for part in fields(config):
+        value = getattr(config, part.name)
+        if is_dataclass(value):
+            yield from leaves(value)
+        else:
+            yield part.name, value
+
+
+def check_bounds(config: Any) -> None:
+    """Raise ValueError, naming the flag, for a number outside the bounds of its field."""
+    for part in fields(config):
+        value = getattr(config, part.name)
+        if is_dataclass(value):
+            check_bounds(value)
+            continue
+        if value is None or not part.metadata:
+            continue
+        tests = {
+            "at least": lambda bound, value=value: value >= bound,
+            "above": lambda bound, value=value: value > bound,
+            "below": lambda bound, value=value: value < bound,
+            "at most": lambda bound, value=value: value <= bound,
+        }
+        if not math.isfinite(value) or not all(tests[name](bound) for name, bound in part.metadata.items()):
+            expected = " and ".join(f"{name} {bound:g}" for name, bound in part.metadata.items())
+            raise ValueError(f"--{part.name} is {value}; it must be {expected}")
+
+
+def check_config(config: Config) -> None:
+    """Raise ValueError, naming the flags, for settings that exclude each other, whatever the data are."""
+    data, rows, model, loss = config.data, config.training_set, config.model, config.loss
+    if data.llms and len(set(data.llms)) < len(data.llms):
+        raise ValueError(f"--llms names an LLM twice: {' '.join(data.llms)}")
+    if model.freeze_encoder and model.train_layers:
+        raise ValueError("--freeze_encoder and --train_layers exclude each other; give one")
+    if config.encoder.encoder == GIVEN and not model.freeze_encoder:
+        raise ValueError("--encoder given: embeddings are there already, so no encoder can train; add --freeze_encoder")
+    if loss.loss != "routerdc" and (loss.sample_loss_weight or loss.cluster_loss_weight not in (0, 1)):
+        raise ValueError(
+            f"--loss {loss.loss} has no sample-sample loss; leave out --cluster_loss_weight and --sample_loss_weight"
+        )
+    Fidelity.parse(loss.fidelity)
+    by_hand = [f"--target_shrinkage {rows.target_shrinkage:g}"] if rows.target_shrinkage else []
+    by_hand += [f"--target_groups {rows.target_groups}"] if rows.target_groups != "task" else []
+    if rows.target_pooling != "none" and by_hand:
+        raise ValueError(
+            f"--target_pooling {rows.target_pooling} estimates the pooling that {' and '.join(by_hand)} sets by hand; "
+            "leave out one of them"
+        )
+
+
+RUN_ONLY = ("save_path", "overwrite", "label", "resume_minutes", "cache_dir")  # they change no result
+NAMED_BESIDE_THE_LABEL = (  # results name them on their own, or they are the data's, not the recipe's
+    "seed", "encoder", "loss", "fidelity", "device", "precision", "final_eval", "data_paths", "data_type", "test_data_paths",
+    "test_data_type", "final_eval_data_paths", "final_eval_data_type",
+)  # fmt: skip
+
+
+def settings_of(config: Any) -> dict[str, Any]:
+    """The settings that decide a result, flat and as JSON has them: "settings" in results.json."""
+    return {
+        name: list(value) if isinstance(value, tuple) else value
+        for name, value in leaves(config)
+        if name not in RUN_ONLY
+    }
+
+
+def has_settings_of(config: Config, recipe: Config) -> bool:
+    """Whether a run differs from a recipe in nothing but what results name beside its label."""
+    ours, theirs = settings_of(config), settings_of(recipe)
+    return all(ours[name] == theirs[name] for name in ours if name not in NAMED_BESIDE_THE_LABEL)

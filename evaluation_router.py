@@ -5,49 +5,56 @@ python evaluation_router.py --ckpt runs/minilm/seed_1 --test_data_paths mine_tes
 python evaluation_router.py --ckpt runs/minilm/seed_1 --query "What is 17 * 23?"        which LLM should answer it
 """
 
-import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from utils import checkpoint
-from utils.data import DataError, cut, load_all, reading
+from utils.config import HardwareConfig, Kind, parse_arguments
+from utils.data import DataError, RoutingData, cut, load_all, reading
 from utils.encoders import Queries
 from utils.evaluate import evaluate
 from utils.experiment import Hardware, choose_hardware
 from utils.files import writable_folder, write_json
 from utils.model import RouterDC, trained_part
 from utils.tables import tables
-from utils.tasks import KINDS, short, task_of
+from utils.tasks import short, task_of
 
 
-def parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--ckpt", required=True, help="checkpoint folder, or the --save_path of a training run")
-    p.add_argument("--test_data_paths", nargs="+", help="default: the test files of the training run")
-    p.add_argument(
-        "--test_data_type",
-        nargs="+",
-        choices=KINDS,
-        help="score kind of each file; needed for tasks that the paper has not",
-    )
-    p.add_argument(
-        "--query",
-        nargs="+",
-        metavar="TEXT",
-        help="route these queries instead, or each line of standard input with --query -",
-    )
-    p.add_argument(
-        "--llms", nargs="+", help="with --query: the LLMs to choose from; default: all that the router knows"
-    )
-    p.add_argument("--output", type=Path, help="write the figures, and the LLM picked for each query, as JSON")
-    p.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N, mps")
-    p.add_argument("--precision", choices=("auto", "bf16", "fp32"), help="default: that of the training run")
-    p.add_argument("--cache_dir", type=Path, default=Path(".cache/queries"), help="embeddings of a frozen encoder")
-    return p
+@dataclass(frozen=True)
+class Arguments:
+    """options"""
+
+    ckpt: str
+    """checkpoint folder, or the --save_path of a training run"""
+    test_data_paths: tuple[str, ...] | None = None
+    """default: the test files of the training run"""
+    test_data_type: tuple[Kind, ...] | None = None
+    """score kind of each file, needed for tasks that the paper has not; a single kind serves all files"""
+    query: tuple[str, ...] | None = None
+    """route these queries instead, or each line of standard input with --query -"""
+    llms: tuple[str, ...] | None = None
+    """with --query: the LLMs to choose from; default: all that the router knows"""
+    output: Path | None = None
+    """write the figures, and the LLM picked for each query, as JSON"""
+    hardware: HardwareConfig = field(default_factory=HardwareConfig)
+    """--precision auto: that of the training run"""
+
+
+def check_arguments(args: Arguments) -> None:
+    """Raise ValueError, naming the flags, for arguments that exclude each other."""
+    if args.llms and not args.query:
+        raise ValueError("--llms needs --query")
+    if args.query and args.test_data_paths:
+        raise ValueError("--query and --test_data_paths exclude each other; give one")
+    if args.test_data_type and not args.test_data_paths:
+        raise ValueError("--test_data_type needs --test_data_paths")
+    if args.output:
+        writable_folder(args.output.absolute().parent, "--output")
 
 
 @torch.no_grad()
@@ -55,7 +62,7 @@ def choose(
     model: RouterDC,
     queries: Sequence[str],
     llms: Sequence[str],
-    where: Hardware,
+    hardware: Hardware,
     characters: int | None = None,
     keep: str = "last",
 ) -> list[dict[str, Any]]:
@@ -70,67 +77,75 @@ def choose(
     for number, query in enumerate(queries):
         if not query.strip():
             raise ValueError(f"--query: number {number} is empty; give the text that an LLM would get")
-    read = [cut(query, characters, keep) for query in queries]
-    similarity = model(Queries(model.encoder, read, where, "all").embed())[1][:, columns]  # (N, T)
-    picks = similarity.argmax(dim=1).tolist()
-    return [
-        {"query": q, "llm": llms[t], "similarity": dict(zip(llms, row))}
-        for q, t, row in zip(queries, picks, similarity.tolist())
-    ]
+    texts = [cut(query, characters, keep) for query in queries]
+    embedded = Queries(model.encoder, texts, hardware, "all").embed()
+    similarity = model(embedded)[1][:, columns]  # (N, T)
+    routed = []
+    for query, row in zip(queries, similarity.tolist()):
+        best = max(range(len(llms)), key=row.__getitem__)
+        routed.append({"query": query, "llm": llms[best], "similarity": dict(zip(llms, row))})
+    return routed
+
+
+def route_queries(args: Arguments, model: RouterDC, config: dict[str, Any], hardware: Hardware) -> None:
+    """--query: print which LLM should answer each query."""
+    queries = sys.stdin.read().splitlines() if args.query == ("-",) else args.query
+    options = reading(config["settings"])
+    routed = choose(model, queries, args.llms or model.llms, hardware, options["characters"], options["keep"])
+    for pick in routed:
+        nearest_first = sorted(pick["similarity"].items(), key=lambda item: -item[1])
+        similarities = ", ".join(f"{short(llm)} {value:.3f}" for llm, value in nearest_first)
+        print(f"{pick['llm']}\t{pick['query']}\n    similarity: {similarities}")
+    if args.output:
+        write_json(args.output, {"checkpoint": args.ckpt, "device": hardware.describe(), "queries": routed})
+
+
+def load_test_files(args: Arguments, model: RouterDC, config: dict[str, Any]) -> list[RoutingData]:
+    """The test files, by default those of the training run, with their LLMs in the order of training.
+
+    Raises: DataError for bad files; ValueError for an LLM that the router does not know.
+    """
+    paths, kinds = args.test_data_paths, args.test_data_type
+    if paths is None:
+        paths, kinds = [test["path"] for test in config["tests"]], [test["kind"] for test in config["tests"]]
+    if not paths:
+        raise ValueError(f"--ckpt {args.ckpt}: its training run read no test files; name them with --test_data_paths")
+    tests = load_all(paths, kinds, ("--test_data_paths", "--test_data_type"), **reading(config["settings"]))
+    if args.test_data_paths is None and config["settings"].get("llms"):  # the run read these columns alone
+        tests = [data.for_llms([name for name in data.llms if name in model.llms]) for data in tests]
+    model.columns(tests[0].llms)  # raises for an LLM that is unknown, before any work
+    return [data.for_llms([name for name in model.llms if name in data.llms]) for data in tests]
+
+
+def evaluate_files(args: Arguments, model: RouterDC, config: dict[str, Any], hardware: Hardware) -> None:
+    """Print the tables of the test files."""
+    settings = config["settings"]
+    tests = load_test_files(args, model, config)
+    inside = [task_of(path) for path in settings["data_paths"]]
+    cost_rate = settings.get("cost_rate", 0.0)
+    test = evaluate(model, tests, hardware, trained_part(settings), args.hardware.cache_dir, inside, cost_rate)
+    test["dataset"] = settings.get("dataset", "paper")
+    print(tables(test, f"{config['router']} (this run)"))
+    if args.output:
+        write_json(args.output, {"checkpoint": args.ckpt, "device": hardware.describe(), **test})
+        print(f"\nWritten: {args.output}")
 
 
 def main(argv: list[str] | None = None) -> int:
     """Command line; returns the exit status: 0, or 2 for bad input."""
-    args = parser().parse_args(argv)
     try:
+        args = parse_arguments(
+            Arguments, sys.argv[1:] if argv is None else argv, "python evaluation_router.py", __doc__
+        )
         model, config = checkpoint.load(args.ckpt)
-        where = choose_hardware(args.device, args.precision or config["precision"])
-        part = trained_part(config["settings"])
-        model.place(where, part, config["settings"]["train_layers"])
-        if args.output:
-            writable_folder(args.output.absolute().parent, "--output")
-        if args.llms and not args.query:
-            raise ValueError("--llms needs --query")
+        precision = args.hardware.precision
+        hardware = choose_hardware(args.hardware.device, config["precision"] if precision == "auto" else precision)
+        model.place(hardware, trained_part(config["settings"]), config["settings"]["train_layers"])
+        check_arguments(args)
         if args.query:
-            if args.test_data_paths:
-                raise ValueError("--query and --test_data_paths exclude each other; give one")
-            texts = sys.stdin.read().splitlines() if args.query == ["-"] else args.query
-            options = reading(config["settings"])
-            routed = choose(model, texts, args.llms or model.llms, where, options["characters"], options["keep"])
-            for pick in routed:
-                near = sorted(pick["similarity"].items(), key=lambda item: -item[1])
-                print(
-                    f"{pick['llm']}\t{pick['query']}\n    similarity: {', '.join(f'{short(llm)} {value:.3f}' for llm, value in near)}"
-                )
-            if args.output:
-                write_json(args.output, {"checkpoint": str(args.ckpt), "device": where.describe(), "queries": routed})
-            return 0
-        paths, kinds = args.test_data_paths, args.test_data_type
-        if paths is None:
-            if kinds:
-                raise ValueError("--test_data_type needs --test_data_paths")
-            paths, kinds = [test["path"] for test in config["tests"]], [test["kind"] for test in config["tests"]]
-            if not paths:
-                raise ValueError(
-                    f"--ckpt {args.ckpt}: its training run read no test files; name them with --test_data_paths"
-                )
-        settings = config["settings"]
-        tests = load_all(paths, kinds, ("--test_data_paths", "--test_data_type"), **reading(settings))
-        if args.test_data_paths is None and config["settings"].get(
-            "llms"
-        ):  # a run with --llms read these columns alone
-            tests = [data.for_llms([name for name in data.llms if name in model.llms]) for data in tests]
-        model.columns(tests[0].llms)  # an LLM that the router does not know is an error before any work
-        tests = [
-            data.for_llms([name for name in model.llms if name in data.llms]) for data in tests
-        ]  # rows of tables in the order of training
-        inside = [task_of(path) for path in config["settings"]["data_paths"]]
-        result = evaluate(model, tests, where, part, args.cache_dir, inside, settings.get("cost_rate", 0.0))
-        result["dataset"] = settings.get("dataset", "paper")
-        print(tables(result, f"{config['router']} (this run)"))
-        if args.output:
-            write_json(args.output, {"checkpoint": str(args.ckpt), "device": where.describe(), **result})
-            print(f"\nWritten: {args.output}")
+            route_queries(args, model, config, hardware)
+        else:
+            evaluate_files(args, model, config, hardware)
     except (DataError, checkpoint.CheckpointError, ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

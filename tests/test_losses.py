@@ -85,9 +85,9 @@ def naive_sample_sample(similarity, draws, temperature=1.0) -> list:
     ]
 
 
-def drawn(groups, negatives, seed, ids=None, allow_self=False):
+def drawn(groups, negatives, seed, ids=None, self_positive=False):
     """What `draw_pairs` draws, as (positive or None, list of negatives) per row."""
-    result = draw_pairs(groups, negatives, torch.Generator().manual_seed(seed), ids, allow_self)
+    result = draw_pairs(groups, negatives, torch.Generator().manual_seed(seed), ids, self_positive)
     return [
         (p if has else None, [n for n, ok in zip(ns, oks) if ok])
         for p, has, ns, oks in zip(*(part.tolist() for part in result))
@@ -285,10 +285,10 @@ def test_fidelity_row_7_makes_a_negative_of_one_half():
     similarity = torch.tensor([[0.0, 1.0, 2.0]], dtype=torch.float64)
     scores = torch.tensor([[1.0, 0.5, 0.5]])
     assert sample_llm_loss(similarity, scores, 1, 1, ties="released").item() == 0
-    released = sample_llm_loss(similarity, scores, 1, 1, ties="released", upstream_half=True)
+    released = sample_llm_loss(similarity, scores, 1, 1, ties="released", half_is_negative=True)
     assert released.item() == pytest.approx(math.log(1 + math.exp(1.0)), rel=1e-12)
     queries, keys, scores = random_batch(5)
-    found = sample_llm_loss(cosine(queries, keys), scores, ties="released", upstream_half=True)
+    found = sample_llm_loss(cosine(queries, keys), scores, ties="released", half_is_negative=True)
     naive = naive_sample_llm(naive_similarity(queries, keys, "cos"), scores, ties="released", half=True)
     torch.testing.assert_close(found, torch.stack(naive), rtol=1e-10, atol=1e-12)
     assert not torch.allclose(found, sample_llm_loss(cosine(queries, keys), scores, ties="released"))
@@ -325,12 +325,12 @@ def test_a_batch_without_any_term_has_zero_loss_and_zero_gradients():
     for similarity in (cosine, inner):
         for scores in (nobody, everybody):
             for rows in (False, True):
-                loss = sample_llm_loss(similarity(queries, keys), scores, upstream_mask=rows)
+                loss = sample_llm_loss(similarity(queries, keys), scores, batch_mask=rows)
                 assert (loss == 0).all()
                 found = torch.autograd.grad(loss.mean(), (queries, keys))
                 assert all((gradient == 0).all() for gradient in found)
         for groups, rows in itertools.product((torch.zeros(9), torch.arange(9)), (False, True)):
-            loss = sample_sample_loss(similarity(queries, queries), groups, upstream_rows=rows)
+            loss = sample_sample_loss(similarity(queries, queries), groups, shifted_rows=rows)
             assert (loss == 0).all()
             (gradient,) = torch.autograd.grad(loss.mean(), queries)
             assert (gradient == 0).all()
@@ -430,21 +430,21 @@ def test_only_copies_in_the_group_is_no_positive():
     assert [positive for positive, _ in draws] == [None, None, None]
 
 
-@pytest.mark.parametrize("allow_self", [False, True])
-def test_draws_are_uniform(allow_self):
+@pytest.mark.parametrize("self_positive", [False, True])
+def test_draws_are_uniform(self_positive):
     """4000 draws for one batch: positives, and sets of two negatives, occur equally often, and rows draw on their own."""
     groups, generator = torch.tensor([0, 0, 0, 0, 1, 1, 2, 1]), torch.Generator().manual_seed(0)
-    draws = [draw_pairs(groups, 2, generator, allow_self=allow_self) for _ in range(4000)]
+    draws = [draw_pairs(groups, 2, generator, self_positive=self_positive) for _ in range(4000)]
     positives = torch.stack([draw[0] for draw in draws])  # (4000, 8)
     for row, others in ((0, [0, 1, 2, 3]), (4, [4, 5, 7])):
-        others = [other for other in others if allow_self or other != row]
+        others = [other for other in others if self_positive or other != row]
         counts = [(positives[:, row] == other).sum().item() for other in others]
         assert sum(counts) == 4000 and chisquare(counts).pvalue > 1e-3
     negatives = torch.stack([draw[2] for draw in draws])[:, 1].sort(dim=1).values.tolist()  # those of row 1
     sets = [negatives.count(list(pair)) for pair in itertools.combinations([4, 5, 6, 7], 2)]
     assert sum(sets) == 4000 and chisquare(sets).pvalue > 1e-3
     pairs = (positives[:, 0] * 8 + positives[:, 1]).unique(return_counts=True)[1].tolist()  # rows 0 and 1 together
-    assert len(pairs) == (16 if allow_self else 9) and chisquare(pairs).pvalue > 1e-3
+    assert len(pairs) == (16 if self_positive else 9) and chisquare(pairs).pvalue > 1e-3
 
 
 def test_draws_follow_the_generator_and_leave_the_global_state_alone():
@@ -478,7 +478,7 @@ def test_fidelity_row_1(ties):
             logs.append(-sum(torch.log(value / (value + others)) for value in own) / len(orders))
         mask = (scores.sort(dim=1, descending=True).values[:, j] > 0).double().reshape(-1, 1)
         released = released + (torch.stack(logs) * mask).mean()
-    found = sample_llm_loss(similarity, scores, temperature=temperature, ties=ties, upstream_mask=True).mean()
+    found = sample_llm_loss(similarity, scores, temperature=temperature, ties=ties, batch_mask=True).mean()
     paper = sample_llm_loss(similarity, scores, temperature=temperature, ties=ties).mean()
     torch.testing.assert_close(found, released, rtol=1e-10, atol=1e-12)
     naive = naive_sample_llm(list(similarity), scores, temperature=temperature, ties=ties)
@@ -489,14 +489,14 @@ def test_fidelity_row_1(ties):
     ):
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-11)
     full = scores.clamp(min=0.05)  # without zeros the two forms are one
-    masked, plain = (sample_llm_loss(similarity, full, ties=ties, upstream_mask=mask).mean() for mask in (True, False))
+    masked, plain = (sample_llm_loss(similarity, full, ties=ties, batch_mask=mask).mean() for mask in (True, False))
     torch.testing.assert_close(masked, plain)
 
 
 def test_fidelity_row_3():
     """Released: the positive may be the query itself, also when it is alone; in the paper it never is."""
     groups = torch.tensor([0, 0, 1, 2, 2, 2])
-    released = [drawn(groups, 2, seed, allow_self=True) for seed in range(100)]
+    released = [drawn(groups, 2, seed, self_positive=True) for seed in range(100)]
     assert all(draws[2][0] == 2 for draws in released)
     assert {draws[0][0] for draws in released} == {0, 1} and {draws[3][0] for draws in released} == {3, 4, 5}
     paper = [drawn(groups, 2, seed) for seed in range(100)]
@@ -506,21 +506,21 @@ def test_fidelity_row_3():
         and {draws[3][0] for draws in paper} == {4, 5}
     )
     similarity = torch.randn(6, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    for allow_self in (True, False):
-        loss = sample_sample_loss(similarity, groups, 2, 1.0, torch.Generator().manual_seed(3), allow_self=allow_self)
+    for self_positive in (True, False):
+        loss = sample_sample_loss(similarity, groups, 2, 1.0, torch.Generator().manual_seed(3), self_positive=self_positive)
         torch.testing.assert_close(
-            loss, torch.stack(naive_sample_sample(list(similarity), drawn(groups, 2, 3, allow_self=allow_self)))
+            loss, torch.stack(naive_sample_sample(list(similarity), drawn(groups, 2, 3, self_positive=self_positive)))
         )
-        assert (loss[2] > 0) == allow_self
+        assert (loss[2] > 0) == self_positive
 
 
-@pytest.mark.parametrize("allow_self", [True, False])
-def test_fidelity_row_4(allow_self):
+@pytest.mark.parametrize("self_positive", [True, False])
+def test_fidelity_row_4(self_positive):
     """Released: rows short of H negatives leave the list of pairs but not the similarities, so later pairs read earlier rows."""
     groups = torch.tensor([0, 1, 0, 0, 2, 0, 1, 0])  # with H = 4, the rows of group 0 have only 3 negatives
     generator = torch.Generator().manual_seed(2)
     similarity = torch.randn(8, 8, generator=generator, dtype=torch.float64).requires_grad_()
-    draws = drawn(groups, 4, 9, allow_self=allow_self)
+    draws = drawn(groups, 4, 9, self_positive=self_positive)
     kept = [draw for draw in draws if len(draw[1]) >= 4]
     assert [len(draw[1]) for draw in draws] == [3, 4, 3, 3, 4, 3, 4, 3] and len(kept) == 3
     terms = [
@@ -529,7 +529,7 @@ def test_fidelity_row_4(allow_self):
     released = sum(terms) / len(kept)
     arguments = (similarity, groups, 4, 0.8)
     found = sample_sample_loss(
-        *arguments, torch.Generator().manual_seed(9), allow_self=allow_self, upstream_rows=True
+        *arguments, torch.Generator().manual_seed(9), self_positive=self_positive, shifted_rows=True
     ).mean()
     torch.testing.assert_close(found, released, rtol=1e-6, atol=1e-6)
     (slope,), (expected,) = (
@@ -537,7 +537,7 @@ def test_fidelity_row_4(allow_self):
         torch.autograd.grad(released, similarity),
     )
     torch.testing.assert_close(slope, expected, rtol=1e-6, atol=1e-6)
-    paper = sample_sample_loss(*arguments, torch.Generator().manual_seed(9), allow_self=allow_self).mean()
+    paper = sample_sample_loss(*arguments, torch.Generator().manual_seed(9), self_positive=self_positive).mean()
     torch.testing.assert_close(
         paper, torch.stack(naive_sample_sample(list(similarity), draws, 0.8)).mean(), rtol=1e-10, atol=1e-12
     )
@@ -548,7 +548,7 @@ def test_fidelity_row_4_changes_nothing_while_every_row_has_enough_negatives():
     groups = torch.arange(8) % 2
     similarity = torch.randn(8, 8, generator=torch.Generator().manual_seed(2))
     found, paper = (
-        sample_sample_loss(similarity, groups, 4, 1.0, torch.Generator().manual_seed(1), upstream_rows=rows)
+        sample_sample_loss(similarity, groups, 4, 1.0, torch.Generator().manual_seed(1), shifted_rows=rows)
         for rows in (True, False)
     )
     torch.testing.assert_close(found, paper)

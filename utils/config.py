@@ -24,12 +24,10 @@ MDEBERTA = "microsoft/mdeberta-v3-base"
 GIVEN = "given"  # --encoder: the data files have embeddings in place of text
 CUSTOM = "custom"  # the label of a run that has none of its own
 PROGRAM = "python train_router_mdeberta.py"
-RECIPE_HELP = """--recipe NAME takes the settings of train_scripts/recipes/NAME.yaml, --config FILE those of another YAML file;
-flags change them."""
-DATASET_OF_TRAINING = {  # what --dataset changes of the defaults, for training
-    name: {**changes, "top_k": 4, "last_k": 4} if name == "routerbench" else changes
-    for name, changes in DATASETS.items()
-}
+RECIPE_HELP = """--recipe NAME: settings of train_scripts/recipes/NAME.yaml
+--config FILE: settings of another YAML file
+Flags change them."""
+DATASETS_OF_TRAINING = DATASETS | {"routerbench": {**DATASETS["routerbench"], "top_k": 4, "last_k": 4}}
 
 Kind = Literal["probability", "multi_attempt"]
 Precision = Literal["auto", "bf16", "fp32"]
@@ -431,10 +429,12 @@ def check_config(config: Config) -> None:
         )
 
 
-RUN_ONLY = ("save_path", "overwrite", "label", "resume_minutes", "cache_dir")  # they change no result
+RUN_ONLY = (  # they change no result; without clusters, --missing_clusters decides only whether there is one
+    "save_path", "overwrite", "label", "resume_minutes", "cache_dir", "missing_clusters",
+)  # fmt: skip
 NAMED_BESIDE_THE_LABEL = (  # results name them on their own, or they are the data's, not the recipe's
-    "seed", "encoder", "loss", "fidelity", "device", "precision", "final_eval", "data_paths", "data_type", "test_data_paths",
-    "test_data_type", "final_eval_data_paths", "final_eval_data_type",
+    "seed", "encoder", "loss", "fidelity", "device", "precision", "final_eval", "data_paths", "data_type",
+    "test_data_paths", "test_data_type", "final_eval_data_paths", "final_eval_data_type",
 )  # fmt: skip
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from utils.config import DataConfig
 from utils.formats import DataError, read_rows
 from utils.tasks import BY_NAME, DATASETS, KINDS, TASKS, TRAIN_ORDER, kind_of, task_of
 
@@ -238,6 +239,11 @@ def reading(settings: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def reading_of(config: DataConfig) -> dict[str, Any]:
+    """The options of `load` that a configuration holds."""
+    return reading({name: getattr(config, name) for name in ("missing_cells", "max_characters", "keep_characters")})
+
+
 def _difference(expected: Sequence[str], found: Sequence[str]) -> str:
     missing, extra = [n for n in expected if n not in found], [n for n in found if n not in expected]
     return (f"; missing: {', '.join(missing)}" if missing else "") + (
@@ -257,7 +263,8 @@ def load_all(
     `names` are the two flags that gave `paths` and `kinds`, for errors; `options` go to `load`.
     Raises: DataError, also for lists of different lengths or a task that occurs twice.
     """
-    kinds = kinds or [None] * len(paths)
+    kinds = list(kinds or [None] * len(paths))
+    kinds = kinds * len(paths) if len(kinds) == 1 else kinds
     if len(kinds) != len(paths):
         raise DataError(
             f"{names[0]} names {len(paths)} files and {names[1]} {len(kinds)} kinds; give one kind for each file"
@@ -352,14 +359,14 @@ def load_tests(args: argparse.Namespace, llms: Sequence[str]) -> list[RoutingDat
     Raises: DataError for bad files, a task that occurs twice, or LLMs that training or another test file has not.
     """
     tests = load_all(
-        args.test_data_paths, args.test_data_type, ("--test_data_paths", "--test_data_type"), **reading(vars(args))
+        args.test_data_paths, args.test_data_type, ("--test_data_paths", "--test_data_type"), **reading_of(args)
     )
     if args.final_eval_data_paths:
         tests += load_all(
             args.final_eval_data_paths,
             args.final_eval_data_type,
             ("--final_eval_data_paths", "--final_eval_data_type"),
-            **reading(vars(args)),
+            **reading_of(args),
         )
     if args.llms:
         tests = [data.for_llms([name for name in args.llms if name in data.llms] or args.llms) for data in tests]

@@ -110,8 +110,8 @@ def sample_llm_loss(
     negative_below: float = 0.5,
     ties: str = "expected",
     generator: torch.Generator | None = None,
-    upstream_mask: bool = False,
-    upstream_half: bool = False,
+    batch_mask: bool = False,
+    half_is_negative: bool = False,
 ) -> Tensor:
     """Sample-LLM contrastive loss, L1 of the paper, per query.
 
@@ -130,8 +130,8 @@ def sample_llm_loss(
         negative_below: 0.5 in the paper.
         ties: which of several LLMs with one score are among the top_k or last_k, see `places`.
         generator: source of randomness of `ties="random"`, on the device of `scores`.
-        upstream_mask: fidelity row 1 as released: the mask of a place among the positives is averaged over the batch.
-        upstream_half: fidelity row 7 as released: a score of exactly `negative_below` makes a negative, too.
+        batch_mask: fidelity row 1 as released: the mask of a place among the positives is averaged over the batch.
+        half_is_negative: fidelity row 7 as released: a score of exactly `negative_below` makes a negative, too.
     Returns: (B,) losses, sums over the positives.
     Raises: ValueError if top_k or last_k is not in 1..T, the shapes differ, or the rule for ties is unknown.
 
@@ -150,13 +150,13 @@ def sample_llm_loss(
     is_right = (scores > 0).to(similarity.dtype)
 
     among_best = (place < top_k).to(similarity.dtype)  # (T,), by place
-    if upstream_mask:  # mean(log) x mean(mask), place by place
+    if batch_mask:  # mean(log) x mean(mask), place by place
         ranked = scores.sort(dim=1, descending=True).values
         positive = _mean_worth(among_best * (ranked > 0).to(similarity.dtype).mean(dim=0), first_best, end_best)
     else:
         positive = _mean_worth(among_best, first_best, end_best) * is_right  # (B, T)
     among_worst = (place < last_k).to(similarity.dtype)
-    is_low = scores <= negative_below if upstream_half else scores < negative_below
+    is_low = scores <= negative_below if half_is_negative else scores < negative_below
     negative = _mean_worth(among_worst, first_worst, end_worst) * is_low  # (B, T)
 
     weighted = torch.where(negative > 0, similarity + negative.clamp(min=TINY).log(), NONE)  # log(weight- * e^sim)
@@ -169,7 +169,7 @@ def draw_pairs(
     negatives: int = 3,
     generator: torch.Generator | None = None,
     ids: Tensor | None = None,
-    allow_self: bool = False,
+    self_positive: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Draw for each row one in-group positive and up to `negatives` distinct out-of-group rows, uniformly.
 
@@ -178,7 +178,7 @@ def draw_pairs(
         negatives: H, at least 1.
         generator: source of randomness, on the device of `groups`.
         ids: (B,) ids of the queries, for batches that may hold a query twice: a positive is another query, not a copy.
-        allow_self: fidelity row 3 as released: the positive may be the row itself.
+        self_positive: fidelity row 3 as released: the positive may be the row itself.
     Returns: positive (B,), has_positive (B,), negative (B, min(H, B)), is_negative (B, min(H, B)); indices without
         their flag mean nothing.
     Raises: ValueError if negatives is below 1.
@@ -188,7 +188,7 @@ def draw_pairs(
     size = len(groups)
     same = groups[:, None] == groups[None, :]  # (B, B)
     ids = torch.arange(size, device=groups.device) if ids is None else ids
-    candidates = same if allow_self else same & (ids[:, None] != ids[None, :])
+    candidates = same if self_positive else same & (ids[:, None] != ids[None, :])
     # the largest of uniform noise is a uniform draw
     noise = torch.rand(size, size, generator=generator, device=groups.device)
     positive = noise.masked_fill(~candidates, -1).argmax(dim=1)
@@ -203,8 +203,8 @@ def sample_sample_loss(
     temperature: float = 1.0,
     generator: torch.Generator | None = None,
     ids: Tensor | None = None,
-    allow_self: bool = False,
-    upstream_rows: bool = False,
+    self_positive: bool = False,
+    shifted_rows: bool = False,
 ) -> Tensor:
     """Sample-sample contrastive loss, L2 of the paper, per query.
 
@@ -221,8 +221,8 @@ def sample_sample_loss(
         temperature: divides the similarities.
         generator: source of randomness, on the device of `groups`.
         ids: (B,) ids of the queries; rows with equal ids are copies of one query and no positives of each other.
-        allow_self: fidelity row 3 as released: the positive may be the query itself.
-        upstream_rows: fidelity row 4 as released: a row with fewer than H out-of-group queries is dropped from the
+        self_positive: fidelity row 3 as released: the positive may be the query itself.
+        shifted_rows: fidelity row 4 as released: a row with fewer than H out-of-group queries is dropped from the
             drawn pairs but not from the similarities, so that every later row reads the similarities of an earlier
             one, and the mean is over the rows kept. (Released code crashes if it drops every row; here the loss is
             then 0.)
@@ -237,8 +237,8 @@ def sample_sample_loss(
         shape = tuple(similarity.shape)
         raise ValueError(f"similarity {shape} must be (B, B) with B = {size}, the number of group ids")
     similarity = similarity / temperature
-    positive, has_positive, negative, is_negative = draw_pairs(groups, negatives, generator, ids, allow_self)
-    if upstream_rows:
+    positive, has_positive, negative, is_negative = draw_pairs(groups, negatives, generator, ids, self_positive)
+    if shifted_rows:
         kept = is_negative.sum(dim=1) >= negatives
         moved = torch.sort(kept.int(), descending=True, stable=True).indices  # kept rows first, order unchanged
         positive, negative, is_negative = positive[moved], negative[moved], is_negative[moved]

@@ -1,0 +1,180 @@
+"""The training rows: which rows of each file train, which validate, and what the router learns from them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from utils.config import GIVEN, DataConfig, EncoderConfig, TrainingSetConfig
+from utils.data import (
+    RoutingData,
+    embedding_size,
+    load_all,
+    reading_of,
+    shrink,
+    split_validation,
+    targets,
+    training_rows,
+)
+from utils.denoise import pool_targets
+
+
+@dataclass(frozen=True)
+class TaskRows:
+    """The rows of one training file.
+
+    train: (n,) rows that train. held: (m,) rows that validate. targets: (N, T) float32, what the losses learn from;
+    only those of `train` are moved to a mean or pooled.
+    """
+
+    data: RoutingData
+    train: np.ndarray
+    held: np.ndarray
+    targets: np.ndarray
+
+    def pooled(self, embedded: np.ndarray, pooling: str) -> tuple["TaskRows", dict[str, Any]]:
+        """The rows with the targets of `train` pooled as `utils.denoise.pool_targets` estimates, and what it estimated.
+
+        embedded: (N, p), all rows by the pre-trained encoder. pooling: one of `utils.denoise.POOLINGS`.
+        """
+        values = self.targets.copy()
+        values[self.train], estimated = pool_targets(
+            self.data.rows(self.train), values[self.train], embedded[self.train], pooling
+        )
+        return replace(self, targets=values), estimated
+
+
+def load_training_files(data: DataConfig, need_clusters: bool = False) -> list[RoutingData]:
+    """The training files with the columns of --llms. Raises: DataError for bad files."""
+    files = load_all(
+        data.data_paths, data.data_type, ("--data_paths", "--data_type"), need_clusters, **reading_of(data)
+    )
+    return [file.for_llms(data.llms) for file in files] if data.llms else files
+
+
+def check_encoder_reads(encoder: EncoderConfig, files: Sequence[RoutingData]) -> None:
+    """Raise ValueError if the files have embeddings and the encoder reads text, or the other way about."""
+    has_embeddings = embedding_size(files) is not None
+    if has_embeddings == (encoder.encoder == GIVEN):
+        return
+    found = "embeddings and no text; use --encoder given" if has_embeddings else "text; name an encoder that reads it"
+    raise ValueError(f"--encoder {encoder.encoder}: {files[0].path} has {found}")
+
+
+def task_rows(
+    data: RoutingData, config: TrainingSetConfig, seed: int, validate_on_training: bool = False, refit: bool = False
+) -> TaskRows:
+    """Split one file and make its targets.
+
+    Args:
+        seed: of the split.
+        validate_on_training: fidelity "train_as_validation": all rows train, and all validate.
+        refit: all rows train, and the held ones still validate.
+    """
+    train, held = split_validation(data, config.validation_fraction, seed)
+    if validate_on_training:
+        train = held = np.arange(len(data))
+    if refit:
+        train = np.arange(len(data))
+    values = targets(data, config.targets, config.cost_rate).copy()
+    by_cluster = config.target_shrinkage > 0 and config.target_groups == "cluster"
+    groups = data.clusters[train] if by_cluster else np.zeros(len(train), dtype=np.int64)
+    values[train] = shrink(values[train], groups, config.target_shrinkage)  # means of training rows only
+    return TaskRows(data, train, held, values)
+
+
+@dataclass
+class TrainingSet:
+    """The rows of all training files end to end, N in all, for the training loop.
+
+    parts: the rows of each file. pool: (M,), the rows of one epoch with repeats. clusters: (N,), or None where they
+    are not needed, or missing with --missing_clusters task.
+    """
+
+    parts: list[TaskRows]
+    pool: np.ndarray
+    clusters: np.ndarray | None
+
+    @property
+    def files(self) -> list[RoutingData]:
+        """The training files."""
+        return [part.data for part in self.parts]
+
+    @property
+    def llms(self) -> tuple[str, ...]:
+        """The LLMs to choose among, in the order of the columns."""
+        return self.parts[0].data.llms
+
+    @property
+    def offsets(self) -> np.ndarray:
+        """Where each file begins among the N rows."""
+        return np.cumsum([0, *(len(part.data) for part in self.parts[:-1])])
+
+    @property
+    def inputs(self) -> list[str] | np.ndarray:
+        """What the encoder gets for each row: N texts, or embeddings (N, p)."""
+        if self.parts[0].data.embeddings is not None:
+            return np.concatenate([part.data.embeddings for part in self.parts])
+        return [question for part in self.parts for question in part.data.questions]
+
+    @property
+    def targets(self) -> np.ndarray:
+        """What the losses learn from, (N, T) float32."""
+        return np.concatenate([part.targets for part in self.parts])
+
+    @property
+    def tasks(self) -> np.ndarray:
+        """The number of each row's file, (N,)."""
+        return np.repeat(np.arange(len(self.parts)), [len(part.data) for part in self.parts])
+
+    @property
+    def validation(self) -> list[tuple[RoutingData, np.ndarray]]:
+        """For each file its validation rows, as data and as numbers among the N rows."""
+        return [(part.data.rows(part.held), offset + part.held) for part, offset in zip(self.parts, self.offsets)]
+
+    def pool_targets(self, embedded: np.ndarray, pooling: str) -> dict[str, dict[str, Any]]:
+        """Pool the targets of every file, see `TaskRows.pooled`; returns what was estimated, by task.
+
+        embedded: (N, p), all rows by the pre-trained encoder.
+        """
+        estimated = {}
+        for number, offset in enumerate(self.offsets):
+            part = self.parts[number]
+            self.parts[number], estimated[part.data.task] = part.pooled(
+                embedded[offset : offset + len(part.data)], pooling
+            )
+        return estimated
+
+
+def load_training_set(
+    data: DataConfig,
+    encoder: EncoderConfig,
+    config: TrainingSetConfig,
+    seed: int,
+    need_clusters: bool = False,
+    missing_clusters: str = "error",
+    validate_on_training: bool = False,
+) -> TrainingSet:
+    """Read the training files and choose the rows.
+
+    Args:
+        seed: of the validation split.
+        need_clusters: the sample-sample loss is by cluster.
+        missing_clusters: "error" if a row has no cluster_id that is needed, or "task": no row then has one.
+        validate_on_training: see `task_rows`.
+    Raises: DataError for bad files; ValueError, naming the flag, for a setting that these files do not allow.
+    """
+    shrink_by_cluster = config.target_shrinkage > 0 and config.target_groups == "cluster"
+    required = shrink_by_cluster or (need_clusters and missing_clusters == "error")
+    files = load_training_files(data, required)
+    check_encoder_reads(encoder, files)
+    parts = [task_rows(file, config, seed, validate_on_training) for file in files]
+    clusters = None
+    if (need_clusters or shrink_by_cluster) and all(file.clusters is not None for file in files):
+        clusters = np.concatenate([file.clusters for file in files])
+    offsets = np.cumsum([0, *map(len, files)])
+    pool = [
+        offset + training_rows(part.train, config.training_samples_per_dataset) for part, offset in zip(parts, offsets)
+    ]
+    return TrainingSet(parts, np.concatenate(pool), clusters)

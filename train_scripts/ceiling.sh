@@ -8,25 +8,19 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 TASKS="${TASKS:-arc_challenge mbpp winograde}"
-SEEDS="${SEEDS:-1 2 3}"
-CURVE_SEEDS="${CURVE_SEEDS:-1 2}"
 FINE_TUNED="${FINE_TUNED-math_prealgebra}"
-ENCODER="${ENCODER:-minilm}"
-DEVICE="${DEVICE:-auto}"
 RESULTS="${RESULTS:-results}"
 
 files=()
 for task in $TASKS; do files+=("routerbench_zs/${task}_test.csv"); done
-read -ra seeds <<< "$SEEDS"
-read -ra curve_seeds <<< "$CURVE_SEEDS"
-read -ra tasks <<< "$FINE_TUNED"
-common=(--encoder "$ENCODER" --device "$DEVICE" --results "$RESULTS")
-common+=(--seeds "${seeds[@]}" --curve_seeds "${curve_seeds[@]}")
+read -ra fine_tuned <<< "$FINE_TUNED"
 
 source train_scripts/env.sh
 python -m utils.download
 python -m utils.download "${files[@]}"
-python -m utils.ceiling "${common[@]}" ${tasks[@]+--fine_tuned "${tasks[@]}"} "$@"
-python -m utils.ceiling "${common[@]}" --dataset routerbench --test_data_paths "${files[@]/#/datasets/}" "$@"
-python -m utils.report.figures ceiling --results "$RESULTS" --output "$RESULTS/figures/ceiling.png"
-python -m utils.report.figures learning --results "$RESULTS" --output "$RESULTS/figures/learning.png"
+ceiling=(python -m utils.ceiling --results "$RESULTS" --seeds 1 2 3 --curve_seeds 1 2)
+"${ceiling[@]}" ${fine_tuned[@]+--fine_tuned "${fine_tuned[@]}"} "$@"
+"${ceiling[@]}" --dataset routerbench --test_data_paths "${files[@]/#/datasets/}" "$@"
+for figure in ceiling learning; do
+  python -m utils.report.figures "$figure" --results "$RESULTS" --output "$RESULTS/figures/$figure.png"
+done

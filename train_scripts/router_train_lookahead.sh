@@ -10,15 +10,14 @@
 #   leave_one_out  trained on three tasks, tested on the fourth
 #   math           every router trained on all 2500 training rows of MATH alone, where it has most to learn from
 #   pages          within_tasks.md and leave_one_out.md, from the runs
-# Finished runs are skipped, a stopped one goes on. Variables: SEEDS ENCODER DEVICE PRECISION RESAMPLES RUNS RESULTS.
-# `tuned` is the recipe that was chosen on the paper's data; nothing is chosen here. Its K- is 5: all LLMs but one.
-# Further flags go to both trainers, such as --max_length 128; give them RUNS and RESULTS folders of their own.
+# Finished runs are skipped, a stopped one goes on. `tuned` is the recipe that was chosen on the paper's data; nothing
+# is chosen here. Further flags go to both trainers, such as --seeds 1 2 or --max_length 128; give them RUNS and RESULTS
+# folders of their own.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-export SEEDS="${SEEDS:-1 2 3 4 5}" ENCODER="${ENCODER:-minilm}" DEVICE="${DEVICE:-auto}" PRECISION="${PRECISION:-auto}"
-export RESAMPLES="${RESAMPLES:-10000}" COLLECT=0 ON_TRAINED="${ON_TRAINED-}" # ON_TRAINED: see baselines.sh
 STEPS="${STEPS:-data ceiling routers voting leave_one_out math pages}"
+export ENCODER="${ENCODER:-minilm}" RESAMPLES="${RESAMPLES:-10000}"
 DATA="${DATA:-datasets/lookahead_data}"
 ANSWERS="${ANSWERS:-datasets/lookahead_answers}"
 RUNS="${RUNS:-runs/lookahead}"
@@ -33,11 +32,10 @@ source train_scripts/env.sh
 export ROUTERDC_NO_VENV=1 # the environment is active now; the scripts below need not look for it again
 
 name_data() { # name_data FOLDER "TRAINING TASKS" "TEST TASKS": `data` gets the arguments that name their files
-  local train=() test=() kinds=() test_kinds=() task
-  for task in $2; do train+=("$1/${task}_train.json") kinds+=(multi_attempt); done
-  for task in $3; do test+=("$DATA/${task}_test.json") test_kinds+=(multi_attempt); done
-  data=(--data_paths "${train[@]}" --data_type "${kinds[@]}")
-  data+=(--test_data_paths "${test[@]}" --test_data_type "${test_kinds[@]}" --final_eval_data_paths)
+  local train=() test=() task
+  for task in $2; do train+=("$1/${task}_train.json"); done
+  for task in $3; do test+=("$DATA/${task}_test.json"); done
+  data=(--data_paths "${train[@]}" --data_type multi_attempt --test_data_paths "${test[@]}" --final_eval_data_paths)
 }
 
 cluster() { # cluster NAME TASKS...: $RUNS/clustered/NAME gets their training files with cluster ids
@@ -45,12 +43,7 @@ cluster() { # cluster NAME TASKS...: $RUNS/clustered/NAME gets their training fi
   shift
   for task in "$@"; do files+=("$DATA/${task}_train.json"); done
   if [[ -f "$folder/${!#}_train.json" ]]; then return; fi
-  python -m utils.clustering \
-    --encoder "$ENCODER" \
-    --device "$DEVICE" \
-    --precision "$PRECISION" \
-    --output "$folder" \
-    --data_paths "${files[@]}"
+  python -m utils.clustering --encoder "$ENCODER" --output "$folder" --data_paths "${files[@]}"
 }
 
 train() { # train "RECIPES" RUNS RESULTS FLAGS...: baselines.sh on `data`, one recipe after the other
@@ -58,9 +51,7 @@ train() { # train "RECIPES" RUNS RESULTS FLAGS...: baselines.sh on `data`, one r
   export RUNS="$2" RESULTS="$3"
   shift 3
   for recipe in $recipes; do
-    export RECIPES="$recipe" AGAINST="$recipe" TRAINER_FLAGS=""
-    if [[ "$recipe" == tuned ]]; then TRAINER_FLAGS="--last_k 5"; fi
-    bash train_scripts/baselines.sh "${data[@]}" "$@"
+    RECIPES="$recipe" AGAINST="$recipe" bash train_scripts/baselines.sh "${data[@]}" "$@"
   done
 }
 
@@ -81,12 +72,10 @@ for step in $STEPS; do
       files=("${tasks[@]/%/_test.json}")
       python -m utils.ceiling \
         --encoder "$ENCODER" \
-        --device "$DEVICE" \
-        --precision "$PRECISION" \
         --seeds 1 2 3 \
         --curve_seeds 1 2 \
         --test_data_paths "${files[@]/#/$DATA/}" \
-        --test_data_type multi_attempt multi_attempt multi_attempt multi_attempt \
+        --test_data_type multi_attempt \
         --resamples "$RESAMPLES" \
         --results "$RESULTS"
       for figure in ceiling learning; do

@@ -44,10 +44,12 @@ from typing import Any
 
 import yaml
 
-from utils.config import PROGRAM, flags_of, parse_config, settings_of
+from utils.config import CUSTOM, PROGRAM, flags_of, has_settings_of, parse_config, settings_of
 from utils.meters import bar
+from utils.report.results import main as report
 
 TRAINER = Path(__file__).parents[1] / "train_router_mdeberta.py"
+DEFAULT_RESULTS = "results"  # what the recipes of the repository are collected into
 BASE = "base"  # the variant of an ablation that changes nothing
 KEYS = {"runs", "seeds", "settings", "label", "axes", "variants"}
 
@@ -162,7 +164,8 @@ def train(run: Run, threads: int) -> None:
     """Train one run in this process, a child; what it prints goes to log.txt in the run's folder."""
     import torch
 
-    torch.set_num_threads(threads)
+    if threads:
+        torch.set_num_threads(threads)
     run.folder.mkdir(parents=True, exist_ok=True)
     log = os.open(run.folder / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(log, 1)
@@ -242,26 +245,50 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--name", help="without --plan: folder below that of the runs; default: ENCODER_LABEL/FIDELITY")
     p.add_argument("--runs", help="folder of the runs; default: that of the plan")
     p.add_argument("--jobs", type=int, default=2, help="runs at a time")
-    p.add_argument("--threads", type=int, default=1, help="of each run; the number can change the last digits")
+    p.add_argument(
+        "--threads", type=int, default=1, help="of each run, 0: as many as cores; it can change the last digits"
+    )
     p.add_argument("--dry_run", action="store_true", help="print the commands that are left to do")
     p.add_argument("--collect", metavar="DIR", help="add the runs to DIR/runs.jsonl and make its tables (utils.report)")
     return p
+
+
+def check_labels(variants: Sequence[Variant], extra: Sequence[str]) -> None:
+    """Raise ValueError if further flags make other settings of a variant, whose row in results would keep its name."""
+    for variant in variants:
+        settings = flags_of(variant.settings)
+        config = parse_config([*settings, *extra])
+        renamed = variant.label and not has_settings_of(config, parse_config(settings))
+        if renamed or (variant.label is None and config.run.label == CUSTOM):
+            raise ValueError(
+                f"with other settings ({' '.join(extra)}) this is not {variant.name} any more: name its row in results "
+                "with --label, or --collect into another folder"
+            )
+
+
+def planned(args: argparse.Namespace, extra: Sequence[str]) -> tuple[list[Variant], list[Run]]:
+    """The variants and runs of a command line, finished or not. extra: arguments for the trainer.
+
+    Raises: ValueError for what is no plan, or a name in --only that it has not.
+    """
+    plan = read_plan(args.plan) if args.plan else plan_of_recipe(extra, args.name)
+    folder = args.runs or plan["runs"]
+    variants = list(variants_of(plan, folder))
+    if args.only:
+        names = {variant.name for variant in variants} | {variant.axis for variant in variants}
+        if unknown := sorted(set(args.only) - names):
+            raise ValueError(f"--only names {', '.join(unknown)}; this plan has {', '.join(sorted(names - {''}))}")
+        variants = [variant for variant in variants if {variant.name, variant.axis} & {*args.only, BASE}]
+    if args.collect == DEFAULT_RESULTS:
+        check_labels(variants, extra)
+    return variants, runs_of(variants, args.seeds or plan["seeds"], Path(folder), extra)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Command line; returns the exit status: 0, 2 for bad input or a run that failed, 130 when interrupted."""
     args, extra = parser().parse_known_args(argv)
     try:
-        plan = read_plan(args.plan) if args.plan else plan_of_recipe(extra, args.name)
-        folder = args.runs or plan["runs"]
-        variants = list(variants_of(plan, folder))
-        if args.only:
-            names = {variant.name for variant in variants} | {variant.axis for variant in variants}
-            if unknown := sorted(set(args.only) - names):
-                raise ValueError(f"--only names {', '.join(unknown)}; this plan has {', '.join(sorted(names - {''}))}")
-            variants = [each for each in variants if {each.name, each.axis} & {*args.only, BASE}]
-        seeds = args.seeds or sorted({*plan["seeds"], *(seed for each in variants for seed in each.seeds or ())})
-        runs = runs_of(variants, seeds, Path(folder), extra)
+        variants, runs = planned(args, extra)
         pending = [run for run in runs if not run.is_finished()]
         make_inputs(variants, args.dry_run)
         if args.dry_run:
@@ -269,16 +296,15 @@ def main(argv: list[str] | None = None) -> int:
                 print(run.command)
             return 0
         train_all(pending, args.jobs, args.threads)
-        if args.collect:
-            from utils.report.results import main as report
-
-            return report([*sorted({str(run.folder.parent) for run in runs}), "--results", args.collect])
     except (ValueError, OSError, subprocess.CalledProcessError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted: the same command goes on", file=sys.stderr)
         return 130
+    if args.collect:
+        folders = sorted({str(run.folder.parent) for run in runs})
+        return report([*folders, "--results", args.collect])
     return 0
 
 

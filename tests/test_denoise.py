@@ -1,7 +1,5 @@
 """utils/denoise.py: against plain loops and scipy, on made-up scores whose truth is known, and what must not matter."""
 
-import json
-
 import numpy as np
 import pytest
 import scipy.optimize
@@ -12,7 +10,6 @@ from utils.denoise import (
     POOLINGS,
     attempts,
     describe,
-    main,
     neighbour_means,
     other_means,
     pool,
@@ -248,21 +245,3 @@ def test_few_rows_and_constant_scores():
     assert "row" in describe(about)
     with pytest.raises(ValueError, match="--target_pooling is 'most'; it must be none, question or alike"):
         pool_targets(same, same.scores, embeddings(5), "most")
-
-
-def test_the_page_has_the_mean_estimate_of_each_recipe_and_names_runs_without_one(tmp_path, capsys):
-    def write(seed, recipe="mine", **more):
-        folder = tmp_path / recipe / f"seed_{seed}"
-        folder.mkdir(parents=True)
-        (folder / "results.json").write_text(json.dumps({"recipe": recipe, "settings": {"seed": seed}, **more}))
-
-    for seed, row in ((1, 0.1), (2, 0.3)):
-        neighbours = {"1": 0.2, "2": 0.5 - row}
-        part = {"row": row, "neighbours": neighbours, "cluster": 0.05, "task": 0.25, "error": 0.2, "noise": 0.02 * seed}
-        write(seed, target_pooling={"gsm8k": {"differences": part}})
-    assert main([str(tmp_path / "mine"), "--output", str(tmp_path / "page.md")]) == 0
-    cells = [cell.strip() for cell in (tmp_path / "page.md").read_text().splitlines()[-1].strip("|").split("|")]
-    assert cells == ["mine", "GSM8K", "differences", "20.0", "50.0", "5.0", "25.0", "0.2000", "0.0300", "2"]
-    write(1, "plain")
-    assert main([str(tmp_path / "plain")]) == 2
-    assert "seed_1: its targets were not pooled" in capsys.readouterr().err

@@ -35,27 +35,17 @@ Example: data are the training rows of one file, x their embeddings (N, p) by th
     y, found = pool_targets(data, targets(data, "gain"), x, "alike")
     print(describe(found))
 
-    python -m utils.denoise runs/minilm_denoised runs/search/minilm/pooled_question_gain --output results/denoised.md
-writes what finished runs with --target_pooling have estimated.
+`python -m utils.report.denoised RUNS` shows what finished runs with --target_pooling have estimated.
 """
 
-import argparse
-import shlex
-import sys
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from scipy.optimize import nnls
 
 from utils.data import RoutingData
-from utils.files import write_text
-from utils.report.comparison import runs_below
-from utils.tables import markdown
-from utils.tasks import title_of
 
 POOLINGS = ("question", "alike")  # what a pooled target is an estimate of
 ROWS = 256  # whose neighbours are sorted at once: bounds memory, changes nothing
@@ -241,57 +231,3 @@ def describe(found: dict[str, Any]) -> str:
         neighbours = f"{sum(near.values()):.0f} %" + (f" ({named})" if named else "")
         lines.append(f"{name}: row {own:.0f} %, neighbours {neighbours}, cluster {cluster:.0f} %, task {task:.0f} %")
     return "; ".join(lines)
-
-
-def page(folders: Sequence[str]) -> str:
-    """What the runs at or below the folders have estimated, a row for each recipe, task and part: means over the seeds.
-
-    Raises: ValueError for a folder without a finished run, or a run that has estimated nothing.
-    """
-    estimates, seeds = defaultdict(list), defaultdict(set)
-    for run, results in runs_below(folders):
-        if "target_pooling" not in results:
-            raise ValueError(f"{run}: its targets were not pooled; name runs made with --target_pooling")
-        seeds[results["recipe"]].add(results["settings"]["seed"])
-        for task, parts in results["target_pooling"].items():
-            for part, found in parts.items():
-                shares = [found["row"], sum(found["neighbours"].values()), found["cluster"], found["task"]]
-                estimates[results["recipe"], task, part].append([*shares, found["error"] or 0, found["noise"] or 0])
-    rows = []
-    for (recipe, task, part), found in estimates.items():
-        *shares, error, noise = np.mean(found, axis=0)
-        weights = [f"{100 * share:.1f}" for share in shares]
-        rows.append([recipe, title_of(task), part, *weights, f"{error:.4f}", f"{noise:.4f}", str(len(seeds[recipe]))])
-    header = ["recipe", "task", "part", "row", "neighbours", "cluster", "task's mean", "error", "noise", "seeds"]
-    return "\n\n".join([
-        "# How far targets were pooled",
-        f"Made by `python -m utils.denoise {shlex.join(folders)} --output FILE` from the results.json of these runs, "
-        "means over the seeds. No test row enters, and no validation row. Weights in %, as estimated from the training "
-        "rows alone (utils/denoise.py): of the row itself, of its nearest questions, of its cluster, of its task. "
-        "\"error\" is the leave-one-out mean squared error of a cell, \"noise\" what of it counts as chance. Only the "
-        "differences between LLMs decide a pick.",
-        markdown(header, rows),
-    ]) + "\n"  # fmt: skip
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Command line; returns the exit status: 0, or 2 for bad input."""
-    about = "What runs with --target_pooling have estimated"
-    p = argparse.ArgumentParser(prog="python -m utils.denoise", description=about)
-    p.add_argument("runs", nargs="+", help="folders of finished runs")
-    p.add_argument("--output", help="Markdown file; default: print")
-    args = p.parse_args(argv)
-    try:
-        text = page(args.runs)
-        if args.output:
-            write_text(Path(args.output), text)
-        else:
-            print(text)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

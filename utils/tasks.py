@@ -1,6 +1,7 @@
 """The benchmark of the paper as data: LLMs, tasks, files, score kinds, report order, and the numbers of Tables 1 and 2."""
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -103,6 +104,23 @@ def kind_of(name: str) -> str | None:
 def short(llm: str) -> str:
     """Name of an LLM without its organisation, for tables."""
     return llm.rsplit("/", 1)[-1]
+
+
+def short_names(llms: Iterable[str]) -> dict[str, str]:
+    """Different names of LLMs for a table: without the organisation, except where two LLMs would have the same name.
+
+    {"org-a/x": "org-a/x", "org-b/x": "org-b/x", "org-c/y": "y"} for these three.
+    """
+    llms = list(dict.fromkeys(llms))
+    names = {}
+    for llm in llms:
+        words = llm.split("/")
+        for count in range(1, len(words) + 1):
+            names[llm] = "/".join(words[-count:])
+            others = [other for other in llms if other != llm]
+            if names[llm] not in ["/".join(other.split("/")[-count:]) for other in others]:
+                break
+    return names
 
 
 # Testing accuracy in %, Tables 1 and 2 of the paper, in the order of TASKS. Single-LLM rows follow from the data (a test).

@@ -91,6 +91,21 @@ def by_seed(lines: Iterable[dict[str, Any]]) -> dict[tuple[str, ...], list[dict[
     return grouped(lines, lambda line: tuple(line[name] for name in GROUP))
 
 
+def seed_groups(runs: Iterable[Run]) -> dict[tuple[str, str, str, str], list[Run]]:
+    """Runs that differ in the seed alone, by `Run.group`, in the order of their seeds.
+
+    Raises: ValueError that names the folders of two runs of a group with the same seed.
+    """
+    groups = {group: sorted(members, key=lambda run: run.seed) for group, members in grouped(runs, lambda run: run.group).items()}
+    for group, members in groups.items():
+        if len({run.seed for run in members}) < len(members):
+            folders = ", ".join(str(run.folder) for run in members)
+            raise ValueError(
+                f"two runs of {', '.join(group)} with the same seed: {folders}; name the folders of one of them"
+            )
+    return groups
+
+
 # Files with one run a line
 
 

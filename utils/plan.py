@@ -46,7 +46,7 @@ import yaml
 
 from utils.config import CUSTOM, PROGRAM, flags_of, has_settings_of, parse_config, settings_of
 from utils.meters import bar
-from utils.report.results import main as report
+from utils.report.__main__ import main as report
 
 TRAINER = Path(__file__).parents[1] / "train_router_mdeberta.py"
 DEFAULT_RESULTS = "results"  # what the recipes of the repository are collected into

@@ -62,7 +62,8 @@ from utils.experiment import Hardware, choose_hardware
 from utils.files import writable_folder, write_json, write_text
 from utils.meters import bar
 from utils.metrics import averages, references, utility
-from utils.report.results import summary
+from utils.report.runs import runs_below
+from utils.report.summary import summary
 from utils.tables import tables
 from utils.tasks import DATASETS, fill_kinds
 
@@ -486,7 +487,7 @@ def main(argv: list[str] | None = None) -> int:
         args = parse(arguments)
         args.command = shlex.join(["python", "-m", "utils.baselines", *arguments])
         runs = run_all(args)
-        print(summary([json.loads((run / "results.json").read_text()) for run in runs]))
+        print(summary(runs_below(runs)))
     except (EncoderError, CheckpointError, ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -35,7 +35,7 @@ from utils.experiment import choose_hardware
 from utils.meters import read_metrics
 from utils.model import trained_part
 from utils.report import ablations, comparison
-from utils.report.comparison import runs_below
+from utils.report.runs import read_lines, runs_below
 from utils.tasks import PAPER_AVERAGE, short, title_of
 
 ABLATIONS = "bash train_scripts/ablations.sh"
@@ -125,7 +125,7 @@ def settings_panels(
             own[title] = value
             groups.setdefault(value, plain)
         panels[title] = {}
-        for value in sorted(groups, key=ablations.place_of):
+        for value in sorted(groups, key=ablations.value_order):
             columns = {
                 name: [line[name] for line in groups[value] if line[name] is not None]
                 for name in ("validation", *SIDES)
@@ -191,7 +191,7 @@ def overview(args: argparse.Namespace) -> None:
 
 def read_ablations(args: argparse.Namespace) -> list[dict[str, Any]]:
     """The lines of one recipe. Raises: ValueError if there are none, or if --recipe must say which."""
-    lines = ablations.read_lines(need(args.results / ablations.FILE, ABLATIONS))
+    lines = read_lines(need(args.results / ablations.FILE, ABLATIONS))
     recipes = list(dict.fromkeys(line["recipe"] for line in lines))
     recipe = args.recipe or recipes[0]
     if recipe not in recipes or (args.recipe is None and len(recipes) > 1):

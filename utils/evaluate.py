@@ -1,4 +1,4 @@
-"""Score a router on data sets and print the tables of the paper; training and `evaluation_router.py` share this code."""
+"""Route the queries of test files and score what was picked; training and `evaluation_router.py` share this code."""
 
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -22,9 +22,14 @@ from utils.tasks import TRAIN_ORDER
 def route(
     model: RouterDC, queries: Queries, llms: Sequence[str], rows: np.ndarray | None = None, progress: tqdm | None = None
 ) -> np.ndarray:
-    """The column of `llms` that each query is routed to: arg-max of the similarity among the LLMs present. Returns (N,).
+    """The column of `llms` that each query is routed to: arg-max of the similarity among the LLMs present.
 
     Leaves the training mode and every random state as they were.
+
+    Args:
+        rows: (N,) which of the queries; None: all.
+        progress: advanced by the number of queries.
+    Returns: (N,) integers.
     """
     was_training = model.training
     model.eval()
@@ -39,19 +44,25 @@ def evaluate(
     model: RouterDC,
     tests: Sequence[RoutingData],
     hardware: Hardware,
-    trained: Trained,
+    trained_layers: Trained,
     cache: Path | None = None,
     inside: Collection[str] = TRAIN_ORDER,
     cost_rate: float = 0.0,
 ) -> dict[str, Any]:
     """Route every query of `tests` and report accuracies, averages, reference rows and routing shares, all in %.
 
-    `trained` says which layers the training changed: what lies below them is looked up in, or added to, `cache`. Files are encoded one by one, so a task's figures do not depend on which other files are evaluated.
+    Files are encoded one by one, so a task's figures do not depend on which other files are evaluated.
+
+    Args:
+        trained_layers: which layers of the encoder the training changed; what lies below them is looked up in, or added
+            to, `cache`.
+        inside: the tasks in distribution.
+        cost_rate: what a US dollar costs in score points, for the utilities.
     Returns: what `measure` returns.
     """
     picks = {}
     for data in tests:
-        queries = Queries(model.encoder, data.inputs, hardware, trained, cache, data.task)
+        queries = Queries(model.encoder, data.inputs, hardware, trained_layers, cache, data.task)
         with bar(len(data), f"test {data.task}", "query") as progress:
             picks[data.task] = route(model, queries, data.llms, progress=progress)
     return measure(picks, tests, inside, cost_rate)
@@ -63,38 +74,48 @@ def measure(
     inside: Collection[str] = TRAIN_ORDER,
     cost_rate: float = 0.0,
 ) -> dict[str, Any]:
-    """What any router's picks are worth. picks: for each task the column of `llms` per query, (N,).
+    """What any router's picks are worth.
 
-    Returns: {"tasks": {task: accuracy}, "id_avg", "ood_avg", "in_distribution", "queries": {task: N}, "llms", "shares": {task: {llm: %}},
-    "references": {row: {task: %}}, "picks": {task: [column of "llms" per query]}}. For the tasks whose files have costs also "costs": {row: {task: US dollars per query}} and
-    "utilities": {row: {task: %}}, rows being "router" and each LLM, "cost_rate", and "left_out": {task: rows with empty cells}.
+    Args:
+        picks: for each task the column of `llms` per query, (N,).
+    Returns: {"tasks": {task: accuracy}, "id_avg", "ood_avg", "in_distribution", "queries": {task: N}, "llms",
+        "shares": {task: {llm: %}}, "references": {row: {task: %}}, "picks": {task: [column of "llms" per query]}}, and
+        where files have costs what `charge` returns.
     """
-    llms = tests[0].llms
+    llms = list(tests[0].llms)
     tasks = {data.task: accuracy(picks[data.task], data) for data in tests}
-    routed = {task: dict(zip(llms, map(float, shares(chosen, len(llms))))) for task, chosen in picks.items()}
-    priced = [data for data in tests if data.costs is not None]
-    rows = {"router": picks} | {
-        llm: {data.task: np.full(len(data), t) for data in priced} for t, llm in enumerate(llms)
-    }
-    charged = {
-        "costs": {
-            row: {data.task: mean_cost(chosen[data.task], data) for data in priced} for row, chosen in rows.items()
-        },
-        "utilities": {
-            row: {data.task: utility(chosen[data.task], data, cost_rate) for data in priced}
-            for row, chosen in rows.items()
-        },
-        "cost_rate": cost_rate,
-        "left_out": {data.task: data.left_out for data in tests},
-    }
-    return {
+    routed = {}
+    for task, chosen in picks.items():
+        routed[task] = dict(zip(llms, shares(chosen, len(llms)).tolist()))
+    result = {
         "tasks": tasks,
         **averages(tasks, inside),
         "in_distribution": [task for task in tasks if task in inside],
         "queries": {data.task: len(data) for data in tests},
-        "llms": list(llms),
+        "llms": llms,
         "shares": routed,
         "references": references(tests, known_ceilings(tests)),
         "picks": {task: chosen.tolist() for task, chosen in picks.items()},
-        **(charged if priced else {}),
     }
+    priced = [data for data in tests if data.costs is not None]
+    if priced:
+        left_out = {data.task: data.left_out for data in tests}
+        result |= {**charge(picks, priced, cost_rate), "cost_rate": cost_rate, "left_out": left_out}
+    return result
+
+
+def charge(picks: Mapping[str, np.ndarray], tests: Sequence[RoutingData], cost_rate: float) -> dict[str, Any]:
+    """What picks and single LLMs cost on test files with costs, and their utility.
+
+    Returns: {"costs": {row: {task: US dollars per query}}, "utilities": {row: {task: %}}}, the rows being "router" and
+        each LLM.
+    """
+    rows = {"router": picks}
+    for column, llm in enumerate(tests[0].llms):
+        rows[llm] = {data.task: np.full(len(data), column) for data in tests}
+    costs: dict[str, dict[str, float]] = {}
+    utilities: dict[str, dict[str, float]] = {}
+    for row, chosen in rows.items():
+        costs[row] = {data.task: mean_cost(chosen[data.task], data) for data in tests}
+        utilities[row] = {data.task: utility(chosen[data.task], data, cost_rate) for data in tests}
+    return {"costs": costs, "utilities": utilities}

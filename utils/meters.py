@@ -11,7 +11,10 @@ from tqdm.auto import tqdm
 
 
 def bar(total: int, title: str, unit: str, done: int = 0) -> tqdm:
-    """A progress bar that stays quiet in log files: a line every half minute where nobody watches."""
+    """A progress bar that is quiet in log files: there it prints a line every half minute.
+
+    done: how many of the `total` units were done before.
+    """
     return tqdm(
         total=total,
         initial=done,
@@ -23,25 +26,25 @@ def bar(total: int, title: str, unit: str, done: int = 0) -> tqdm:
 
 
 class MetricsLog:
-    """Appends one JSON object a line to `<folder>/metrics.jsonl` and the same scalars to TensorBoard files beside it.
+    """Appends one JSON object a line to `<folder>/metrics.jsonl`, and the same scalars to TensorBoard files beside it.
 
-    What a stopped run wrote after step `resume` is dropped, since that part is trained again. A file that is gone is said on stderr.
+    Args:
+        resume: the step after which a stopped run goes on. What it wrote after that step is dropped, since these steps
+            are trained again; a file that is gone is reported on stderr. 0: a new run.
     """
 
     def __init__(self, folder: Path, resume: int = 0):
         from torch.utils.tensorboard import SummaryWriter  # slow to import: not for those who only evaluate
 
         self.path = folder / "metrics.jsonl"
-        if resume and not self.path.is_file():
+        kept = []
+        if resume and self.path.is_file():
+            kept = [line for line in read_metrics(self.path) if line["step"] <= resume]
+        elif resume:
             print(f"{self.path}: not there any more; it begins again after step {resume}", file=sys.stderr)
-        kept = (
-            [line for line in read_metrics(self.path) if line["step"] <= resume]
-            if resume and self.path.is_file()
-            else []
-        )
-        part = self.path.with_name(f"{self.path.name}.part")
-        part.write_text("".join(json.dumps(line) + "\n" for line in kept))
-        os.replace(part, self.path)
+        unfinished = self.path.with_name(f"{self.path.name}.part")
+        unfinished.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        os.replace(unfinished, self.path)
         if not resume:
             shutil.rmtree(folder / "tensorboard", ignore_errors=True)
         self.writer = SummaryWriter(str(folder / "tensorboard"), purge_step=resume + 1 if resume else None)
@@ -59,12 +62,13 @@ class MetricsLog:
 
 
 def read_metrics(path: Path) -> list[dict[str, float]]:
-    """The lines of a metrics file; a last line that a killed run left half-written is not one."""
-    return [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+    """The lines of a metrics file, without a last line that a killed run left half-written."""
+    lines = path.read_text().splitlines(keepends=True)
+    return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
 class Speed:
-    """Queries per second since it was made, without the time spent between `pause` and `resume` (evaluations)."""
+    """Queries per second since this object was made, without the time between `pause` and `resume` (evaluations)."""
 
     def __init__(self):
         self.queries, self.seconds, self.since = 0, 0.0, time.perf_counter()

@@ -1,4 +1,4 @@
-"""Markdown tables: numbers as text, rows of accuracies with their mean, the rows of the paper, the tables of one result."""
+"""Markdown tables: numbers as text, rows of scores with their mean, rows of the paper, the tables of one result."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,7 +8,10 @@ import numpy as np
 from utils.metrics import best_single
 from utils.tasks import LLMS, PAPER, PAPER_AVERAGE, TASKS, TRAIN_ORDER, short_names, title_of
 
-TITLES = {True: "Table 1: in-distribution testing accuracy (%)", False: "Table 2: out-of-distribution testing accuracy (%)"}
+TITLES = {
+    True: "Table 1: in-distribution testing accuracy (%)",
+    False: "Table 2: out-of-distribution testing accuracy (%)",
+}
 EMPTY = "-"
 PER_QUERIES = 1000  # costs are printed in US dollars per that many queries
 
@@ -38,16 +41,17 @@ def bracket(ends: Sequence[float], sign: str = "") -> str:
 
 
 def cells_and_mean(values: Mapping[str, float], tasks: Sequence[str], digits: int = 2, factor: float = 1) -> list[str]:
-    """A row's values on the tasks, times `factor`, and their mean; "-" for a task that it has not, and then for the mean."""
+    """A row's values on the tasks, times `factor`, and their mean.
+
+    A task that the row lacks is "-", and then the mean is "-" as well.
+    """
     cells = [f"{factor * values[task]:.{digits}f}" if task in values else EMPTY for task in tasks]
     if EMPTY in cells:
         return [*cells, EMPTY]
     return [*cells, f"{factor * np.mean([values[task] for task in tasks]):.{digits}f}"]
 
 
-def spread_cells(
-    runs: Sequence[Mapping[str, float]], averages: Sequence[float], tasks: Sequence[str]
-) -> list[str]:
+def spread_cells(runs: Sequence[Mapping[str, float]], averages: Sequence[float], tasks: Sequence[str]) -> list[str]:
     """A row of runs that differ in the seed: mean and deviation on each task and of their averages, number of seeds.
 
     runs: the accuracy on each task, for each run. averages: over the tasks, for each run.

@@ -57,7 +57,10 @@ def write_search(args: Arguments) -> None:
 
 
 def write_comparison(args: Arguments) -> None:
-    """Write comparison.json and comparison.md, and print the page. Raises: ValueError if there is nothing to compare."""
+    """Write comparison.json and comparison.md, and print the page.
+
+    Raises: ValueError if there is nothing to compare.
+    """
     check_resamples(args.resamples)
     groups, tests, inside = comparison.collect(args.compare)
     figures = comparison.compare(groups, tests, inside, args.against, args.resamples)

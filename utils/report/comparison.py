@@ -204,9 +204,7 @@ def base_of(groups: Sequence[Group], against: str) -> int:
     Raises: ValueError if it is not there once.
     """
     wanted = (ROUTER, against, "paper")
-    numbers = [
-        number for number, group in enumerate(groups) if (group.router, group.recipe, group.fidelity) == wanted
-    ]
+    numbers = [number for number, group in enumerate(groups) if (group.router, group.recipe, group.fidelity) == wanted]
     if len(numbers) != 1:
         labels = sorted({group.recipe for group in groups if group.router == ROUTER})
         raise ValueError(
@@ -312,9 +310,12 @@ def entry_of(
 def order(groups: Sequence[Group], draws: Mapping[str, np.ndarray], llm: str) -> list[dict[str, Any]]:
     """The paper's ordering against ours: pairs of its routers and its best single LLM, within each label of RouterDC.
 
-    draws: {side: bootstrap draws (B, groups)} of queries and seeds. A pair agrees if the interval of our difference lies
-    on the paper's side of 0, contradicts if on the other, and is open if it holds 0. Pairs that the runs lack, such as
-    those with Voting, are left out.
+    A pair agrees if the interval of our difference lies on the paper's side of 0, contradicts if on the other, and is
+    open if it holds 0. Pairs that the runs lack, such as those with Voting, are left out.
+
+    Args:
+        draws: {side: bootstrap draws (B, groups)} of queries and seeds.
+        llm: the best single LLM.
     """
     printed = {name: PAPER_AVERAGE[name] for name in ORDER}
     printed[short_names(LLMS)[llm]] = PAPER_AVERAGE[llm]

@@ -153,7 +153,10 @@ def accuracy_table(lines: Sequence[dict[str, Any]], controls: Mapping[str, dict[
 
 
 def differences(lines: Sequence[dict[str, Any]]) -> str:
-    """Paired differences on the same seeds: fidelity against "paper", and lambda = 0 against the same with lambda = 1."""
+    """Paired differences on the same seeds.
+
+    They are of each fidelity to "paper", and of lambda = 0 to the same settings with lambda = 1.
+    """
     groups, rows = by_seed(lines), []
     for (router, encoder, label, fidelity), group in groups.items():
         plain = label.removesuffix(LAMBDA_0)

@@ -113,7 +113,10 @@ def rates_and_seeds(runs: Sequence[Run], folder: str) -> tuple[list[float], list
 
 
 def reopen_data(run: Run) -> tuple[list[RoutingData], list[RoutingData]]:
-    """The training and the test files of a run, with the LLMs that it chose among. Raises: DataError for changed files."""
+    """The training and the test files of a run, with the LLMs that it chose among.
+
+    Raises: DataError for files that have changed.
+    """
     settings, tests = run.settings, run.results["tests"]
     train = reopen_files(settings["data_paths"], settings["data_type"], run)
     test = reopen_files([entry["path"] for entry in tests], [entry["kind"] for entry in tests], run)

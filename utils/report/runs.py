@@ -96,7 +96,10 @@ def seed_groups(runs: Iterable[Run]) -> dict[tuple[str, str, str, str], list[Run
 
     Raises: ValueError that names the folders of two runs of a group with the same seed.
     """
-    groups = {group: sorted(members, key=lambda run: run.seed) for group, members in grouped(runs, lambda run: run.group).items()}
+    groups = {
+        group: sorted(members, key=lambda run: run.seed)
+        for group, members in grouped(runs, lambda run: run.group).items()
+    }
     for group, members in groups.items():
         if len({run.seed for run in members}) < len(members):
             folders = ", ".join(str(run.folder) for run in members)

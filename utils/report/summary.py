@@ -30,7 +30,10 @@ def row_labels(groups: Sequence[tuple[str, str, str, str]]) -> dict[tuple[str, s
 
 
 def side_table(runs: Sequence[Run], tasks: Sequence[str], average: str) -> str:
-    """The single LLMs and references, then each group of runs, on the tasks of one side. average: "id_avg", "ood_avg"."""
+    """The single LLMs and references, then each group of runs, on the tasks of one side.
+
+    average: the name of the side's average in results, "id_avg" or "ood_avg".
+    """
     test = runs[0].results["test"]
     names = short_names(test["llms"])
     rows = []
@@ -61,8 +64,9 @@ def section(runs: Sequence[Run]) -> list[str]:
 
 
 def summary(runs: Sequence[Run]) -> str:
-    """Markdown tables of finished runs, one a side: single LLMs and references, then each router and label over its seeds.
+    """Markdown tables of finished runs, one a side, with mean and standard deviation over the seeds.
 
+    The rows are the single LLMs and references, then each router and label.
     Runs that were tested on other data than the first one, or trained on other tasks, have tables of their own. Runs
     that were not tested are counted on stderr and left out.
     Raises: ValueError for two runs of one row with the same seed, and where no run was tested.

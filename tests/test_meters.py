@@ -60,9 +60,8 @@ def test_a_resume_that_is_stopped_leaves_the_lines(tmp_path, monkeypatch):
 def test_a_fresh_start_drops_everything(tmp_path):
     write(tmp_path, 0, {10: 1.0, 20: 2.0})
     write(tmp_path, 0, {5: 7.0})
-    assert [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()] == [
-        {"step": 5, "loss": 7.0}
-    ]
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in lines] == [{"step": 5, "loss": 7.0}]
     assert scalars(tmp_path, "loss") == {5: 7.0}
 
 

@@ -1,4 +1,4 @@
-"""utils/metrics.py, utils/tasks.py and the tables: against loops, and the paper's single-LLM rows from the released data."""
+"""utils/metrics.py, utils/tasks.py and utils/tables.py: against loops, and the paper's rows from the released data."""
 
 import json
 
@@ -8,9 +8,9 @@ from conftest import LLMS
 
 from utils.data import load, load_all
 from utils.metrics import accuracy, averages, best_single, references, shares
-from utils.tables import markdown, tables
+from utils.tables import cells_and_mean, markdown, spread, tables
 from utils.tasks import LLMS as PAPER_LLMS
-from utils.tasks import PAPER, PAPER_AVERAGE, TASKS, short, title_of
+from utils.tasks import PAPER, PAPER_AVERAGE, TASKS, short, short_names, title_of
 
 FLAGS = ("--test_data_paths", "--test_data_type")
 
@@ -58,12 +58,10 @@ def test_reference_rows(fake, tests):
         gained = {llm: [naive_gain(row, llm, data.kind) for row in rows] for llm in LLMS}
         for llm in LLMS:
             assert table[llm][data.task] == pytest.approx(100 * np.mean(gained[llm]), rel=1e-6)
-        assert table["best LLM per task (picked on test)"][data.task] == pytest.approx(
-            100 * max(map(np.mean, gained.values())), rel=1e-6
-        )
-        assert table["per-query oracle"][data.task] == pytest.approx(
-            100 * np.mean([max(row) for row in zip(*gained.values())]), rel=1e-6
-        )
+        best = 100 * max(map(np.mean, gained.values()))
+        assert table["best LLM per task (picked on test)"][data.task] == pytest.approx(best, rel=1e-6)
+        oracle = 100 * np.mean([max(row) for row in zip(*gained.values())])
+        assert table["per-query oracle"][data.task] == pytest.approx(oracle, rel=1e-6)
     means = {llm: np.mean(list(table[llm].values())) for llm in LLMS}
     assert best_single(table, LLMS, list(table[LLMS[0]])) == max(means, key=means.get)
 
@@ -78,15 +76,58 @@ def test_markdown_has_one_width_and_aligns_numbers():
     ]
 
 
+def test_spread_is_mean_and_sample_deviation():
+    assert spread([1.0, 2.0, 4.0]) == f"2.33 ± {np.std([1, 2, 4], ddof=1):.2f}"
+    assert spread([3.0]) == "3.00" and spread([0.5], "+") == "+0.50"
+
+
+def test_a_row_that_lacks_a_task_has_no_mean():
+    assert cells_and_mean({"a": 1.0, "b": 2.5}, ["b", "a"]) == ["2.50", "1.00", "1.75"]
+    assert cells_and_mean({"a": 1.0}, ["b", "a"]) == ["-", "1.00", "-"]
+    assert cells_and_mean({"a": 0.001, "b": 0.002}, ["a", "b"], 1, 1000) == ["1.0", "2.0", "1.5"]
+
+
+def test_names_are_short_but_different():
+    assert short_names(["org-a/x", "org-b/x", "org-c/y"]) == {
+        "org-a/x": "org-a/x",
+        "org-b/x": "org-b/x",
+        "org-c/y": "y",
+    }
+    assert list(short_names(PAPER_LLMS).values()) == [short(llm) for llm in PAPER_LLMS]
+    assert short_names(["x", "org/x"]) == {"x": "x", "org/x": "org/x"}
+    assert short_names(["hub/a/x", "hub/b/x", "b/x"])["hub/a/x"] == "a/x"
+    for llms in (["a/b/x", "c/b/x", "b/x", "x"], ["a/x", "a/x", "b/x"], []):
+        names = short_names(llms)
+        assert set(names) == set(llms) and len(set(names.values())) == len(names)
+
+
 def cells(text: str, title: str) -> dict[str, list[str]]:
     """The rows of one of the tables of `tables`, by their first cell."""
-    part = next(part for part in text.split("\n\n") if part.startswith(title))
-    rows = [
-        [cell.strip() for cell in line.strip("|").split("|")]
-        for line in part.splitlines()[1:]
-        if not line.startswith("|-")
-    ]
-    return {row[0]: row[1:] for row in rows}
+    table = next(table for table in text.split("\n\n") if table.startswith(title))
+    rows = {}
+    for line in table.splitlines()[1:]:
+        if not line.startswith("|-"):
+            first, *others = [cell.strip() for cell in line.strip("|").split("|")]
+            rows[first] = others
+    return rows
+
+
+def test_tables_tell_llms_with_one_short_name_apart():
+    llms = ["org-a/x", "org-b/x"]
+    result = {
+        "tasks": {"gsm8k": 70.0},
+        "llms": llms,
+        "shares": {"gsm8k": {"org-a/x": 25.0, "org-b/x": 75.0}},
+        "references": {"org-a/x": {"gsm8k": 50.0}, "org-b/x": {"gsm8k": 60.0}},
+        "costs": {row: {"gsm8k": 0.001} for row in ("router", *llms)},
+        "cost_rate": 0.0,
+    }
+    text = tables(result)
+    accuracies = cells(text, "Table 1")
+    assert accuracies["org-a/x"] == ["50.00", "50.00"]
+    assert accuracies["org-b/x (best single LLM)"] == ["60.00", "60.00"]
+    assert cells(text, "Routing share")[""] == llms
+    assert {"org-a/x", "org-b/x"} < set(cells(text, "Mean cost"))
 
 
 def test_tables_put_the_run_beside_the_paper():
@@ -103,40 +144,29 @@ def test_tables_put_the_run_beside_the_paper():
     assert first[""] == ["MMLU", "GSM8K", "Avg"]  # in the order of the paper
     assert first["RouterDC (this run)"] == ["60.00", "71.00", "65.50"]
     assert first["RouterDC (paper)"] == ["61.07", "70.32", "-"]  # no average over other tasks than the paper's
-    assert first[short(a)] == ["50.00", "50.00", "50.00"] and first[f"{short(b)} (best single LLM)"] == [
-        "51.00",
-        "51.00",
-        "51.00",
-    ]
-    assert sorted(zip(second[""], second["RouterDC (this run)"], second["RouterDC (paper)"])) == [
-        ("Avg", "26.17", "-"),
-        ("MBPP", "40.00", "46.80"),
-        ("riddles", "12.35", "-"),
-    ]
+    assert first[short(a)] == ["50.00"] * 3
+    assert first[f"{short(b)} (best single LLM)"] == ["51.00"] * 3
+    columns = zip(second[""], second["RouterDC (this run)"], second["RouterDC (paper)"])
+    assert sorted(columns) == [("Avg", "26.17", "-"), ("MBPP", "40.00", "46.80"), ("riddles", "12.35", "-")]
     assert third == {"": [short(a), short(b)], **{title_of(task): ["25.0", "75.0"] for task in tasks}}
+
+
+def on_all_tasks(llms: list[str]) -> dict:
+    """A result on the paper's eight tasks."""
     everything = {task.name: 50.0 for task in TASKS}
-    result |= {
+    return {
         "tasks": everything,
-        "shares": {task: {a: 0.0, b: 100.0} for task in everything},
+        "llms": llms,
+        "shares": {task: dict.fromkeys(llms, 100 / len(llms)) for task in everything},
         "references": {llm: everything for llm in llms},
     }
-    assert cells(tables(result), "Table 1")["RouterDC (paper)"] == [
-        "61.07",
-        "70.32",
-        "51.77",
-        "58.52",
-        "51.02",
-        "58.54",
-    ]
-    assert cells(tables(result), "Table 2")["RouterDC (paper)"] == ["38.81", "46.80", "51.93", "45.85"]
-    own = tables(
-        result
-        | {
-            "llms": ["org/a", b],
-            "references": {llm: everything for llm in ("org/a", b)},
-            "shares": {task: {"org/a": 0.0, b: 100.0} for task in everything},
-        }
-    )
+
+
+def test_the_papers_averages_stand_beside_its_own_llms_and_all_its_tasks():
+    text = tables(on_all_tasks(list(PAPER_LLMS[:2])))
+    assert cells(text, "Table 1")["RouterDC (paper)"] == ["61.07", "70.32", "51.77", "58.52", "51.02", "58.54"]
+    assert cells(text, "Table 2")["RouterDC (paper)"] == ["38.81", "46.80", "51.93", "45.85"]
+    own = tables(on_all_tasks(["org/a", PAPER_LLMS[1]]))
     assert "Table 1" in own and "(paper)" not in own  # other LLMs: the paper's figures say nothing about them
 
 
@@ -147,16 +177,8 @@ def test_the_papers_averages_follow_from_its_cells():
     for name, row in PAPER.items():
         for part, printed in zip((row[:5], row[5:]), PAPER_AVERAGE[name]):
             assert np.mean(part) == pytest.approx(printed, abs=0.0101), name
-    assert [task.name for task in TASKS] == [
-        "mmlu",
-        "gsm8k",
-        "cmmlu",
-        "arc_challenge",
-        "humaneval",
-        "math_prealgebra",
-        "mbpp",
-        "ceval",
-    ]
+    names = "mmlu gsm8k cmmlu arc_challenge humaneval math_prealgebra mbpp ceval"
+    assert [task.name for task in TASKS] == names.split()
     assert [task.in_distribution for task in TASKS] == [True] * 5 + [False] * 3
 
 
@@ -170,9 +192,7 @@ def test_single_llm_rows_equal_the_paper(released, llm):
     scores = {data.task: accuracy(np.full(len(data), data.llms.index(llm)), data) for data in released}
     assert [f"{scores[task.name]:.2f}" for task in TASKS] == [f"{value:.2f}" for value in PAPER[llm]]
     found = averages(scores)
-    assert tuple(found.values()) == pytest.approx(
-        PAPER_AVERAGE[llm], abs=0.0075
-    )  # one is printed as 39.75 and is 39.744
+    assert tuple(found.values()) == pytest.approx(PAPER_AVERAGE[llm], abs=0.0075)  # 39.744 is printed as 39.75
 
 
 def test_reference_points_of_the_released_data(released):

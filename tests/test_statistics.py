@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from utils.report.statistics import bootstrap, interval, right_when_possible, seed_weights, sign_flip, spread
+from utils.report.statistics import bootstrap, interval, right_when_possible, seed_weights, sign_flip
 
 
 @pytest.fixture
@@ -20,18 +20,18 @@ def earned():
 def test_the_interval_of_a_mean_is_scipys(earned):
     draws = bootstrap(earned, 20_000)
     assert draws.shape == (20_000, 2, 3)
-    for place, part in enumerate(earned):
-        for column in range(3):
-            reference = scipy.stats.bootstrap(
-                (part[:, column],), np.mean, n_resamples=20_000, method="percentile", rng=1
-            ).confidence_interval
-            assert interval(draws[:, place, column]) == pytest.approx(
-                tuple(reference), abs=1.01 / len(part)
-            )  # means of 0s and 1s move by steps
-            assert draws[:, place, column].std() == pytest.approx(
-                part[:, column].std() / np.sqrt(len(part)), rel=0.03
-            )  # exact
-            assert draws[:, place, column].mean() == pytest.approx(part[:, column].mean(), abs=0.003)
+    for task, by_router in enumerate(earned):
+        for column, values in enumerate(by_router.T):
+            drawn = draws[:, task, column]
+            expected = scipy.stats.bootstrap((values,), np.mean, n_resamples=20_000, method="percentile", rng=1)
+            step = 1.01 / len(values)  # means of 0s and 1s move by steps
+            assert interval(drawn) == pytest.approx(tuple(expected.confidence_interval), abs=step)
+            assert drawn.std() == pytest.approx(values.std() / np.sqrt(len(values)), rel=0.03)  # exact
+            assert drawn.mean() == pytest.approx(values.mean(), abs=0.003)
+
+
+def mean_of_means(first, second, axis):
+    return (first.mean(axis=axis) + second.mean(axis=axis)) / 2
 
 
 def test_the_interval_of_an_average_over_tasks_is_scipys(earned):
@@ -39,11 +39,9 @@ def test_the_interval_of_an_average_over_tasks_is_scipys(earned):
     low, high = interval(bootstrap(earned, 20_000).mean(axis=1))
     for column in range(3):
         samples = tuple(part[:, column] for part in earned)
-        average = lambda a, b, axis: (a.mean(axis=axis) + b.mean(axis=axis)) / 2  # noqa: E731
-        reference = scipy.stats.bootstrap(
-            samples, average, n_resamples=20_000, method="percentile", rng=2, vectorized=True
-        ).confidence_interval
-        assert (low[column], high[column]) == pytest.approx(tuple(reference), abs=0.006)
+        options = {"n_resamples": 20_000, "method": "percentile", "rng": 2, "vectorized": True}
+        expected = scipy.stats.bootstrap(samples, mean_of_means, **options).confidence_interval
+        assert (low[column], high[column]) == pytest.approx(tuple(expected), abs=0.006)
     narrow, wide = (interval(bootstrap(earned, 2000).mean(axis=1), level) for level in (0.5, 0.99))
     assert (narrow[0] > wide[0]).all() and (narrow[1] < wide[1]).all()
 
@@ -90,11 +88,12 @@ def test_p_values_of_averages_over_tasks_are_scipys(earned):
     assert found[0] < 0.01 and found[1] == 1  # the copy differs nowhere
 
     rng = np.random.default_rng(3)
-    near = [rng.normal(0.1, 1, (n, 1)) for n in (40, 25)]
-    moved = [
-        np.mean([(part[:, 0] * rng.choice([-1, 1], len(part))).mean() for part in near]) for _ in range(20_000)
-    ]  # a plain loop
-    observed = np.mean([part.mean() for part in near])
+    near = [rng.normal(0.1, 1, (count, 1)) for count in (40, 25)]
+    moved = []
+    for _ in range(20_000):
+        flipped = [gaps[:, 0] * rng.choice([-1, 1], len(gaps)) for gaps in near]
+        moved.append(np.mean([gaps.mean() for gaps in flipped]))
+    observed = np.mean([gaps.mean() for gaps in near])
     assert sign_flip(near, 20_000)[0] == pytest.approx(np.mean(np.abs(moved) >= abs(observed)), abs=0.015)
     one = scipy.stats.permutation_test(
         (near[0][:, 0], np.zeros(40)),
@@ -123,11 +122,8 @@ def test_seeds_are_drawn_with_replacement():
 
 
 def test_only_routers_with_the_same_seeds_share_their_draws():
-    weights, again, others = (
-        seed_weights([1, 2, 3], 20_000),
-        seed_weights([1, 2, 3], 20_000),
-        seed_weights([4, 5, 6], 20_000),
-    )
+    weights, again = seed_weights([1, 2, 3], 20_000), seed_weights([1, 2, 3], 20_000)
+    others = seed_weights([4, 5, 6], 20_000)
     np.testing.assert_array_equal(weights, again)
     runs = np.array([1.0, 4.0, 2.0])
     assert abs(np.corrcoef(weights @ runs, others @ runs)[0, 1]) < 0.05
@@ -140,11 +136,3 @@ def test_right_when_possible_counts_only_queries_that_someone_gets_right():
     both = np.stack([picked, scores.max(axis=1)])
     assert right_when_possible(both, scores.max(axis=1)) == pytest.approx(100 * (2.2 / 4 + 3.6 / 4) / 2)
     assert np.isnan(right_when_possible(np.zeros(3), np.zeros(3)))
-
-
-def test_spread_is_mean_and_sample_deviation():
-    assert (
-        spread([1.0, 2.0, 4.0]) == f"2.33 ± {np.std([1, 2, 4], ddof=1):.2f}"
-        and spread([3.0]) == "3.00"
-        and spread([0.5], "+") == "+0.50"
-    )

@@ -3,7 +3,6 @@
 LoraRetriever as released routes with a trained encoder. How that one was trained is not stated: here it is RouterDC's.
 """
 
-import argparse
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import chain
@@ -14,9 +13,10 @@ import numpy as np
 import torch
 
 from utils import checkpoint
+from utils.baselines.arguments import Arguments
 from utils.baselines.base import Rows, unit
 from utils.clustering import kmeans
-from utils.data import RoutingData, reading
+from utils.data import RoutingData, reading, reading_of
 from utils.encoders import Queries
 from utils.experiment import Hardware
 from utils.meters import bar
@@ -28,25 +28,23 @@ SUFFIX = ", trained encoder"  # what the name of a router in results ends in
 OF_ENCODER = ("encoder", "pooling", "max_length")  # settings that the checkpoint decides
 
 
-def folder_of(args: argparse.Namespace, seed: int) -> Path:
+def folder_of(args: Arguments, seed: int) -> Path:
     """The checkpoint of a seed. Raises: CheckpointError if there is none."""
     return checkpoint.find(args.encoder_ckpt.replace(SEED, str(seed)), FLAG)
 
 
-def settings_of(args: argparse.Namespace, seed: int, files: Sequence[RoutingData]) -> dict[str, Any]:
+def settings_of(args: Arguments, seed: int, files: Sequence[RoutingData]) -> dict[str, Any]:
     """What a run's settings say of its encoder: that of the checkpoint, which is named by the hash of its content.
 
-    Raises: CheckpointError for no checkpoint or a damaged one; ValueError as `check`.
+    Raises: CheckpointError for no checkpoint or a damaged one; ValueError as `check_fits`.
     """
     folder = folder_of(args, seed)
     config = checkpoint.read_config(folder)
-    check(args, seed, files, folder, config)
+    check_fits(args, seed, files, folder, config)
     return {name: config[name] for name in OF_ENCODER} | {"encoder_ckpt": checkpoint.content_hash(folder)}
 
 
-def check(
-    args: argparse.Namespace, seed: int, files: Sequence[RoutingData], folder: Path, config: dict[str, Any]
-) -> None:
+def check_fits(args: Arguments, seed: int, files: Sequence[RoutingData], folder: Path, config: dict[str, Any]) -> None:
     """Refuse a checkpoint whose training rows are not those of a baseline with this seed: it has seen validation rows.
 
     Args:
@@ -56,9 +54,13 @@ def check(
     """
     settings = config["settings"]
     there: dict[str, Any] = {name: settings.get(name) for name in ("seed", "validation_fraction", "fidelity")}
-    here: dict[str, Any] = {"seed": seed, "validation_fraction": args.validation_fraction, "fidelity": "paper"}
+    here: dict[str, Any] = {
+        "seed": seed,
+        "validation_fraction": args.training_set.validation_fraction,
+        "fidelity": "paper",
+    }
     there |= reading(settings)
-    here |= reading(vars(args))
+    here |= reading_of(args.data)
     for name in OF_ENCODER:  # flags that the checkpoint takes the place of; who gives them must mean the same
         if getattr(args, name) is not None:
             there[name], here[name] = config[name], getattr(args, name)
@@ -74,16 +76,16 @@ def check(
 
 @torch.no_grad()
 def embeddings(
-    args: argparse.Namespace, seed: int, files: Sequence[RoutingData], tests: Sequence[RoutingData], where: Hardware
+    args: Arguments, seed: int, files: Sequence[RoutingData], tests: Sequence[RoutingData], hardware: Hardware
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """E(x) of a trained router, as its evaluation computes it, of length 1: (N, p) for each training and test file.
 
-    What lies below the trained layers is looked up in the cache, where training has left it.
+    What lies below the trained layers is looked up in the cache, hardware training has left it.
     Raises: CheckpointError for a damaged checkpoint; ValueError for text with a router of embeddings, or the reverse.
     """
     model, config = checkpoint.load(folder_of(args, seed))
     part = trained_part(config["settings"])
-    model.place(where, part, config["settings"]["train_layers"])
+    model.place(hardware, part, config["settings"]["train_layers"])
     if files[0].embeddings is None:
         together = list(chain.from_iterable(data.questions for data in files))  # one list, as training caches it
     else:
@@ -92,7 +94,7 @@ def embeddings(
     found = []
     with bar(sum(map(len, parts.values())), f"trained encoder, seed {seed}", "query") as progress:
         for title, inputs in parts.items():
-            queries = Queries(model.encoder, inputs, where, part, Path(args.cache_dir), title)
+            queries = Queries(model.encoder, inputs, hardware, part, args.hardware.cache_dir, title)
             found.append(unit(model(queries.embed(progress=progress))[0].cpu().numpy()))
     return np.split(found[0], np.cumsum([len(data) for data in files])[:-1]), found[1:]
 

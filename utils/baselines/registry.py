@@ -1,0 +1,35 @@
+"""The routers and controls that `python -m utils.baselines` knows: a new one is a file here and a line below."""
+
+from utils.baselines.base import Gradient, Router
+from utils.baselines.controls import BestPerTask, BestSingle, Control, Oracle, Random
+from utils.baselines.irt import IRT
+from utils.baselines.kmeans import KMeans
+from utils.baselines.knn import KNN
+from utils.baselines.lora_retriever import LoraRetriever
+from utils.baselines.matrix_factorization import MatrixFactorization
+from utils.baselines.mlp import MLP
+from utils.baselines.ridge import Ridge
+from utils.baselines.task_classifier import TaskClassifier
+
+ROUTERS: dict[str, type[Router]] = {
+    "knn": KNN,
+    "ridge": Ridge,
+    "mlp": MLP,
+    "matrix_factorization": MatrixFactorization,
+    "kmeans": KMeans,
+    "lora_retriever": LoraRetriever,
+    "irt": IRT,
+    "task_classifier": TaskClassifier,
+}
+CONTROLS: dict[str, type[Control]] = {
+    "random": Random,
+    "best_single": BestSingle,
+    "best_per_task": BestPerTask,
+    "oracle": Oracle,
+}
+VOTING = "voting"
+KNOWN = (*ROUTERS, *CONTROLS, VOTING)
+TRAINED = ("routerdc", "cosine_classifier", "zooter")  # what the training loop fits, by its --loss
+BOUNDED = tuple(  # their targets must be in [0, 1], so they cannot charge a cost
+    name for name, router in ROUTERS.items() if issubclass(router, Gradient)
+)

@@ -17,6 +17,8 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer
 
 import train_router_mdeberta as program
 from utils.baselines import __main__ as command
+from utils.baselines import problem as problem_module
+from utils.baselines.arguments import parse
 from utils.baselines.base import Rows, choose, group_means, unit
 from utils.baselines.controls import BestPerTask, BestSingle, Oracle, Random
 from utils.baselines.irt import IRT
@@ -25,14 +27,17 @@ from utils.baselines.knn import KNN
 from utils.baselines.lora_retriever import LoraRetriever
 from utils.baselines.matrix_factorization import MatrixFactorization
 from utils.baselines.mlp import MLP
+from utils.baselines.problem import Embeddings, Problem
 from utils.baselines.ridge import Ridge
 from utils.baselines.task_classifier import TaskClassifier
 from utils.baselines.trained_encoder import clustered
 from utils.baselines.voting import vote, voting
 from utils.checkpoint import content_hash
-from utils.data import DataError, RoutingData, gains, load, split_validation
+from utils.data import DataError, RoutingData, gains, load, load_tests
 from utils.denoise import pool_targets
+from utils.experiment import choose_hardware
 from utils.metrics import accuracy
+from utils.training_set import split_validation
 
 SETTINGS = {
     KNN: {"k": 5}, Ridge: {"alpha": 1.0}, MLP: {"units": 64, "alpha": 1e-3, "passes": 400}, MatrixFactorization: {"rank": 8, "weight_decay": 1e-2, "passes": 200},
@@ -531,7 +536,7 @@ def test_finished_runs_are_skipped_and_others_made_again_to_the_digit(run, line,
     def forbidden(*args, **kwargs):
         raise AssertionError("the encoder was loaded")
 
-    monkeypatch.setattr(command, "load_encoder", forbidden)
+    monkeypatch.setattr(problem_module, "load_encoder", forbidden)
     assert run("runs", *routers).split("Table 1")[1] == text.split("Table 1")[1]
     process = subprocess.run(
         [sys.executable, "-m", "utils.baselines", *line("other", *map(str, routers[:3]))],
@@ -597,8 +602,8 @@ def test_no_router_reads_the_test_scores(run, fake, tmp_path):
 def test_rows_and_targets_are_those_of_training(fake, line):
     """The validation split, the first rows, right or wrong, and means over a task, from the files by other code."""
     for more in ([], ["--training_samples_per_dataset", "20"], ["--targets", "score", "--target_shrinkage", "0.5"]):
-        args = command.parse([*line("x"), *more])
-        problem = command.Problem(args)
+        args = parse([*line("x"), *more])
+        problem = Problem(args)
         embedded = [
             np.arange(len(data), dtype=np.float32)[:, None] for data in problem.files
         ]  # the row's number, to follow it
@@ -621,10 +626,10 @@ def test_rows_and_targets_are_those_of_training(fake, line):
 
 def test_pooled_targets_are_those_of_the_training_rows(fake, line):
     """The same ones as of a training run, and none for the controls, which have no embeddings."""
-    args = command.parse([*line("x"), "--target_pooling", "question", "--training_samples_per_dataset", "20"])
-    problem, rng = command.Problem(args), np.random.default_rng(0)
+    args = parse([*line("x"), "--target_pooling", "question", "--training_samples_per_dataset", "20"])
+    problem, rng = Problem(args), np.random.default_rng(0)
     embedded = [rng.normal(size=(len(data), 5)).astype(np.float32) for data in problem.files]
-    found, expected = problem.rows(embedded, 3, False, args.target_pooling)[0], []
+    found, expected = problem.rows(embedded, 3, False, args.training_set.target_pooling)[0], []
     for data, x in zip(problem.files, embedded):
         train, _ = split_validation(data, 0.2, 3)
         pooled, _ = pool_targets(data.rows(train), gains(data.scores, data.kind)[train], x[train], "question")
@@ -658,13 +663,13 @@ def test_test_files_are_those_of_training(fake, line, tmp_path):
         row["scores"]["lab/other"] = 1
     (tmp_path / "mmlu_test.json").write_text(json.dumps(rows), encoding="utf-8")
     flags = ["--test_data_paths", str(fake.test["gsm8k"]), "--final_eval_data_paths", str(tmp_path / "mmlu_test.json")]
-    some = command.parse([*line("x"), *flags, "--llms", LLMS[2], LLMS[0]])
-    for found, expected in zip(command.Problem(some).tests, program.load_tests(some, (LLMS[2], LLMS[0])), strict=True):
+    some = parse([*line("x"), *flags, "--llms", LLMS[2], LLMS[0]])
+    for found, expected in zip(Problem(some).tests, load_tests(some.data, (LLMS[2], LLMS[0])), strict=True):
         assert (found.path, found.llms) == (expected.path, expected.llms) and (found.scores == expected.scores).all()
     with pytest.raises(DataError, match="no training file has scores for lab/other"):
-        command.Problem(command.parse([*line("x"), *flags]))
+        Problem(parse([*line("x"), *flags]))
     with pytest.raises(DataError, match="no scores for lab/delta"):
-        command.Problem(command.parse([*line("x"), *flags, "--llms", LLMS[3]]))
+        Problem(parse([*line("x"), *flags, "--llms", LLMS[3]]))
 
 
 def test_refit_uses_the_validation_rows_too(run, tmp_path):
@@ -749,9 +754,9 @@ def plain_embeddings(run, questions: list[str]) -> np.ndarray:
 @pytest.mark.parametrize("part", ["none", "last", "all"])
 def test_embeddings_of_a_checkpoint_are_those_that_its_evaluation_computes(routers_trained, line, tmp_path, part):
     run = routers_trained[part]
-    args = command.parse([*line("x", "--encoder_ckpt", run)])
-    problem = command.Problem(args)
-    train, test = command.Embeddings(problem, command.setup("cpu", "fp32")).of(2)
+    args = parse([*line("x", "--encoder_ckpt", run)])
+    problem = Problem(args)
+    train, test = Embeddings(problem, choose_hardware("cpu", "fp32")).of(2)
     for files, found in ((problem.files, train), (problem.tests, test)):
         for data, x in zip(files, found, strict=True):
             assert x == pytest.approx(plain_embeddings(run, data.questions), abs=1e-5)
@@ -774,7 +779,7 @@ def test_lora_retriever_routes_by_clusters_in_the_trained_space(routers_trained,
     assert str(ckpt.parent) not in json.dumps(settings)
     assert results(tmp_path / "runs")["Oracle", 2]["settings"]["encoder_ckpt"] is None
 
-    problem = command.Problem(command.parse(line("x", "--encoder", "given", "--routers", "oracle")))
+    problem = Problem(parse(line("x", "--encoder", "given", "--routers", "oracle")))
     sides = [split_validation(data, 0.2, 2)[0] for data in problem.files]
     x = np.concatenate([plain_embeddings(ckpt, data.questions)[side] for data, side in zip(problem.files, sides)])
     y = np.concatenate([gains(data.scores, data.kind)[side] for data, side in zip(problem.files, sides)])
@@ -857,8 +862,8 @@ def test_a_trained_router_of_given_embeddings_serves_too(embedded, fails, tmp_pa
     flags += ["--save_path", str(tmp_path / "runs")]
     assert command.main([*flags, "--routers", "knn"]) == 0
     assert results(tmp_path / "runs")["kNN, trained encoder", 1]["settings"]["encoder"] == "given"
-    problem = command.Problem(command.parse(flags))
-    (x,) = command.Embeddings(problem, command.setup("cpu", "fp32")).of(1)[1]
+    problem = Problem(parse(flags))
+    (x,) = Embeddings(problem, choose_hardware("cpu", "fp32")).of(1)[1]
     head = load_file(tmp_path / "router" / "checkpoint" / "model.safetensors")["head.weight"].numpy()
     assert x == pytest.approx(unit(queries @ head.T), abs=1e-5)
     assert "training files" in fails("--routers", "knn", "--encoder_ckpt", tmp_path / "router")
@@ -951,7 +956,7 @@ def test_text_and_embeddings_do_not_mix(embedded, fake, fails):
         (["--routers", "ridge", "--validation_fraction", "0"], ["Ridge: --validation_fraction must be above 0"]),
         (["--validation_fraction", "1"], ["--validation_fraction is 1.0"]),
         (["--target_pooling", "alike", "--target_shrinkage", "1"], ["--target_pooling alike", "--target_shrinkage 1"]),
-        (["--target_shrinkage", "2", "--routers", "ridge"], ["--target_shrinkage is 2.0; it must be from 0 to 1"]),
+        (["--target_shrinkage", "2", "--routers", "ridge"], ["--target_shrinkage is 2.0; it must be at least 0 and at most 1"]),
         (["--encoder", "no/such"], ["--encoder no/such: cannot be loaded"]),
         (["--llms", "lab/psi"], ["no scores for lab/psi"]),
         (["--cost_rate", "2", "--routers", "ridge", "irt", "matrix_factorization"], ["--routers irt matrix_factorization: they predict the probability", "--cost_rate 0"]),

@@ -12,6 +12,7 @@ from conftest import LLMS, make_rows
 
 from utils.data import (
     DataError,
+    count_training_questions,
     cut,
     gains,
     load,
@@ -20,7 +21,6 @@ from utils.data import (
     shrink,
     split_validation,
     targets,
-    trained_on,
     training_rows,
 )
 from utils.losses import sample_llm_loss
@@ -387,8 +387,10 @@ def test_where_questions_are_cut_decides_no_split(fake):
             for side, other in zip(split_validation(short, 0.2, seed), split_validation(whole, 0.2, seed)):
                 assert side.tolist() == other.tolist()
                 assert short.rows(side).identity == [whole.questions[i] for i in side]
-        assert trained_on([load(fake.test["gsm8k"], characters=1, keep=keep)], [short]) == {}  # whole questions count
-    assert trained_on([short], [whole]) == {short.path: 54}
+        assert (
+            count_training_questions([load(fake.test["gsm8k"], characters=1, keep=keep)], [short]) == {}
+        )  # whole questions count
+    assert count_training_questions([short], [whole]) == {short.path: 54}
 
 
 def test_a_run_made_before_an_option_means_its_default():

@@ -507,7 +507,9 @@ def test_fidelity_row_3():
     )
     similarity = torch.randn(6, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     for self_positive in (True, False):
-        loss = sample_sample_loss(similarity, groups, 2, 1.0, torch.Generator().manual_seed(3), self_positive=self_positive)
+        loss = sample_sample_loss(
+            similarity, groups, 2, 1.0, torch.Generator().manual_seed(3), self_positive=self_positive
+        )
         torch.testing.assert_close(
             loss, torch.stack(naive_sample_sample(list(similarity), drawn(groups, 2, 3, self_positive=self_positive)))
         )

@@ -17,9 +17,10 @@ from scipy.spatial import ConvexHull
 import train_router_mdeberta as program
 from utils.baselines import __main__ as baselines
 from utils.baselines.knn import KNN
-from utils.data import DataError, load, split_validation
+from utils.data import DataError, load
 from utils.metrics import accuracy, aiq, hull, mean_cost, utility
 from utils.report import routerbench
+from utils.training_set import split_validation
 
 PRICES = dict(zip(LLMS, (0.0001, 0.0004, 0.001, 0.006)))  # US dollars per answer, more or less
 TASKS = ("poems", "sums")

@@ -19,10 +19,11 @@ from safetensors.torch import load_file
 import evaluation_router
 import train_router_mdeberta as program
 from utils import encoders
-from utils.data import load, split_validation, targets
+from utils.data import load
 from utils.denoise import pool_targets
 from utils.experiment import batch_rows
 from utils.losses import sample_sample_loss
+from utils.training_set import split_validation, targets
 
 
 @pytest.fixture(autouse=True)
@@ -293,10 +294,10 @@ def problem(fake, *more: str, rows=frozenset()) -> program.Problem:
 def test_no_validation_question_is_trained_on(fake):
     for rows, disjoint in ((frozenset(), True), (frozenset({5}), False)):
         found = problem(fake, "--validation_fraction", "0.3", rows=rows)
-        trained_on = {found.questions[i] for i in found.pool}
+        count_training_questions = {found.questions[i] for i in found.pool}
         held = {found.questions[i] for _, part in found.validation for i in part}
-        assert trained_on | held == set(found.questions)
-        assert trained_on.isdisjoint(held) if disjoint else trained_on == held
+        assert count_training_questions | held == set(found.questions)
+        assert count_training_questions.isdisjoint(held) if disjoint else count_training_questions == held
         assert len(found.pool) == 180  # 60 a task, repeated where there are fewer
     for data, part in found.validation:
         assert data.questions == [found.questions[i] for i in part]

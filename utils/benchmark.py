@@ -2,12 +2,11 @@
 
     python -m utils.benchmark --encoder minilm --output results/benchmark.json
 
-"ours" tokenises once, computes on chunks of similar length, and in bf16 where the device has it. "released", written from its
+"ours" tokenises once, computes on chunks of similar length, and in bf16 hardware the device has it. "released", written from its
 description, tokenises query by query at every access and computes on 512 padded tokens in fp32. Model, batches, losses and
 optimizer are the same, dropout is off in both, and their steps alternate, so that noise hits both alike.
 """
 
-import argparse
 import json
 import resource
 import shlex
@@ -15,16 +14,18 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from utils.data import DataError, load, load_all, split_validation, training_rows
+from utils.config import DataConfig, HardwareConfig, bounded, parse_arguments
+from utils.data import DataError, load, load_all
 from utils.encoders import EncoderError, Queries, load_encoder
 from utils.experiment import Hardware, batch_rows, choose_hardware, stream_seed
 from utils.files import writable_folder, write_json
@@ -32,43 +33,40 @@ from utils.losses import sample_llm_loss, sample_sample_loss
 from utils.meters import bar
 from utils.model import RouterDC
 from utils.tables import markdown
-from utils.tasks import BY_NAME, KINDS, TASKS, TRAIN_ORDER
+from utils.tasks import KINDS, TASKS
+from utils.training_set import split_validation, training_rows
 
 WAYS, PHASES = ("ours", "released"), ("training", "evaluation")
 SAMPLES, HELD_OUT, LEARNING_RATE, WEIGHT_DECAY = 1000, 0.1, 5e-5, 0.01  # the defaults of training
 FROZEN_ROUNDS = 10  # a step on embeddings takes a millisecond: do more of them
 
 
-def parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(
-        prog="python -m utils.benchmark", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    p.add_argument("--encoder", default="minilm", help="hub name, local folder, or minilm (a PyPI package)")
-    p.add_argument(
-        "--data_paths",
-        nargs="+",
-        default=[BY_NAME[name].train for name in TRAIN_ORDER],
-        help="training files, one per task",
-    )
-    p.add_argument(
-        "--test_data_paths", nargs="+", default=[task.test for task in TASKS], help="test files, for their questions"
-    )
-    p.add_argument("--batch_size", type=int, default=64)
-    p.add_argument("--steps", type=int, default=6, help="training steps of our way, after one for warming up")
-    p.add_argument(
-        "--released_steps", type=int, default=3, help="training steps of the released way, after one for warming up"
-    )
-    p.add_argument("--eval_queries", type=int, default=512, help="test queries, drawn from all test files")
-    p.add_argument("--seed", type=int, default=1)
-    p.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N, mps")
-    p.add_argument(
-        "--precision", choices=("auto", "bf16", "fp32"), default="auto", help="of our way; the released one is fp32"
-    )
-    p.add_argument("--output", type=Path, default=Path("results/benchmark.json"))
-    p.add_argument(
-        "--memory_of", choices=[f"{way}_{phase}" for way in WAYS for phase in PHASES], help=argparse.SUPPRESS
-    )  # child processes
-    return p
+@dataclass(frozen=True)
+class Arguments:
+    """options"""
+
+    encoder: str = "minilm"
+    """hub name, local folder, or minilm (a PyPI package)"""
+    data_paths: tuple[str, ...] = DataConfig.data_paths
+    """training files, one per task"""
+    test_data_paths: tuple[str, ...] = tuple(task.test for task in TASKS)
+    """test files, for their questions"""
+    batch_size: int = bounded(64, at_least=1)
+    """queries per batch"""
+    steps: int = bounded(6, at_least=1)
+    """training steps of our way, after one for warming up"""
+    released_steps: int = bounded(3, at_least=1)
+    """training steps of the released way, after one for warming up"""
+    eval_queries: int = bounded(512, at_least=1)
+    """test queries, drawn from all test files"""
+    seed: int = bounded(1, at_least=0)
+    """of the batches and the LLM embeddings"""
+    hardware: HardwareConfig = field(default_factory=HardwareConfig)
+    """--precision is of our way; the released one is fp32"""
+    output: Path = Path("results/benchmark.json")
+    """file for the figures"""
+    memory_of: Literal["ours_training", "ours_evaluation", "released_training", "released_evaluation"] | None = None
+    """measure the memory of one phase in this process; a benchmark starts such processes itself"""
 
 
 @dataclass
@@ -86,11 +84,8 @@ class Work:
     tests: list[str]
 
 
-def load_work(args: argparse.Namespace, device: torch.device) -> Work:
+def load_work(args: Arguments, device: torch.device) -> Work:
     """Draw the batches as training does, and the test questions. Raises: DataError; ValueError for a number that makes no sense."""
-    for name, least in {"batch_size": 1, "steps": 1, "released_steps": 1, "eval_queries": 1, "seed": 0}.items():
-        if getattr(args, name) < least:
-            raise ValueError(f"--{name} is {getattr(args, name)}; it must be at least {least}")
     kind = KINDS[0]  # the kind of the scores changes no speed
     files = load_all(args.data_paths, [kind] * len(args.data_paths), ("--data_paths", "kinds"), need_clusters=True)
     tests = [question for path in args.test_data_paths for question in load(path, kind).questions]
@@ -129,18 +124,18 @@ def load_work(args: argparse.Namespace, device: torch.device) -> Work:
 class Way:
     """The router, its losses and its optimizer around one way to encode: "ours", "released" or "frozen" (embeddings once per run)."""
 
-    def __init__(self, name: str, args: argparse.Namespace, work: Work, where: Hardware):
+    def __init__(self, name: str, args: Arguments, work: Work, hardware: Hardware):
         torch.manual_seed(stream_seed(args.seed))  # the same LLM embeddings in every way
-        self.name, self.args, self.work, self.where = name, args, work, where
+        self.name, self.args, self.work, self.hardware = name, args, work, hardware
         self.encoder = load_encoder(args.encoder, dropout=0.0)
-        self.model = RouterDC(self.encoder, work.llms, head=name == "frozen").to(where.device)
+        self.model = RouterDC(self.encoder, work.llms, head=name == "frozen").to(hardware.device)
         self.encoder.requires_grad_(name != "frozen")
         if name != "released":  # which keeps the attention of the library
-            self.encoder.place(where)
-            self.queries = Queries(self.encoder, work.questions, where, "none" if name == "frozen" else "all")
+            self.encoder.place(hardware)
+            self.queries = Queries(self.encoder, work.questions, hardware, "none" if name == "frozen" else "all")
         values = [value for value in self.model.parameters() if value.requires_grad]
         self.optimizer = torch.optim.AdamW(
-            values, LEARNING_RATE, weight_decay=WEIGHT_DECAY, fused=where.device.type != "mps"
+            values, LEARNING_RATE, weight_decay=WEIGHT_DECAY, fused=hardware.device.type != "mps"
         )
 
     def _released(self, questions: Sequence[str]) -> Tensor:
@@ -152,7 +147,8 @@ class Way:
         }
         items = [self.encoder.tokenizer(question, **settings) for question in questions]
         ids, mask = (
-            torch.cat([item[name] for item in items]).to(self.where.device) for name in ("input_ids", "attention_mask")
+            torch.cat([item[name] for item in items]).to(self.hardware.device)
+            for name in ("input_ids", "attention_mask")
         )  # (B, 512)
         return self.encoder(ids, mask)
 
@@ -170,14 +166,14 @@ class Way:
         return (
             self._released(questions)
             if self.name == "released"
-            else Queries(self.encoder, questions, self.where, "all").embed()
+            else Queries(self.encoder, questions, self.hardware, "all").embed()
         )
 
     def loss(self, number: int) -> Tensor:
         """Both losses of the paper on batch `number`."""
         rows = self.work.batches[number]
-        index = torch.from_numpy(rows).to(self.where.device)
-        pairs = torch.Generator(self.where.device).manual_seed(stream_seed(self.args.seed, number))
+        index = torch.from_numpy(rows).to(self.hardware.device)
+        pairs = torch.Generator(self.hardware.device).manual_seed(stream_seed(self.args.seed, number))
         x, similarity = self.model(self.embed(rows))  # (B, p), (B, T)
         among = self.model.similarity(x, x)  # (B, B)
         return (
@@ -243,17 +239,17 @@ def peak_mb(device: torch.device) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
 
 
-def measure_memory(args: argparse.Namespace) -> dict[str, float]:
+def measure_memory(args: Arguments) -> dict[str, float]:
     """Run the phase of `--memory_of` in this process: peak memory in MB when all is loaded, and at the end."""
     name, phase = args.memory_of.split("_")
-    where = choose_hardware(args.device, args.precision)
-    way = Way(name, args, load_work(args, where.device), where)
-    loaded = peak_mb(where.device)
+    hardware = choose_hardware(args.hardware.device, args.hardware.precision)
+    way = Way(name, args, load_work(args, hardware.device), hardware)
+    loaded = peak_mb(hardware.device)
     for job in way.jobs(phase)[
         : 2 if name == "released" else None
     ]:  # its shapes never change; the second step has AdamW's state too
         job()
-    return {"loaded": loaded, "peak": peak_mb(where.device)}
+    return {"loaded": loaded, "peak": peak_mb(hardware.device)}
 
 
 def child_memory(arguments: Sequence[str], way: str, phase: str) -> dict[str, float]:
@@ -273,23 +269,25 @@ def child_memory(arguments: Sequence[str], way: str, phase: str) -> dict[str, fl
     return json.loads(run.stdout.splitlines()[-1])
 
 
-def benchmark(args: argparse.Namespace, arguments: Sequence[str]) -> dict:
+def benchmark(args: Arguments, arguments: Sequence[str]) -> dict:
     """Measure everything; returns what the JSON file holds."""
-    begun, where = time.monotonic(), choose_hardware(args.device, args.precision)
+    begun, hardware = time.monotonic(), choose_hardware(args.hardware.device, args.hardware.precision)
     writable_folder(args.output.parent, "--output")
-    work = load_work(args, where.device)
+    work = load_work(args, hardware.device)
     memory: dict[str, dict] = {phase: {} for phase in PHASES}
     with bar(len(PHASES) * len(WAYS), "memory", "process") as progress:  # first: if there is too little, this says so
         for phase in PHASES:
             for name in WAYS:
                 memory[phase][name] = child_memory(arguments, name, phase)
                 progress.update()
-    ways = [Way(name, args, work, where) for name in WAYS]
+    ways = [Way(name, args, work, hardware) for name in WAYS]
     tokens = ways[0].queries.inputs.lengths[work.batches[1 : 1 + args.steps]].mean()
     test_tokens = ways[0].encoder.tokenize(work.tests).lengths.mean()
     with bar(sum(len(way.jobs(phase)) for way in ways for phase in PHASES), "speed", "step") as progress:
-        rates = {phase: median_rates(ways, phase, where.device, progress) for phase in PHASES}
-    frozen = median_rates([Way("frozen", args, work, where)], "training", where.device, rounds=FROZEN_ROUNDS)["frozen"]
+        rates = {phase: median_rates(ways, phase, hardware.device, progress) for phase in PHASES}
+    frozen = median_rates([Way("frozen", args, work, hardware)], "training", hardware.device, rounds=FROZEN_ROUNDS)[
+        "frozen"
+    ]
     return {
         **{f"{phase}_speedup": round(rates[phase]["ours"] / rates[phase]["released"], 2) for phase in PHASES},
         **{
@@ -307,8 +305,8 @@ def benchmark(args: argparse.Namespace, arguments: Sequence[str]) -> dict:
             "steps_per_second": round(frozen / args.batch_size, 1),
         },
         "encoder": args.encoder,
-        "device": where.describe(),
-        "precision": "bf16" if where.bf16 else "fp32",
+        "device": hardware.describe(),
+        "precision": "bf16" if hardware.bf16 else "fp32",
         **{name: getattr(args, name) for name in ("batch_size", "steps", "released_steps", "eval_queries", "seed")},
         "mean_tokens": round(float(tokens), 1),
         "mean_tokens_evaluation": round(float(test_tokens), 1),
@@ -343,15 +341,16 @@ def table(result: dict) -> str:
 def main(argv: list[str] | None = None) -> int:
     """Command line; returns the exit status: 0, or 2 for bad input."""
     arguments = sys.argv[1:] if argv is None else argv
-    args = parser().parse_args(arguments)
     try:
+        args = parse_arguments(Arguments, arguments, "python -m utils.benchmark", __doc__)
         if args.memory_of:
             print(json.dumps(measure_memory(args)))
             return 0
         result = benchmark(args, arguments)
         write_json(args.output, result)
         print(
-            f"{result['encoder']}, {result['device']}, batch {args.batch_size}, {result['mean_tokens']} tokens per training query\n\n{table(result)}\n\nWritten: {args.output}"
+            f"{result['encoder']}, {result['device']}, batch {args.batch_size}, "
+            f"{result['mean_tokens']} tokens per training query\n\n{table(result)}\n\nWritten: {args.output}"
         )
     except (DataError, EncoderError, ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -1,6 +1,5 @@
 """Routing data: read and check the score files, join LLMs by name, hold out a validation split, choose the training rows."""
 
-import argparse
 import hashlib
 import math
 import sys
@@ -13,7 +12,7 @@ import numpy as np
 
 from utils.config import DataConfig
 from utils.formats import DataError, read_rows
-from utils.tasks import BY_NAME, DATASETS, KINDS, TASKS, TRAIN_ORDER, kind_of, task_of
+from utils.tasks import KINDS, kind_of, task_of
 
 MISSING = ("error", "drop")  # what to do with a row that lacks a score or a cost
 ENDS = ("last", "first")  # which characters of a query are kept
@@ -106,121 +105,148 @@ def load(
     characters: int | None = None,
     keep: str = "last",
 ) -> RoutingData:
-    """Read one file of `{"question", "scores", "costs", "cluster_id"}` rows and check every row. Its suffix gives the format.
+    """Read one file of `{"question", "scores", "costs", "cluster_id"}` rows and check every row.
 
     Args:
-        path: the file, .json, .jsonl, .csv, .parquet or .npz (datasets/README.md); its name gives the task (`utils.tasks.task_of`).
+        path: the file, .json, .jsonl, .csv, .parquet or .npz (datasets/README.md): its suffix gives the format, its
+            name the task (`utils.tasks.task_of`).
         kind: score kind; by default what the task has in the paper, else an error.
         need_clusters: every row must have an integer cluster_id.
         flag: the flag that gives the kind, for errors.
-        missing: what an empty score, or an empty cost in a file with costs, is: an "error", or a reason to "drop" its row. What
-            is dropped is counted on stderr.
+        missing: what an empty score, or an empty cost in a file with costs, is: an "error", or a reason to "drop" its
+            row. What is dropped is counted on stderr.
         characters: keep that many of each question; None keeps all.
         keep: one of ENDS. RouterBench's prompts begin with examples that may be the same for a whole task, and the
             question comes last. The released code keeps the first characters.
     Raises: DataError that names file and row.
     """
     path = Path(path)
-    if not path.is_file():
-        raise DataError(
-            f"{path}: no such file. `python -m utils.download` fetches the released data (RouterBench: --datasets routerbench); --data_paths and --test_data_paths name your own"
-        )
-    raw = path.read_bytes()
-    rows = read_rows(path, raw)
-    if not isinstance(rows, list) or not rows:
-        raise DataError(
-            f"{path}: expected a list of at least one row, found {'an empty list' if rows == [] else type(rows).__name__}"
-        )
+    raw, rows = _read(path)
     task = task_of(path)
-    kind = kind or kind_of(task)
-    if kind not in KINDS:
-        found = (
-            f"{path}: the task {task!r} is none of the paper's"
-            if kind is None
-            else f"{path}: {kind!r} is no score kind"
-        )
-        raise DataError(f"{found}; give its kind with {flag}: {' or '.join(KINDS)}")
-
-    llms: tuple[str, ...] = ()
-    scores = costs = np.empty((len(rows), 0))
+    kind = _checked_kind(path, task, kind or kind_of(task), flag)
+    llms = _llms_of_first_row(path, rows)
     priced = any(isinstance(row, dict) and row.get("costs") is not None for row in rows)
+    scores = np.empty((len(rows), len(llms)), dtype=np.float32)
+    costs = np.empty((len(rows), len(llms)), dtype=np.float64) if priced else None
     for number, row in enumerate(rows):
-        where = f"{path}, row {number}"
-        if not isinstance(row, dict):
-            raise DataError(f"{where}: expected an object, found {type(row).__name__}")
-        question, found = row.get("question"), row.get("scores")
-        if not isinstance(question, str) or not question.strip():
-            raise DataError(f"{where}: 'question' must be a non-empty string, found {question!r}")
-        if not isinstance(found, dict) or not found:
-            raise DataError(f"{where}: 'scores' must map each LLM to its score, found {found!r}")
-        if number == 0:
-            llms = tuple(found)
-            scores, costs = (np.empty((len(rows), len(llms)), dtype=dtype) for dtype in (np.float32, np.float64))
-        if found.keys() != set(llms):
-            raise DataError(f"{where}: scores are for other LLMs than in row 0{_difference(llms, found)}")
-        scores[number] = _numbers(found, llms, "score", 1, where, missing)
+        name = f"{path}, row {number}"
+        _check_question_and_scores(row, llms, name)
+        scores[number] = _numbers(row["scores"], llms, "score", 1, name, missing)
         if priced:
-            prices = row.get("costs") or dict.fromkeys(llms)
-            if not isinstance(prices, dict) or prices.keys() != set(llms):
-                raise DataError(
-                    f"{where}: 'costs' must map each LLM with a score to its cost in US dollars, found {prices!r}"
-                )
-            costs[number] = _numbers(prices, llms, "cost", math.inf, where, missing)
-        if need_clusters and (isinstance(row.get("cluster_id"), bool) or not isinstance(row.get("cluster_id"), int)):
-            raise DataError(
-                f"{where}: 'cluster_id' must be an integer, found {row.get('cluster_id')!r}. The sample-sample loss needs it: "
-                "make ids with `python -m utils.clustering`, or contrast by task: --cluster_loss_weight 0 --sample_loss_weight 1 (with --target_groups task)"
-            )
+            costs[number] = _numbers(_prices(row, llms, name), llms, "cost", math.inf, name, missing)
+        if need_clusters:
+            _check_cluster(row, name)
+
     clusters = None
     if all(isinstance(row.get("cluster_id"), int) for row in rows):
         clusters = np.array([row["cluster_id"] for row in rows], dtype=np.int64)
     whole = [row["question"] for row in rows]
     questions = [cut(question, characters, keep) for question in whole]
     sha256 = hashlib.sha256(raw).hexdigest()
-    data = RoutingData(task, kind, questions, scores, llms, clusters, str(path), sha256, costs if priced else None)
+    data = RoutingData(task, kind, questions, scores, llms, clusters, str(path), sha256, costs)
     data.whole = whole if characters else None
     if all(isinstance(row.get("embedding"), np.ndarray) for row in rows):
         data.embeddings = np.stack([row["embedding"] for row in rows])
-    return _whole(data)
+    return _without_gaps(data)
+
+
+def _read(path: Path) -> tuple[bytes, list]:
+    """The bytes and the rows of a file. Raises: DataError if it is not there, or has no rows."""
+    if not path.is_file():
+        raise DataError(
+            f"{path}: no such file. `python -m utils.download` fetches the released data (RouterBench: --datasets "
+            "routerbench); --data_paths and --test_data_paths name your own"
+        )
+    raw = path.read_bytes()
+    rows = read_rows(path, raw)
+    if not isinstance(rows, list) or not rows:
+        found = "an empty list" if rows == [] else type(rows).__name__
+        raise DataError(f"{path}: expected a list of at least one row, found {found}")
+    return raw, rows
+
+
+def _checked_kind(path: Path, task: str, kind: str | None, flag: str) -> str:
+    """The score kind. Raises: DataError if there is none, or it is none."""
+    if kind in KINDS:
+        return kind
+    problem = f"the task {task!r} is none of the paper's" if kind is None else f"{kind!r} is no score kind"
+    raise DataError(f"{path}: {problem}; give its kind with {flag}: {' or '.join(KINDS)}")
+
+
+def _llms_of_first_row(path: Path, rows: list) -> tuple[str, ...]:
+    """The LLMs, in the order of row 0. Raises: DataError if it has none."""
+    _check_question_and_scores(rows[0], None, f"{path}, row 0")
+    return tuple(rows[0]["scores"])
+
+
+def _check_question_and_scores(row: Any, llms: Sequence[str] | None, name: str) -> None:
+    """Raise DataError unless a row has a question and scores, for these LLMs where they are given."""
+    if not isinstance(row, dict):
+        raise DataError(f"{name}: expected an object, found {type(row).__name__}")
+    question, scores = row.get("question"), row.get("scores")
+    if not isinstance(question, str) or not question.strip():
+        raise DataError(f"{name}: 'question' must be a non-empty string, found {question!r}")
+    if not isinstance(scores, dict) or not scores:
+        raise DataError(f"{name}: 'scores' must map each LLM to its score, found {scores!r}")
+    if llms is not None and scores.keys() != set(llms):
+        raise DataError(f"{name}: scores are for other LLMs than in row 0{_difference(llms, scores)}")
+
+
+def _prices(row: Mapping[str, Any], llms: Sequence[str], name: str) -> Mapping[str, Any]:
+    """The costs of a row; None for every LLM where it has none. Raises: DataError for costs of other LLMs."""
+    prices = row.get("costs") or dict.fromkeys(llms)
+    if not isinstance(prices, dict) or prices.keys() != set(llms):
+        raise DataError(f"{name}: 'costs' must map each LLM with a score to its cost in US dollars, found {prices!r}")
+    return prices
+
+
+def _check_cluster(row: Mapping[str, Any], name: str) -> None:
+    """Raise DataError unless a row has an integer cluster_id."""
+    cluster = row.get("cluster_id")
+    if isinstance(cluster, bool) or not isinstance(cluster, int):
+        raise DataError(
+            f"{name}: 'cluster_id' must be an integer, found {cluster!r}. The sample-sample loss needs it: make ids with "
+            "`python -m utils.clustering`, or contrast by task: --missing_clusters task, or --cluster_loss_weight 0 "
+            "--sample_loss_weight 1 (with --target_groups task)"
+        )
 
 
 def _numbers(
-    found: Mapping[str, Any], llms: Sequence[str], what: str, most: float, where: str, missing: str
+    values: Mapping[str, Any], llms: Sequence[str], what: str, most: float, name: str, missing: str
 ) -> list[float]:
     """The values of `llms`, from 0 to `most`; NaN for None where rows with a gap will be dropped."""
     for llm in llms:
-        value = found[llm]
+        value = values[llm]
         if value is None and missing == "drop":
             continue
-        if (
-            isinstance(value, bool)
-            or not isinstance(value, (int, float))
-            or not math.isfinite(value)
-            or not 0 <= value <= most
-        ):
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if not is_number or not math.isfinite(value) or not 0 <= value <= most:
             expected = "a number in [0, 1]" if what == "score" else "a number of US dollars, at least 0"
             remedy = ". --missing_cells drop leaves such rows out and counts them" if value is None else ""
-            raise DataError(f"{where}: the {what} of {llm} must be {expected}, found {value!r}{remedy}")
-    return [math.nan if found[llm] is None else found[llm] for llm in llms]
+            raise DataError(f"{name}: the {what} of {llm} must be {expected}, found {value!r}{remedy}")
+    return [math.nan if values[llm] is None else values[llm] for llm in llms]
 
 
-def _whole(data: RoutingData) -> RoutingData:
+def _without_gaps(data: RoutingData) -> RoutingData:
     """The rows without gaps (NaN); what is left out is counted on stderr.
 
     Raises: DataError if nothing is left.
     """
-    gaps = {"scores": np.isnan(data.scores)} | ({} if data.costs is None else {"costs": np.isnan(data.costs)})
-    kept = np.flatnonzero(~np.concatenate(list(gaps.values()), axis=1).any(axis=1))
-    if len(kept) == len(data):
+    gaps = {"scores": np.isnan(data.scores)}
+    if data.costs is not None:
+        gaps["costs"] = np.isnan(data.costs)
+    has_gap = np.concatenate(list(gaps.values()), axis=1).any(axis=1)
+    if not has_gap.any():
         return data
-    counts = (
-        f"{data.path}: {len(data) - len(kept)} of {len(data)} rows left out (--missing_cells drop), empty cells: "
-        + ", ".join(f"{gap.sum()} {name} in {gap.any(axis=1).sum()} rows" for name, gap in gaps.items())
+    counts = [f"{gap.sum()} {name} in {gap.any(axis=1).sum()} rows" for name, gap in gaps.items()]
+    summary = (
+        f"{data.path}: {has_gap.sum()} of {len(data)} rows left out (--missing_cells drop), empty cells: "
+        f"{', '.join(counts)}"
     )
-    if not len(kept):
-        raise DataError(f"{counts}; no row is left")
-    print(counts, file=sys.stderr)
-    return replace(data.rows(kept), left_out=len(data) - len(kept))
+    if has_gap.all():
+        raise DataError(f"{summary}; no row is left")
+    print(summary, file=sys.stderr)
+    return replace(data.rows(np.flatnonzero(~has_gap)), left_out=int(has_gap.sum()))
 
 
 def cut(question: str, characters: int | None, keep: str = "last") -> str:
@@ -298,149 +324,53 @@ def embedding_size(files: Sequence[RoutingData]) -> int | None:
     return sizes[0]
 
 
-def add_data_arguments(group: argparse._ArgumentGroup) -> None:
-    """The arguments of a command line that name training and test files, and say how to read them."""
-    group.add_argument(
-        "--dataset",
-        choices=DATASETS,
-        default="paper",
-        help="routerbench: its files, K+ = K- = 4, prompts of 1400 characters, rows with empty cells left out",
-    )
-    group.add_argument(
-        "--data_paths",
-        nargs="+",
-        default=[BY_NAME[name].train for name in TRAIN_ORDER],
-        help="training files, one per task",
-    )
-    group.add_argument(
-        "--data_type",
-        nargs="+",
-        choices=KINDS,
-        help="score kind of each training file; needed for tasks that the paper has not",
-    )
-    group.add_argument(
-        "--test_data_paths",
-        nargs="+",
-        default=[t.test for t in TASKS if t.in_distribution],
-        help="test files, scored once at the end",
-    )
-    group.add_argument("--test_data_type", nargs="+", choices=KINDS, help="score kind of each test file")
-    group.add_argument(
-        "--final_eval_data_paths",
-        nargs="*",
-        default=[t.test for t in TASKS if not t.in_distribution],
-        help="more test files (out of distribution)",
-    )
-    group.add_argument("--final_eval_data_type", nargs="+", choices=KINDS, help="score kind of each of these")
-    group.add_argument(
-        "--llms",
-        nargs="+",
-        metavar="LLM",
-        help="choose among these LLMs only; default: all that the training files have scores for",
-    )
-    add_reading_arguments(group)
-
-
-def add_reading_arguments(group: argparse._ArgumentGroup) -> None:
-    """The arguments of a command line that say how to read a file; `reading` hands them to `load`."""
-    group.add_argument(
-        "--missing_cells",
-        choices=MISSING,
-        default="error",
-        help="a row with an empty score or cost: an error, or left out and counted",
-    )
-    group.add_argument("--max_characters", type=int, help="keep N characters of a query; default: all")
-    group.add_argument("--keep_characters", choices=ENDS, default="last", help="which ones; the released code: first")
-
-
-def load_tests(args: argparse.Namespace, llms: Sequence[str]) -> list[RoutingData]:
-    """The test files that a command line names (its parsed `args`), for a router of these LLMs, checked before hours are spent on training.
+def load_tests(config: DataConfig, llms: Sequence[str]) -> list[RoutingData]:
+    """The test files of a run, for a router of these LLMs, checked before hours are spent on training.
 
     Raises: DataError for bad files, a task that occurs twice, or LLMs that training or another test file has not.
     """
-    tests = load_all(
-        args.test_data_paths, args.test_data_type, ("--test_data_paths", "--test_data_type"), **reading_of(args)
-    )
-    if args.final_eval_data_paths:
-        tests += load_all(
-            args.final_eval_data_paths,
-            args.final_eval_data_type,
-            ("--final_eval_data_paths", "--final_eval_data_type"),
-            **reading_of(args),
-        )
-    if args.llms:
-        tests = [data.for_llms([name for name in args.llms if name in data.llms] or args.llms) for data in tests]
+    options = reading_of(config)
+    names = ("--test_data_paths", "--test_data_type")
+    tests = load_all(config.test_data_paths, config.test_data_type, names, **options)
+    if config.final_eval_data_paths:
+        names = ("--final_eval_data_paths", "--final_eval_data_type")
+        tests += load_all(config.final_eval_data_paths, config.final_eval_data_type, names, **options)
+    if config.llms:
+        tests = [data.for_llms([name for name in config.llms if name in data.llms] or config.llms) for data in tests]
     for number, data in enumerate(tests):
-        if data.task in [other.task for other in tests[:number]]:
-            raise DataError(f"{data.path}: a second test file for the task {data.task!r}; give each task's file once")
-        unknown = [name for name in data.llms if name not in llms]
-        if unknown:
-            raise DataError(
-                f"{data.path}: no training file has scores for {', '.join(unknown)}; they have {', '.join(llms)}. "
-                "Name your own test files: --test_data_paths, and --final_eval_data_paths with nothing behind it for no others"
-            )
-        if set(data.llms) != set(tests[0].llms):
-            raise DataError(
-                f"{data.path}: its LLMs are {', '.join(data.llms)}, those of {tests[0].path} {', '.join(tests[0].llms)}; all test files of a run must have the same"
-            )
+        _check_test(data, tests[:number], llms)
     return [data.for_llms([name for name in llms if name in data.llms]) for data in tests]
 
 
-def trained_on(tests: Sequence[RoutingData], files: Iterable[RoutingData]) -> dict[str, int]:
-    """How many questions of each test file, by its path, are in the training `files`. Says so on stderr.
+def _check_test(data: RoutingData, before: Sequence[RoutingData], llms: Sequence[str]) -> None:
+    """Raise DataError unless a test file fits the router's LLMs and the test files before it."""
+    if data.task in [other.task for other in before]:
+        raise DataError(f"{data.path}: a second test file for the task {data.task!r}; give each task's file once")
+    unknown = [name for name in data.llms if name not in llms]
+    if unknown:
+        raise DataError(
+            f"{data.path}: no training file has scores for {', '.join(unknown)}; they have {', '.join(llms)}. "
+            "Name your own test files: --test_data_paths, and --final_eval_data_paths with nothing behind it for no "
+            "others"
+        )
+    if before and set(data.llms) != set(before[0].llms):
+        raise DataError(
+            f"{data.path}: its LLMs are {', '.join(data.llms)}, those of {before[0].path} "
+            f"{', '.join(before[0].llms)}; all test files of a run must have the same"
+        )
+
+
+def count_training_questions(tests: Sequence[RoutingData], files: Iterable[RoutingData]) -> dict[str, int]:
+    """How many questions of each test file, by its path, stand in the training files. Says so on stderr.
 
     Whole questions count. Test files with none are left out.
     """
     known: set[str] = set()
     for data in files:
         known.update(data.identity)
-    found = {data.path: count for data in tests if (count := len(known.intersection(data.identity)))}
-    for path, count in found.items():
-        print(f"note: {path}: {count} of its questions stand in the training files, too", file=sys.stderr)
-    return found
-
-
-def split_validation(data: RoutingData, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Rows (indices) for training and for validation, in file order; equal questions (whole ones) stay on one side.
-
-    Args:
-        fraction: share of the distinct questions that is held out, 0 <= fraction < 1; above 0 at least one.
-        seed: of the draw. It does not depend on the other files.
-    Raises: ValueError if fraction is out of range or would leave nothing to train on.
-    """
-    if not 0 <= fraction < 1:
-        raise ValueError(f"--validation_fraction is {fraction}; it must be at least 0 and below 1")
-    first: dict[str, int] = {}
-    group = np.array([first.setdefault(question, len(first)) for question in data.identity])
-    held = max(1, round(fraction * len(first))) if fraction else 0
-    if held >= len(first):
-        raise ValueError(
-            f"{data.path}: {len(first)} distinct questions cannot be split with --validation_fraction {fraction}"
-        )
-    chosen = np.isin(group, np.random.default_rng(seed).permutation(len(first))[:held])
-    return np.flatnonzero(~chosen), np.flatnonzero(chosen)
-
-
-def training_rows(index: np.ndarray, count: int) -> np.ndarray:
-    """The first `count` rows of `index`, repeated from its start where there are fewer (as in the paper); 0 takes each row once."""
-    return np.resize(index, count) if count else index
-
-
-def targets(data: RoutingData, kind: str = "score", cost_rate: float = 0.0) -> np.ndarray:
-    """What the losses learn from, (N, T): the scores of the paper ("score"), or what a pick earns ("gain"), less the cost's charge."""
-    return net(gains(data.scores, data.kind) if kind == "gain" else data.scores, data, cost_rate)
-
-
-def shrink(values: np.ndarray, groups: np.ndarray, amount: float) -> np.ndarray:
-    """Move each row of values (N, T) towards the mean of its group (N,): (1 - amount) * row + amount * mean.
-
-    Averages the chance out of single scores (ten samples, four options); 0 is the paper, 1 leaves the group's mean alone.
-    Raises: ValueError if amount is outside [0, 1].
-    """
-    if not 0 <= amount <= 1:
-        raise ValueError(f"--target_shrinkage is {amount}; it must be from 0 to 1")
-    _, group = np.unique(groups, return_inverse=True)
-    sums = np.zeros((group.max() + 1, values.shape[1]))
-    np.add.at(sums, group, values)
-    means = sums / np.bincount(group)[:, None]
-    return ((1 - amount) * values + amount * means[group]).astype(np.float32)
+    counts = {}
+    for data in tests:
+        if count := len(known.intersection(data.identity)):
+            counts[data.path] = count
+            print(f"note: {data.path}: {count} of its questions stand in the training files, too", file=sys.stderr)
+    return counts

@@ -4,7 +4,6 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 # Order of the released data. Scores are always joined by name; this order only fixes rows of tables and embeddings.
 LLMS = (

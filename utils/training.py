@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from utils.config import GIVEN, Config, Fidelity, settings_of
-from utils.data import RoutingData, embedding_size, load_tests, trained_on
+from utils.data import RoutingData, count_training_questions, embedding_size, load_tests
 from utils.denoise import describe
 from utils.encoders import Given, Queries, load_encoder
 from utils.experiment import Hardware, stream_seed
@@ -81,7 +81,7 @@ def load_data(config: Config) -> tuple[Config, Data]:
         )
     tests = load_tests(config.data, data.llms) if config.run.final_eval else []
     embedding_size([*data.files, *tests])  # what cannot be tested is not trained
-    return replace(config, loss=loss), Data(data, tests, trained_on(tests, data.files))
+    return replace(config, loss=loss), Data(data, tests, count_training_questions(tests, data.files))
 
 
 def prepare(config: Config, hardware: Hardware, data: TrainingSet) -> Training:

@@ -7,17 +7,54 @@ from typing import Any
 import numpy as np
 
 from utils.config import GIVEN, DataConfig, EncoderConfig, TrainingSetConfig
-from utils.data import (
-    RoutingData,
-    embedding_size,
-    load_all,
-    reading_of,
-    shrink,
-    split_validation,
-    targets,
-    training_rows,
-)
+from utils.data import RoutingData, embedding_size, gains, load_all, net, reading_of
 from utils.denoise import pool_targets
+
+
+def split_validation(data: RoutingData, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows (indices) for training and for validation, in file order; equal questions (whole ones) stay on one side.
+
+    Args:
+        fraction: share of the distinct questions that is held out, 0 <= fraction < 1; above 0 at least one.
+        seed: of the draw. It does not depend on the other files.
+    Raises: ValueError if fraction is out of range or would leave nothing to train on.
+    """
+    if not 0 <= fraction < 1:
+        raise ValueError(f"--validation_fraction is {fraction}; it must be at least 0 and below 1")
+    first: dict[str, int] = {}
+    group = np.array([first.setdefault(question, len(first)) for question in data.identity])
+    held = max(1, round(fraction * len(first))) if fraction else 0
+    if held >= len(first):
+        raise ValueError(
+            f"{data.path}: {len(first)} distinct questions cannot be split with --validation_fraction {fraction}"
+        )
+    chosen = np.isin(group, np.random.default_rng(seed).permutation(len(first))[:held])
+    return np.flatnonzero(~chosen), np.flatnonzero(chosen)
+
+
+def training_rows(index: np.ndarray, count: int) -> np.ndarray:
+    """The first `count` rows of `index`, repeated from its start where there are fewer (as in the paper); 0 takes each row once."""
+    return np.resize(index, count) if count else index
+
+
+def targets(data: RoutingData, kind: str = "score", cost_rate: float = 0.0) -> np.ndarray:
+    """What the losses learn from, (N, T): the scores of the paper ("score"), or what a pick earns ("gain"), less the cost's charge."""
+    return net(gains(data.scores, data.kind) if kind == "gain" else data.scores, data, cost_rate)
+
+
+def shrink(values: np.ndarray, groups: np.ndarray, amount: float) -> np.ndarray:
+    """Move each row of values (N, T) towards the mean of its group (N,): (1 - amount) * row + amount * mean.
+
+    Averages the chance out of single scores (ten samples, four options); 0 is the paper, 1 leaves the group's mean alone.
+    Raises: ValueError if amount is outside [0, 1].
+    """
+    if not 0 <= amount <= 1:
+        raise ValueError(f"--target_shrinkage is {amount}; it must be from 0 to 1")
+    _, group = np.unique(groups, return_inverse=True)
+    sums = np.zeros((group.max() + 1, values.shape[1]))
+    np.add.at(sums, group, values)
+    means = sums / np.bincount(group)[:, None]
+    return ((1 - amount) * values + amount * means[group]).astype(np.float32)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from utils.baselines.arguments import Arguments
 from utils.baselines.base import Rows, unit
 from utils.baselines.registry import ROUTERS
 from utils.config import GIVEN, EncoderConfig
-from utils.data import RoutingData, embedding_size, load_tests, trained_on
+from utils.data import RoutingData, count_training_questions, embedding_size, load_tests
 from utils.encoders import Queries, load_encoder
 from utils.experiment import Hardware
 from utils.training_set import check_encoder_reads, load_training_files, task_rows
@@ -29,7 +29,7 @@ class Problem:
         self.files = load_training_files(args.data)
         self.llms = self.files[0].llms
         self.tests = load_tests(args.data, self.llms)
-        self.overlap = trained_on(self.tests, self.files)
+        self.overlap = count_training_questions(self.tests, self.files)
         self.columns = [self.llms.index(name) for name in self.tests[0].llms]
         self.inside = [data.task for data in self.files]
         embedding_size([*self.files, *self.tests])  # raises if some have text and some embeddings

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from utils.data import DataError, RoutingData, split_validation
+from utils.data import DataError, RoutingData
 from utils.files import atomic_folder, write_json
+from utils.training_set import split_validation
 
 SPLITS = {
     "train": "train",

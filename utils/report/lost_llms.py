@@ -47,11 +47,11 @@ def lose_llms(folder: Path, cache: Path, device: str) -> list[dict[str, Any]]:
     llms = [name for name in model.llms if name in tests[0].llms]
     if len(llms) < 2:
         raise ValueError(f"{folder}: its router has {len(llms)} of the LLMs of its test files; to lose one takes two")
-    trained_on = [task_of(path) for path in router.run.settings["data_paths"]]
+    count_training_questions = [task_of(path) for path in router.run.settings["data_paths"]]
     tasks = [data.task for data in tests]
     sides = {
-        "id_avg": [task for task in tasks if task in trained_on],
-        "ood_avg": [task for task in tasks if task not in trained_on],
+        "id_avg": [task for task in tasks if task in count_training_questions],
+        "ood_avg": [task for task in tasks if task not in count_training_questions],
     }
     similarity = {data.task: model(router.embed(data))[1].cpu().numpy() for data in tests}  # (N, T) each
     lines = []
@@ -70,7 +70,9 @@ def lose_llms(folder: Path, cache: Path, device: str) -> list[dict[str, Any]]:
             "device": router.hardware.describe(),
             "command": f"python -m utils.report.ablations {folder} --lose_llms",
         }
-        lines.append(line | {side: round(value, 4) for side, value in averages(metrics, trained_on).items()})
+        lines.append(
+            line | {side: round(value, 4) for side, value in averages(metrics, count_training_questions).items()}
+        )
     return lines
 
 

@@ -25,7 +25,7 @@ from utils.baselines.knn import KNN
 from utils.baselines.mlp import MLP
 from utils.ceiling.known import known_ceilings
 from utils.config import HardwareConfig, parse_arguments
-from utils.data import RoutingData, split_validation, targets
+from utils.data import RoutingData
 from utils.encoders import GIVEN, EncoderError, Queries, load_encoder
 from utils.experiment import Hardware, choose_hardware
 from utils.files import writable_folder, write_json, write_text
@@ -35,6 +35,7 @@ from utils.plots import cost_curve
 from utils.report.cost_points import Point, areas_of, oracle, point
 from utils.report.routerbench_page import page
 from utils.report.runs import Run, reopen_files, runs_below
+from utils.training_set import split_validation, targets
 
 PROGRAM = "python -m utils.report.routerbench"
 RESULTS = Path("results")

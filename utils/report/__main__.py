@@ -1,11 +1,11 @@
 """Collect finished runs into results/ and make the tables from them.
 
-python -m utils.report runs/minilm_tuned            add these runs to results/runs.jsonl, write results/tables.md
-python -m utils.report                              write the tables again
-python -m utils.report --summary runs/mine          print mean and deviation over the seeds of any runs
-python -m utils.report --search runs/search         write results/search.md: validation accuracy of each candidate
-python -m utils.report --compare runs/baselines     write results/comparison.md: all routers with intervals,
-                                                    differences to RouterDC, shares
+    python -m utils.report runs/minilm_tuned          add these runs to results/runs.jsonl, write results/tables.md
+    python -m utils.report                            write the tables again
+    python -m utils.report --summary runs/mine        print mean and deviation over the seeds of any runs
+    python -m utils.report --search runs/search       write results/search.md: validation accuracy of each candidate
+    python -m utils.report --compare runs/baselines   write results/comparison.md: all routers with intervals,
+                                                      differences to RouterDC, shares
 """
 
 import json

@@ -6,6 +6,8 @@
     python -m utils.report --search runs/search       write results/search.md: validation accuracy of each candidate
     python -m utils.report --compare runs/baselines   write results/comparison.md: all routers with intervals,
                                                       differences to RouterDC, shares
+
+A finished run is a folder with a results.json, named itself or by a folder above it.
 """
 
 import json

@@ -1,6 +1,5 @@
 """utils/benchmark.py on a tiny encoder and made-up data: both ways compute the same thing, and the report is complete. No timing is asserted."""
 
-import argparse
 import json
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
 from utils import benchmark
+from utils.config import parse_arguments
 from utils.experiment import choose_hardware
 
 WORDS = [f"w{i}" for i in range(40)]
@@ -70,8 +70,8 @@ def arguments(tmp_path_factory) -> list[str]:
 
 @pytest.fixture()
 def ways(arguments) -> dict[str, benchmark.Way]:
-    args: argparse.Namespace = benchmark.parser().parse_args(arguments)
-    where = choose_hardware(args.device, args.precision)
+    args = parse_arguments(benchmark.Arguments, arguments, "benchmark", "")
+    where = choose_hardware(args.hardware.device, args.hardware.precision)
     work = benchmark.load_work(args, where.device)
     return {name: benchmark.Way(name, args, work, where) for name in (*benchmark.WAYS, "frozen")}
 
@@ -144,7 +144,7 @@ def test_command_writes_the_report(arguments, capsys, monkeypatch):
     def memory(given, way, phase):
         if (way, phase) == ("released", "evaluation"):
             return child(given, way, phase)
-        return benchmark.measure_memory(benchmark.parser().parse_args([*given, "--memory_of", f"{way}_{phase}"]))
+        return benchmark.measure_memory(parse_arguments(benchmark.Arguments, [*given, "--memory_of", f"{way}_{phase}"], "benchmark", ""))
 
     monkeypatch.setattr(benchmark, "child_memory", memory)
     assert benchmark.main(arguments) == 0

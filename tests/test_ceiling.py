@@ -10,6 +10,7 @@ from conftest import LLMS, make_rows
 from utils import plots
 from utils.ceiling import __main__ as command
 from utils.ceiling import crossval, known, repeats
+from utils.ceiling import measure as measurement
 from utils.ceiling.crossval import ALL, BEST, EXCHANGED, canonical, cross_validated, folds, learning_curve, nested
 from utils.ceiling.features import FEATURES, surface
 from utils.ceiling.fine_tuned import FineTuned
@@ -341,7 +342,7 @@ def test_the_command_joins_files_resumes_and_its_figures_reach_the_tables(
     assert text == page(records) and span(records[0]["ceiling"], "") in text
     assert records[0]["repeats"]["answers"] == 10 and "repeat in" in text
 
-    monkeypatch.setattr(command, "cross_validated", None)  # what is there is read
+    monkeypatch.setattr(measurement, "cross_validated", None)  # what is there is read
     monkeypatch.setattr(command, "learning_curve", None)
     assert command.main(flags(fake, measured, tiny_bert, "--test_data_paths", fake.test["gsm8k"])) == 0
     again = known.read_records(measured / "results" / known.FILE)

@@ -1,4 +1,4 @@
-"""evaluation_router.py: the tables of training again, figures that anyone can recompute from its picks, and its errors."""
+"""evaluation_router.py: the tables of training again, figures that its picks give by plain loops, and its errors."""
 
 import json
 import shutil
@@ -46,22 +46,18 @@ def test_another_process_prints_the_tables_of_training(trained, script, tmp_path
     run = script("evaluation_router.py", "--ckpt", "copy", "--device", "cpu", "--cache_dir", "cache", cwd=tmp_path)
     assert run.returncode == 0, run.stderr
     assert run.stdout.strip() == (trained.folder / "tables.md").read_text().strip()
-    assert (
-        run.stdout.strip() in trained.text
-        and "Table 1" in run.stdout
-        and "Table 2" in run.stdout
-        and "Routing share" in run.stdout
-    )
+    assert run.stdout.strip() in trained.text
+    assert all(title in run.stdout for title in ("Table 1", "Table 2", "Routing share"))
 
 
-@pytest.mark.parametrize(
-    "flags",
-    [
-        {"freeze_encoder": True, "pooling": "mean"},
-        {"train_layers": 1},
-        {"similarity_function": "inner", "max_length": 20},
-    ],
+KINDS_OF_RUNS = (
+    {"freeze_encoder": True, "pooling": "mean"},
+    {"train_layers": 1},
+    {"similarity_function": "inner", "max_length": 20},
 )
+
+
+@pytest.mark.parametrize("flags", KINDS_OF_RUNS)
 def test_every_kind_of_run_comes_back(fake, tiny_bert, tmp_path, evaluate, capsys, flags):
     assert train_router_mdeberta.main(arguments(fake, tiny_bert, tmp_path / "run", **flags)) == 0
     capsys.readouterr()
@@ -71,25 +67,23 @@ def test_every_kind_of_run_comes_back(fake, tiny_bert, tmp_path, evaluate, capsy
 
 
 def similarities(folder, questions) -> np.ndarray:
-    """Of a checkpoint, by transformers and numpy alone: first token of one padded pass, cosine to the LLM embeddings."""
+    """Similarities (N, T) of a checkpoint, by transformers and numpy alone.
+
+    The first token of one padded pass, and its cosine to the LLM embeddings.
+    """
     weights = load_file(folder / "model.safetensors")
     backbone = AutoModel.from_config(AutoConfig.from_pretrained(folder / "encoder")).eval()
     prefix = "encoder.backbone."
-    result = backbone.load_state_dict(
-        {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}, strict=False
-    )
+    own = {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
+    result = backbone.load_state_dict(own, strict=False)
     assert not result.unexpected_keys and all("pooler" in name for name in result.missing_keys)
     tokenizer = AutoTokenizer.from_pretrained(folder / "encoder", truncation_side="left")
+    tokens = tokenizer(questions, padding=True, truncation=True, max_length=64, return_tensors="pt")
     with torch.no_grad():
-        hidden = (
-            backbone(**tokenizer(questions, padding=True, truncation=True, max_length=64, return_tensors="pt"))
-            .last_hidden_state[:, 0]
-            .numpy()
-        )
+        queries = backbone(**tokens).last_hidden_state[:, 0].numpy()
     llms = weights["llm_embeddings.weight"].numpy()
-    return (hidden / np.linalg.norm(hidden, axis=1, keepdims=True)) @ (
-        llms / np.linalg.norm(llms, axis=1, keepdims=True)
-    ).T
+    queries /= np.linalg.norm(queries, axis=1, keepdims=True)
+    return queries @ (llms / np.linalg.norm(llms, axis=1, keepdims=True)).T
 
 
 def gain(row: dict, llm: str, kind: str) -> float:
@@ -109,9 +103,8 @@ def test_the_output_agrees_with_a_recomputation(trained, fake, evaluate, tmp_pat
         assert clear.mean() > 0.9
         np.testing.assert_array_equal(np.array(output["picks"][task])[clear], expected.argmax(axis=1)[clear])
         names = [output["llms"][pick] for pick in output["picks"][task]]
-        assert output["tasks"][task] == pytest.approx(
-            100 * sum(gain(row, llm, kind) for row, llm in zip(rows, names)) / len(rows), abs=1e-4
-        )
+        earned = [gain(row, llm, kind) for row, llm in zip(rows, names)]
+        assert output["tasks"][task] == pytest.approx(100 * sum(earned) / len(rows), abs=1e-4)
         for llm in LLMS:
             assert output["shares"][task][llm] == pytest.approx(100 * names.count(llm) / len(rows))
     assert output["id_avg"] == pytest.approx((output["tasks"]["gsm8k"] + output["tasks"]["arc_challenge"]) / 2)
@@ -128,32 +121,30 @@ def test_losing_llms_at_test_time_picks_the_best_of_those_left(trained, fake, ev
     expected = similarities(trained.folder / "checkpoint", [row["question"] for row in rows])[:, left].argmax(axis=1)
     assert output["picks"]["mmlu"] == expected.tolist()
     assert set(output["shares"]["mmlu"]) == {LLMS[1], LLMS[3]} and set(expected) == {0, 1}
-    assert output["tasks"]["mmlu"] == pytest.approx(
-        100 * np.mean([row["scores"][output["llms"][pick]] > 0 for row, pick in zip(rows, expected)])
-    )
+    right = [row["scores"][output["llms"][pick]] > 0 for row, pick in zip(rows, expected)]
+    assert output["tasks"]["mmlu"] == pytest.approx(100 * np.mean(right))
 
 
 def test_queries_from_the_command_line(trained, evaluate, script, tmp_path):
-    """The similarities of an independent computation, the arg-max of them, and the same from standard input in another process."""
+    """The similarities of an independent computation, their arg-max, and the same from standard input."""
     queries = [row["question"] for row in make_rows(12, "probability", 21)]
     expected = similarities(trained.folder / "checkpoint", queries)
     text = evaluate(trained.folder, "--query", *queries, "--output", tmp_path / "out.json")
     routed = json.loads((tmp_path / "out.json").read_text())["queries"]
     assert [pick["query"] for pick in routed] == queries
-    assert np.allclose([[pick["similarity"][llm] for llm in LLMS] for pick in routed], expected, atol=1e-5)
-    assert [pick["llm"] for pick in routed] == [LLMS[t] for t in expected.argmax(axis=1)] and len(
-        {pick["llm"] for pick in routed}
-    ) > 1
-    assert [line for line in text.splitlines() if not line.startswith(" ")] == [
-        f"{pick['llm']}\t{pick['query']}" for pick in routed
-    ]
-    run = script(
-        "evaluation_router.py", "--ckpt", trained.folder, "--device", "cpu", "--query", "-", input="\n".join(queries)
-    )
+    found = [[pick["similarity"][llm] for llm in LLMS] for pick in routed]
+    assert np.allclose(found, expected, atol=1e-5)
+    chosen = [pick["llm"] for pick in routed]
+    assert chosen == [LLMS[best] for best in expected.argmax(axis=1)] and len(set(chosen)) > 1
+    lines = [line for line in text.splitlines() if not line.startswith(" ")]
+    assert lines == [f"{pick['llm']}\t{pick['query']}" for pick in routed]
+    command = ("evaluation_router.py", "--ckpt", trained.folder, "--device", "cpu", "--query", "-")
+    run = script(*command, input="\n".join(queries))
     assert run.returncode == 0 and run.stdout == text
     text = evaluate(trained.folder, "--query", *queries, "--llms", LLMS[3], LLMS[1])
     left = expected[:, [3, 1]].argmax(axis=1)
-    assert [line.split("\t")[0] for line in text.splitlines() if "\t" in line] == [(LLMS[3], LLMS[1])[t] for t in left]
+    chosen = [line.split("\t")[0] for line in text.splitlines() if "\t" in line]
+    assert chosen == [(LLMS[3], LLMS[1])[best] for best in left]
 
 
 @pytest.mark.parametrize("keep", ["first", "last", None])
@@ -180,13 +171,10 @@ def test_queries_are_cut_as_those_of_training_were(fake, tiny_bert, tmp_path, ev
 
 
 def test_queries_that_cannot_be_routed(trained, fails, fake):
-    assert (
-        fails(trained.folder, "--query", "one?", " ")
-        == "--query: number 1 is empty; give the text that an LLM would get"
-    )
-    assert fails(trained.folder, "--query", "one?", "--llms", "lab/psi").startswith(
-        "the router was not trained with lab/psi"
-    )
+    text = fails(trained.folder, "--query", "one?", " ")
+    assert text == "--query: number 1 is empty; give the text that an LLM would get"
+    text = fails(trained.folder, "--query", "one?", "--llms", "lab/psi")
+    assert text.startswith("the router was not trained with lab/psi")
     assert fails(trained.folder, "--llms", LLMS[0]) == "--llms needs --query"
     assert "exclude each other" in fails(trained.folder, "--query", "one?", "--test_data_paths", fake.test["mbpp"])
 
@@ -196,15 +184,8 @@ def test_an_unseen_file_needs_a_kind(trained, fake, evaluate, fails, tmp_path):
     assert text.startswith(f"{fake.unseen}: the task 'poems'") and "--test_data_type" in text
     scores = {}
     for kind in ("multi_attempt", "probability"):
-        text = evaluate(
-            trained.folder,
-            "--test_data_paths",
-            fake.unseen,
-            "--test_data_type",
-            kind,
-            "--output",
-            tmp_path / "out.json",
-        )
+        flags = ("--test_data_paths", fake.unseen, "--test_data_type", kind, "--output", tmp_path / "out.json")
+        text = evaluate(trained.folder, *flags)
         assert "poems" in text and "Table 1" not in text
         scores[kind] = json.loads((tmp_path / "out.json").read_text())["tasks"]["poems"]
     assert scores["multi_attempt"] < scores["probability"]
@@ -214,9 +195,8 @@ def test_unknown_llms_are_named_before_any_work(trained, fails, tmp_path, monkey
     path = tmp_path / "gsm8k.json"
     path.write_text(json.dumps([{"question": "one?", "scores": {LLMS[0]: 1, "lab/omega": 0, "lab/psi": 0}}]))
     monkeypatch.setattr(evaluation_router, "evaluate", None)
-    assert fails(trained.folder, "--test_data_paths", path).startswith(
-        "the router was not trained with lab/omega, lab/psi; it knows org/alpha-7b, "
-    )
+    text = fails(trained.folder, "--test_data_paths", path)
+    assert text.startswith("the router was not trained with lab/omega, lab/psi; it knows org/alpha-7b, ")
 
 
 def test_files_with_other_llms_than_each_other(trained, fake, fails):
@@ -228,38 +208,39 @@ def test_a_changed_test_file_shows(trained, fake, evaluate, tmp_path):
     """Figures come from the files as they are, not from the checkpoint's memory of them."""
     path = tmp_path / "gsm8k-test.json"
     path.write_text(json.dumps(make_rows(50, "multi_attempt", 40)))
-    assert evaluate(trained.folder, "--test_data_paths", path) != evaluate(
-        trained.folder, "--test_data_paths", fake.test["gsm8k"]
-    )
+    changed = evaluate(trained.folder, "--test_data_paths", path)
+    assert changed != evaluate(trained.folder, "--test_data_paths", fake.test["gsm8k"])
 
 
-def test_mistakes(trained, fake, fails, tmp_path):
+def test_mistakes_on_the_command_line(trained, fake, fails, tmp_path):
     text = fails(tmp_path / "none")
     assert text.startswith(f"--ckpt {tmp_path / 'none'}: no checkpoint there") and "--save_path" in text
     assert fails(trained.folder, "--test_data_type", "probability") == "--test_data_type needs --test_data_paths"
     text = fails(trained.folder, "--test_data_paths", tmp_path / "none.json")
     assert text.startswith(f"{tmp_path / 'none.json'}: no such file")
-    text = fails(
-        trained.folder, "--test_data_paths", fake.test["gsm8k"], "--test_data_type", "probability", "probability"
-    )
+    flags = ("--test_data_paths", fake.test["gsm8k"], "--test_data_type", "probability", "probability")
+    text = fails(trained.folder, *flags)
     assert text == "--test_data_paths names 1 files and --test_data_type 2 kinds; give one kind for each file"
-    shutil.copytree(trained.folder / "checkpoint", tmp_path / "cut")
-    (tmp_path / "cut" / "model.safetensors").write_bytes((tmp_path / "cut" / "model.safetensors").read_bytes()[:1000])
-    assert str(tmp_path / "cut") in fails(tmp_path / "cut") and "damaged" in fails(tmp_path / "cut")
-    config = json.loads((trained.folder / "checkpoint" / "config.json").read_text())
-    shutil.copytree(trained.folder / "checkpoint", tmp_path / "older")
-    for key in ("precision", "settings", "tests", "router"):
-        (tmp_path / "older" / "config.json").write_text(
-            json.dumps({name: value for name, value in config.items() if name != key})
-        )
-        assert fails(tmp_path / "older").startswith(f"{tmp_path / 'older' / 'config.json'}: {key} is missing; ")
     assert "--device cuda:99: PyTorch sees" in fails(trained.folder, "--device", "cuda:99")
 
 
+def test_damaged_checkpoints(trained, fails, tmp_path):
+    shutil.copytree(trained.folder / "checkpoint", tmp_path / "cut")
+    weights = tmp_path / "cut" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    assert str(tmp_path / "cut") in fails(tmp_path / "cut") and "damaged" in fails(tmp_path / "cut")
+    config = json.loads((trained.folder / "checkpoint" / "config.json").read_text())
+    shutil.copytree(trained.folder / "checkpoint", tmp_path / "older")
+    path = tmp_path / "older" / "config.json"
+    for key in ("precision", "settings", "tests", "router"):
+        path.write_text(json.dumps({name: value for name, value in config.items() if name != key}))
+        assert fails(tmp_path / "older").startswith(f"{path}: {key} is missing; ")
+
+
 def test_a_run_without_test_files(fake, tiny_bert, tmp_path, fails, evaluate, capsys):
-    command = arguments(fake, tiny_bert, tmp_path / "run", training_steps=1, **{"no-final_eval": True})
+    command = arguments(fake, tiny_bert, tmp_path / "run", training_steps=1, no_final_eval=True)
     assert train_router_mdeberta.main(command) == 0
-    assert "No test sets were read (--no-final_eval)" in capsys.readouterr().out
+    assert "No test sets were read (--no_final_eval)" in capsys.readouterr().out
     assert "its training run read no test files; name them with --test_data_paths" in fails(tmp_path / "run")
     assert "MBPP" in evaluate(tmp_path / "run", "--test_data_paths", fake.test["mbpp"])
 

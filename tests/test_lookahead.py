@@ -32,20 +32,24 @@ def data(tmp_path):
     return made
 
 
-def run(folder, data, router, recipe, seed, picks, inside=()):
+def run(folder, data, router, label, seed, picks, inside=()):
     """A finished run. picks: {task: (N,) columns}."""
-    place = folder / recipe / router / f"seed_{seed}"
-    place.mkdir(parents=True)
-    paths = [data[task][0] for task in picks]
-    files = {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
+    path = folder / label / router / f"seed_{seed}"
+    path.mkdir(parents=True)
+    files = {}
+    for task in picks:
+        name = data[task][0]
+        files[str(name)] = hashlib.sha256(name.read_bytes()).hexdigest()
     results = {
-        "router": router, "recipe": recipe,
+        "router": router,
+        "recipe": label,
         "settings": {"encoder": "minilm", "fidelity": "paper", "seed": seed, "data": files},
-        "tests": [{"path": path, "kind": "multi_attempt"} for path in files],
+        "tests": [{"path": name, "kind": "multi_attempt"} for name in files],
         "test": {"llms": LLMS, "in_distribution": list(inside)},
-    }  # fmt: skip
-    (place / "results.json").write_text(json.dumps(results))
-    (place / "picks.json").write_text(json.dumps({task: np.asarray(part).tolist() for task, part in picks.items()}))
+    }
+    (path / "results.json").write_text(json.dumps(results))
+    columns = {task: np.asarray(chosen).tolist() for task, chosen in picks.items()}
+    (path / "picks.json").write_text(json.dumps(columns))
 
 
 def constant(column, tasks=QUERIES):

@@ -20,13 +20,13 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A Markdown table with aligned columns: the first to the left, the others to the right."""
     lines = [list(header), *map(list, rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
-    text = []
+    table = []
     for line in lines:
         others = [cell.rjust(width) for cell, width in zip(line[1:], widths[1:])]
-        text.append("| " + " | ".join([line[0].ljust(widths[0]), *others]) + " |")
+        table.append("| " + " | ".join([line[0].ljust(widths[0]), *others]) + " |")
     rules = ["-" * (width + 1) + (":" if column else "-") for column, width in enumerate(widths)]
-    text.insert(1, "|" + "|".join(rules) + "|")
-    return "\n".join(text)
+    table.insert(1, "|" + "|".join(rules) + "|")
+    return "\n".join(table)
 
 
 def spread(values: Sequence[float], sign: str = "") -> str:
@@ -85,10 +85,10 @@ def tables(result: Mapping[str, Any], name: str = "RouterDC (this run)") -> str:
     The accuracies are the paper's Table 1 and Table 2 with this result, the paper's RouterDC and the reference rows.
     The paper's figures stand beside its own LLMs and data only.
     """
-    text = [*accuracy_tables(result, name), shares_table(result)]
+    blocks = [*accuracy_tables(result, name), shares_table(result)]
     if result.get("costs"):
-        text += cost_tables(result, name)
-    return "\n\n".join(text)
+        blocks += cost_tables(result, name)
+    return "\n\n".join(blocks)
 
 
 def accuracy_tables(result: Mapping[str, Any], name: str) -> list[str]:
@@ -135,11 +135,11 @@ def cost_tables(result: Mapping[str, Any], name: str) -> list[str]:
     """What the result and every LLM cost, and their utility if there is a cost rate, on the tasks with costs."""
     rate = result["cost_rate"]
     title = f"Mean cost of a query (US dollars per {PER_QUERIES} queries)"
-    text = [f"{title}\n{cost_table(result, name, 'costs', PER_QUERIES, 4)}"]
+    blocks = [f"{title}\n{cost_table(result, name, 'costs', PER_QUERIES, 4)}"]
     if rate:
         title = f"Utility: score - {rate:g} * cost in US dollars (%)"
-        text.append(f"{title}\n{cost_table(result, name, 'utilities', 1, 2)}")
-    return text
+        blocks.append(f"{title}\n{cost_table(result, name, 'utilities', 1, 2)}")
+    return blocks
 
 
 def cost_table(result: Mapping[str, Any], name: str, key: str, factor: float, digits: int) -> str:

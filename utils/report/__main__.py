@@ -1,11 +1,13 @@
 """Collect finished runs into results/ and make the tables from them.
 
-python -m utils.report runs/minilm_tuned            add these runs to results/runs.jsonl, write results/tables.md
-python -m utils.report                              write the tables again
-python -m utils.report --summary runs/mine          print mean and deviation over the seeds of any runs
-python -m utils.report --search runs/search         write results/search.md: validation accuracy of each candidate
-python -m utils.report --compare runs/baselines     write results/comparison.md: all routers with intervals,
-                                                    differences to RouterDC, shares
+    python -m utils.report runs/minilm_tuned          add these runs to results/runs.jsonl, write results/tables.md
+    python -m utils.report                            write the tables again
+    python -m utils.report --summary runs/mine        print mean and deviation over the seeds of any runs
+    python -m utils.report --search runs/search       write results/search.md: validation accuracy of each candidate
+    python -m utils.report --compare runs/baselines   write results/comparison.md: all routers with intervals,
+                                                      differences to RouterDC, shares
+
+A finished run is a folder with a results.json, named itself or by a folder above it.
 """
 
 import json
@@ -50,10 +52,10 @@ class Arguments:
 
 def write_search(args: Arguments) -> None:
     """Write and print search.md."""
-    text = results.search_page(runs_below([args.search]))
+    page = results.search_page(runs_below([args.search]))
     args.results.mkdir(parents=True, exist_ok=True)
-    write_text(args.results / "search.md", text)
-    print(text)
+    write_text(args.results / "search.md", page)
+    print(page)
 
 
 def write_comparison(args: Arguments) -> None:
@@ -67,11 +69,11 @@ def write_comparison(args: Arguments) -> None:
     figures["ceilings"] = known_ceilings(tests, args.results)
     flags = ["--compare", *args.compare, "--against", args.against, "--resamples", str(args.resamples)]
     command = f"{PROGRAM} {shlex.join(flags)}"
-    text = comparison_page.page(figures, command)
+    page = comparison_page.page(figures, command)
     args.results.mkdir(parents=True, exist_ok=True)
     write_json(args.results / "comparison.json", {"command": command, **figures})
-    write_text(args.results / "comparison.md", text)
-    print(f"{text}\nwritten to {args.results / 'comparison.md'} and comparison.json")
+    write_text(args.results / "comparison.md", page)
+    print(f"{page}\nwritten to {args.results / 'comparison.md'} and comparison.json")
 
 
 def references_of(new: list[Run], path: Path) -> dict[str, dict[str, float]]:
@@ -100,11 +102,11 @@ def collect(args: Arguments) -> None:
         if not lines:
             raise ValueError(f"{path}: no runs yet; name the folders of finished runs")
         references = results.with_ceilings(references_of(new, controls), args.results)
-        text = results.page(lines, references)
+        page = results.page(lines, references)
         write_lines(path, lines)
         write_json(controls, references)
-        write_text(args.results / "tables.md", text)
-    print(f"{text}\n{len(new)} runs added to {path}; tables in {args.results / 'tables.md'}")
+        write_text(args.results / "tables.md", page)
+    print(f"{page}\n{len(new)} runs added to {path}; tables in {args.results / 'tables.md'}")
 
 
 def main(argv: list[str] | None = None) -> int:

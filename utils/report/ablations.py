@@ -182,15 +182,15 @@ def cells(group: Sequence[dict[str, Any]], base: Mapping[int, dict[str, Any]]) -
 
     base: the line of each seed.
     """
-    text = []
+    row = []
     for name in COLUMNS:
         values = [line[name] for line in group if line[name] is not None]
-        text.append(spread(values) if values else EMPTY)
+        row.append(spread(values) if values else EMPTY)
     pairs = [(line, base[line["seed"]]) for line in group if line["seed"] in base]
     for name in COLUMNS:
         gaps = [line[name] - other[name] for line, other in pairs if None not in (line[name], other[name])]
-        text.append(spread(gaps, "+") if gaps else EMPTY)
-    return [*text, str(len(group))]
+        row.append(spread(gaps, "+") if gaps else EMPTY)
+    return [*row, str(len(group))]
 
 
 def recipe_table(lines: Sequence[dict[str, Any]]) -> str:

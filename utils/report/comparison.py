@@ -188,14 +188,14 @@ def draw(
     means = np.stack([draws[..., runs].mean(axis=2) for runs in columns], axis=-1)  # (B, tasks, groups)
     by_query = [means_of_groups(by_run, columns) for by_run in earned]  # (N, groups) each
 
-    found = Draws(means, {}, {}, {})
+    draws_of_sides = Draws(means, {}, {}, {})
     for side, names in sides.items():
         numbers = [list(tasks).index(task) for task in names]
-        found.queries[side] = means[:, numbers].mean(axis=1)
-        found.seeds[side] = draw_seeds(draws[:, numbers].mean(axis=1), groups)
+        draws_of_sides.queries[side] = means[:, numbers].mean(axis=1)
+        draws_of_sides.seeds[side] = draw_seeds(draws[:, numbers].mean(axis=1), groups)
         gaps = [by_query[number] - by_query[number][:, [base]] for number in numbers]
-        found.p[side] = sign_flip(gaps, resamples)
-    return found
+        draws_of_sides.p[side] = sign_flip(gaps, resamples)
+    return draws_of_sides
 
 
 def base_of(groups: Sequence[Group], against: str) -> int:
@@ -280,9 +280,9 @@ def entry_of(
         "seeds": group.seeds,
         "tasks": {},
     }
-    for place, task in enumerate(best):
+    for position, task in enumerate(best):
         per_seed = (100 * group.gains[task].mean(axis=1)).round(4).tolist()
-        entry["tasks"][task] = {"per_seed": per_seed, "interval": ends(draws.tasks[:, place, number])}
+        entry["tasks"][task] = {"per_seed": per_seed, "interval": ends(draws.tasks[:, position, number])}
     for side, tasks in sides.items():
         queries, seeds = draws.queries[side], draws.seeds[side]
         difference = float(group.average(tasks).mean() - groups[base].average(tasks).mean())

@@ -174,10 +174,10 @@ def embeddings(
     questions = [question for data in train for question in data.questions]
     ends = np.cumsum([len(data) for data in train])
     of_files = np.split(embed(questions, "training queries"), ends[:-1])
-    found = {data.path: embedded for data, embedded in zip(train, of_files)}
+    embedded_files = {data.path: embedded for data, embedded in zip(train, of_files)}
     for data in tests:
-        found[data.path] = embed(data.questions, data.task)
-    return found
+        embedded_files[data.path] = embed(data.questions, data.task)
+    return embedded_files
 
 
 def fitted(
@@ -230,8 +230,8 @@ def compare(folder: str, hardware: Hardware, cache: Path) -> dict[str, Any]:
         for rate in rates:
             for seed in seeds:
                 others = fitted(train, tests, x, rate, seed, settings) | {ORACLE: oracle(tests, rate)}
-                for name, found in others.items():
-                    points.setdefault(name, []).append({"cost_rate": rate, "seed": seed, **found})
+                for name, router_point in others.items():
+                    points.setdefault(name, []).append({"cost_rate": rate, "seed": seed, **router_point})
                 progress.update()
     tasks = [data.task for data in tests]
     llms = {}
@@ -249,7 +249,7 @@ def compare(folder: str, hardware: Hardware, cache: Path) -> dict[str, Any]:
         "cost_rates": rates,
         "seeds": seeds,
         "ceilings": known_ceilings(tests),
-        "llms": {llm: {name: found[name] for name in ("accuracy", "cost")} for llm, found in llms.items()},
+        "llms": {llm: {name: llm_point[name] for name in ("accuracy", "cost")} for llm, llm_point in llms.items()},
         "routers": points,
         "aiq": areas_of(points, llms, tasks, seeds),
         "training_seconds": round(sum(run.results["seconds"] for run in runs), 1),

@@ -108,7 +108,7 @@ def script_of(result: Mapping[str, Any]) -> str:
     """The command line of the script that made the runs, as far as their label tells it."""
     variables = []
     if result["recipe"].startswith("routerbench_tuned"):
-        variables.append("RECIPE=tuned")
+        variables.append("RECIPE=routerbench_tuned")
     if result["settings"]["keep_characters"] == "first":
         variables.append("KEEP_CHARACTERS=first")
     return " ".join([*variables, "bash train_scripts/router_train_routerbench.sh"])

@@ -55,12 +55,12 @@ def section(runs: Sequence[Run]) -> list[str]:
     inside = test["in_distribution"]
     sides = {True: inside, False: [task for task in test["tasks"] if task not in inside]}
     of_paper = set(test["tasks"]) <= set(BY_NAME)
-    text = []
+    paragraphs = []
     for is_inside, tasks in sides.items():
         if tasks:
             title = TITLES[is_inside] if of_paper else without_number(TITLES[is_inside])
-            text.append(f"{title}\n\n{side_table(runs, tasks, 'id_avg' if is_inside else 'ood_avg')}")
-    return text
+            paragraphs.append(f"{title}\n\n{side_table(runs, tasks, 'id_avg' if is_inside else 'ood_avg')}")
+    return paragraphs
 
 
 def summary(runs: Sequence[Run]) -> str:
@@ -77,11 +77,11 @@ def summary(runs: Sequence[Run]) -> str:
     if len(tested) < len(runs):
         print(f"left out: {len(runs) - len(tested)} runs that were not tested", file=sys.stderr)
     sections = grouped(tested, what_was_tested)
-    text = []
+    paragraphs = []
     for number, members in enumerate(sections.values(), 1):
         if len(sections) > 1:
             test = members[0].results["test"]
             tasks = ", ".join(map(title_of, test["tasks"]))
-            text.append(f"## Data {number}: {tasks}; {len(test['llms'])} LLMs")
-        text += section(members)
-    return "\n\n".join(text)
+            paragraphs.append(f"## Data {number}: {tasks}; {len(test['llms'])} LLMs")
+        paragraphs += section(members)
+    return "\n\n".join(paragraphs)

@@ -2,7 +2,6 @@
 
 import collections
 import json
-from argparse import Namespace
 
 import numpy as np
 import pandas as pd
@@ -10,21 +9,11 @@ import pytest
 import torch
 from conftest import LLMS, make_rows
 
-from utils.data import (
-    DataError,
-    count_training_questions,
-    cut,
-    gains,
-    load,
-    load_all,
-    reading,
-    shrink,
-    split_validation,
-    targets,
-    training_rows,
-)
+from utils.config import DataConfig, parse_config
+from utils.data import DataError, count_training_questions, cut, gains, load, load_all, reading, reading_of
 from utils.losses import sample_llm_loss
-from utils.tasks import TASKS, TRAIN_ORDER, fill_kinds, kind_of, task_of
+from utils.tasks import TASKS, TRAIN_ORDER, kind_of, task_of
+from utils.training_set import shrink, split_validation, targets, training_rows
 
 FLAGS = ("--data_paths", "--data_type")
 ROWS = [
@@ -336,24 +325,37 @@ def test_the_penalty_is_charged_once(tmp_path):
         targets(data, cost_rate=2)
 
 
-def test_only_a_data_set_of_one_kind_may_leave_out_the_kinds():
-    paths = {
-        "data_paths": ["a", "b"],
-        "test_data_paths": ["c"],
-        "final_eval_data_paths": [],
-        "test_data_type": None,
-        "final_eval_data_type": None,
-    }
-    for dataset, given, expected in (
-        ("routerbench", None, ["multi_attempt"] * 2),
-        ("routerbench", ["probability"] * 2, ["probability"] * 2),
-        ("paper", None, None),
-    ):
-        args = Namespace(dataset=dataset, data_type=given, **paths)
-        fill_kinds(args)
-        assert args.data_type == expected and args.test_data_type == (
-            ["multi_attempt"] if dataset == "routerbench" else None
-        )
+FILES = ["--data_paths", "a", "b", "--test_data_paths", "c", "--final_eval_data_paths"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "kinds", "test_kinds"),
+    [
+        (["--dataset", "routerbench"], ("multi_attempt",) * 2, ("multi_attempt",)),
+        (
+            ["--dataset", "routerbench", "--data_type", "probability", "probability"],
+            ("probability",) * 2,
+            ("multi_attempt",),
+        ),
+        (["--data_type", "probability"], ("probability",) * 2, ("probability",)),
+        (
+            ["--data_type", "probability", "--test_data_type", "multi_attempt"],
+            ("probability",) * 2,
+            ("multi_attempt",),
+        ),
+        ([], None, None),
+    ],
+)
+def test_a_single_kind_serves_all_files(flags, kinds, test_kinds):
+    data = parse_config([*flags, *FILES]).data
+    assert (data.data_type, data.test_data_type) == (kinds, test_kinds)
+
+
+def test_the_options_of_reading_are_those_of_the_configuration():
+    assert reading_of(DataConfig()) == reading({}) == {"missing": "error", "characters": None, "keep": "last"}
+    config = DataConfig(missing_cells="drop", max_characters=9, keep_characters="first")
+    settings = {"missing_cells": "drop", "max_characters": 9, "keep_characters": "first"}
+    assert reading_of(config) == reading(settings) == {"missing": "drop", "characters": 9, "keep": "first"}
 
 
 # Splits, rows, targets

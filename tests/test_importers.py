@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from utils.data import load
 from utils.importers import __main__ as importers
 from utils.importers.common import Pairs
-from utils.report import ablations, figures
+from utils.report import figures, lost_llms
 
 LLMS = ["lab/one", "two-7b"]
 
@@ -493,7 +493,7 @@ def test_what_is_drawn_and_lost_after_training_reads_the_embeddings_too(make, sc
     run = script("train_router_mdeberta.py", *flags)
     assert run.returncode == 0, run.stderr
     result, picks = (json.loads((tmp_path / "run" / name).read_text()) for name in ("results.json", "picks.json"))
-    lines = {line["value"]: line for line in ablations.lose_llms(tmp_path / "run", tmp_path / "c", "cpu")}
+    lines = {line["value"]: line for line in lost_llms.lose_llms(tmp_path / "run", tmp_path / "c", "cpu")}
     assert set(lines) == {"none", "llm-1", "llm-2", "llm-3"} and lines["none"]["metrics"] == pytest.approx(
         result["test"]["tasks"], abs=1e-3
     )

@@ -294,10 +294,10 @@ def problem(fake, *more: str, rows=frozenset()) -> program.Problem:
 def test_no_validation_question_is_trained_on(fake):
     for rows, disjoint in ((frozenset(), True), (frozenset({5}), False)):
         found = problem(fake, "--validation_fraction", "0.3", rows=rows)
-        count_training_questions = {found.questions[i] for i in found.pool}
+        trained_questions = {found.questions[i] for i in found.pool}
         held = {found.questions[i] for _, part in found.validation for i in part}
-        assert count_training_questions | held == set(found.questions)
-        assert count_training_questions.isdisjoint(held) if disjoint else count_training_questions == held
+        assert trained_questions | held == set(found.questions)
+        assert trained_questions.isdisjoint(held) if disjoint else trained_questions == held
         assert len(found.pool) == 180  # 60 a task, repeated where there are fewer
     for data, part in found.validation:
         assert data.questions == [found.questions[i] for i in part]

@@ -88,6 +88,7 @@ DATASETS = {  # --dataset: the defaults that it changes of the arguments about d
         "data_paths": [routerbench(task) for task in ROUTERBENCH],
         "data_type": ["multi_attempt"],  # of all its files
         "test_data_paths": [routerbench(task, test=True) for task in ROUTERBENCH],
+        "test_data_type": ["multi_attempt"],
         "final_eval_data_paths": [],
         "max_characters": 1400,
         "missing_cells": "drop",

@@ -47,11 +47,11 @@ def lose_llms(folder: Path, cache: Path, device: str) -> list[dict[str, Any]]:
     llms = [name for name in model.llms if name in tests[0].llms]
     if len(llms) < 2:
         raise ValueError(f"{folder}: its router has {len(llms)} of the LLMs of its test files; to lose one takes two")
-    count_training_questions = [task_of(path) for path in router.run.settings["data_paths"]]
+    training_tasks = [task_of(path) for path in router.run.settings["data_paths"]]
     tasks = [data.task for data in tests]
     sides = {
-        "id_avg": [task for task in tasks if task in count_training_questions],
-        "ood_avg": [task for task in tasks if task not in count_training_questions],
+        "id_avg": [task for task in tasks if task in training_tasks],
+        "ood_avg": [task for task in tasks if task not in training_tasks],
     }
     similarity = {data.task: model(router.embed(data))[1].cpu().numpy() for data in tests}  # (N, T) each
     lines = []
@@ -71,7 +71,7 @@ def lose_llms(folder: Path, cache: Path, device: str) -> list[dict[str, Any]]:
             "command": f"python -m utils.report.ablations {folder} --lose_llms",
         }
         lines.append(
-            line | {side: round(value, 4) for side, value in averages(metrics, count_training_questions).items()}
+            line | {side: round(value, 4) for side, value in averages(metrics, training_tasks).items()}
         )
     return lines
 

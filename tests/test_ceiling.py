@@ -342,8 +342,11 @@ def test_the_command_joins_files_resumes_and_its_figures_reach_the_tables(
     assert text == page(records) and span(records[0]["ceiling"], "") in text
     assert records[0]["repeats"]["answers"] == 10 and "repeat in" in text
 
-    monkeypatch.setattr(measurement, "cross_validated", None)  # what is there is read
-    monkeypatch.setattr(measurement, "learning_curve", None)
+    def forbidden(*_):
+        raise AssertionError("it was measured again")
+
+    monkeypatch.setattr(measurement, "cross_validated", forbidden)  # what is there is read
+    monkeypatch.setattr(measurement, "learning_curve", forbidden)
     assert command.main(flags(fake, measured, tiny_bert, "--test_data_paths", fake.test["gsm8k"])) == 0
     again = known.read_records(measured / "results" / known.FILE)
     assert [record["gain"] for record in again] == [record["gain"] for record in records]

@@ -49,6 +49,7 @@ from utils.tables import markdown
 from utils.tasks import title_of
 
 PROGRAM = "python -m utils.clustering"
+SPACES = ("tsne", "embedding")
 ITERATIONS = 1000  # of t-SNE
 
 
@@ -65,7 +66,7 @@ class Arguments:
     """replace files that are there, even the inputs"""
     clusters: int = 5
     """N of the paper"""
-    space: Literal["tsne", "embedding"] = "tsne"
+    space: Literal[SPACES] = "tsne"
     """cluster the t-SNE map, as the paper does, or the embeddings themselves"""
     perplexity: float = 30.0
     """of t-SNE, which reduces to two dimensions: about how many neighbours count"""
@@ -82,6 +83,12 @@ class Arguments:
 
 
 # Checks
+
+
+def check_space(space: str) -> None:
+    """Refuse a space that is none of SPACES. Raises: ValueError."""
+    if space not in SPACES:
+        raise ValueError(f"--space is {space!r}; it must be {' or '.join(SPACES)}")
 
 
 def check_settings(queries: int, clusters: int, seed: int, perplexity: float | None = None) -> None:

@@ -286,7 +286,7 @@ def paired_differences(runs: Curves, base: Curves) -> tuple[np.ndarray, np.ndarr
 
 
 def draw_mean(axis: Axes, steps: np.ndarray, values: np.ndarray, number: int, label: str, band: bool) -> None:
-    """The mean over the columns of `values` (n, seeds) as a line, and with `band` their standard deviation around it."""
+    """The mean over the columns of `values` (n, seeds) as a line; `band` draws their standard deviation around it."""
     if not len(steps):
         return
     mean = values.mean(axis=1)

@@ -22,6 +22,9 @@ def use_fonts(figure: Figure) -> None:
 
     If no installed font has some of them, they will be boxes: stderr says so, and what to install.
     """
+    for axis in figure.axes:  # asking for the tick labels gives them their texts
+        axis.get_xticklabels()
+        axis.get_yticklabels()
     texts = [text for text in figure.findobj(Text) if text.get_text()]
     missing = characters_without_font("".join(text.get_text() for text in texts))
     if not missing:

@@ -1,4 +1,4 @@
-"""The figures: what they draw against the data they get, rows that differ without colour, errors that say what to do."""
+"""The figures: what they draw from the data they get, rows that differ without colour, errors that say what to do."""
 
 import json
 import os

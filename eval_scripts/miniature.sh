@@ -50,16 +50,18 @@ executed() {  # name settings: whether that notebook has been executed with thes
   [[ -f "$RUNS/$1.ipynb" && "$(cat "$RUNS/$1.settings" 2>/dev/null || true)" == "$2" ]]
 }
 
-notebook() {  # file name settings: execute it; the result is in place only if every cell succeeded
+notebook() {  # file name settings parameters...: execute it; the result is in place only if every cell succeeded
+  local file="$1" name="$2" settings="$3"
+  shift 3
   mkdir -p "$RUNS/logs"
-  if ! python -m nbconvert --to notebook --execute --output-dir "$RUNS" --output "$2.part" "$1" > "$RUNS/logs/$2.log" 2>&1; then
-    tail -n 40 "$RUNS/logs/$2.log" >&2
-    echo "error: $1 failed, see above and $RUNS/logs/$2.log" >&2
+  if ! python -m papermill --no-progress-bar "$file" "$RUNS/$name.part.ipynb" "$@" > "$RUNS/logs/$name.log" 2>&1; then
+    tail -n 40 "$RUNS/logs/$name.log" >&2
+    echo "error: $file failed, see above and $RUNS/logs/$name.log" >&2
     exit 2
   fi
-  mv "$RUNS/$2.part.ipynb" "$RUNS/$2.ipynb"
-  echo "$3" > "$RUNS/$2.settings"
-  echo "executed: $RUNS/$2.ipynb"
+  mv "$RUNS/$name.part.ipynb" "$RUNS/$name.ipynb"
+  echo "$settings" > "$RUNS/$name.settings"
+  echo "executed: $RUNS/$name.ipynb"
 }
 
 for step in $STEPS; do
@@ -85,16 +87,28 @@ for step in $STEPS; do
       say "4. Scores from answers: convert_dataset_7_model.ipynb"
       settings="LLMS=$LLMS SEED=$SEED"
       if ! executed convert "$settings"; then
-        LOGS="$RUNS/answers" OUTPUT="$RUNS/converted" FIGURES="$RUNS/figures" SPEC=eval_scripts/tasks/miniature/conversions.json TASKS="" RUN_CODE=1 \
-          FLAGS="--llms $(printf 'mini/%s ' $LLMS)--seed $SEED --workers $JOBS --time_limit 3 --answers $RUNS/said" notebook convert_dataset_7_model.ipynb convert "$settings"
+        notebook convert_dataset_7_model.ipynb convert "$settings" \
+          -p logs "$RUNS/answers" \
+          -p output "$RUNS/converted" \
+          -p figures "$RUNS/figures" \
+          -p spec eval_scripts/tasks/miniature/conversions.json \
+          -p run_code True \
+          -p flags "--llms $(printf 'mini/%s ' $LLMS)--seed $SEED --workers $JOBS --time_limit 3 --answers $RUNS/said"
       fi
       ;;
     cluster)
       say "5. Clusters: cluster_generate.ipynb"
       settings="LLMS=$LLMS ENCODER=$ENCODER SEED=$SEED"
       if ! executed cluster "$settings"; then
-        DATA="$RUNS/converted/arithmetic_train.json $RUNS/converted/facts_train.json $RUNS/converted/functions_train.json $RUNS/converted/chinese_train.json" \
-          OUTPUT="$RUNS/clustered" OVERWRITE=1 RESULTS="$RUNS/figures/clusters" COMPARE="" ENCODER="$ENCODER" SEED="$SEED" DEVICE="$DEVICE" notebook cluster_generate.ipynb cluster "$settings"
+        train=("$RUNS"/converted/{arithmetic,facts,functions,chinese}_train.json)
+        notebook cluster_generate.ipynb cluster "$settings" \
+          -p data_paths "${train[*]}" \
+          -p output "$RUNS/clustered" \
+          -p overwrite True \
+          -p results "$RUNS/figures/clusters" \
+          -p encoder "$ENCODER" \
+          -p seed "$SEED" \
+          -p device "$DEVICE"
       fi
       ;;
     router)
@@ -112,7 +126,7 @@ for step in $STEPS; do
           "${data[@]}" \
           --encoder "$ENCODER" \
           --freeze_encoder \
-          --recipe miniature \
+          --label miniature \
           --device "$DEVICE" \
           --top_k 1 \
           --last_k 2 \

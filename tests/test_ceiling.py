@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from conftest import LLMS, make_rows
 
-from utils import plots
 from utils.ceiling import __main__ as command
 from utils.ceiling import crossval, known, repeats
 from utils.ceiling import measure as measurement
@@ -24,6 +23,7 @@ from utils.evaluate import measure
 from utils.experiment import choose_hardware
 from utils.metrics import CEILING, ORACLE, PER_TASK, accuracy, references
 from utils.miniature import report as miniature
+from utils.report import drawings as plots
 from utils.report import figures
 from utils.report import results as report
 from utils.tables import tables

@@ -1,4 +1,7 @@
-"""The pipeline in miniature: its texts, the small setting run from end to end, the data that ships, and quickstart without the released data."""
+"""The pipeline in miniature: its texts, the small setting from end to end, the data that ships.
+
+And quickstart, which takes that data where the released data cannot be had.
+"""
 
 import itertools
 import json
@@ -47,19 +50,22 @@ def test_texts_are_drawn_by_the_seed_alone(made):
     assert generate(2, SIZES["small"])[0]["arithmetic_test"] != made[0]["arithmetic_test"]
 
 
+def asked_in(row: dict) -> str:
+    """What a document asks: a question, a prompt, or MBPP's text with the beginning of its first test."""
+    if "test_list" in row:
+        return f"{row['text']}\n{row['test_list'][0].split('(')[0]}("
+    return row.get("question") or row["prompt"]
+
+
 def test_no_training_text_holds_a_question_that_is_asked(made):
     questions, corpus = made
     everything = "\n".join(prompt + text for texts in corpus.values() for prompt, text in texts)
-    asked = [
-        row.get("question") or row.get("prompt") or f"{row['text']}\n{row['test_list'][0].split('(')[0]}("
-        for rows in questions.values()
-        for row in rows
-    ]
+    asked = [asked_in(row) for rows in questions.values() for row in rows]
     assert len(asked) > 300 and not [text for text in asked if text in everything]
-    assert all(len({json.dumps(row) for row in rows}) == len(rows) for rows in questions.values())
-    assert not {row["question"] for row in questions["arithmetic_train"]} & {
-        row["question"] for row in questions["arithmetic_test"]
-    }
+    for rows in questions.values():
+        assert len({json.dumps(row) for row in rows}) == len(rows)
+    train, test = ({row["question"] for row in questions[f"arithmetic_{side}"]} for side in ("train", "test"))
+    assert not train & test
 
 
 def test_solutions_of_word_problems_are_right(made):
@@ -82,25 +88,21 @@ def test_right_options_follow_from_the_world(made):
     questions, corpus = made
     for row in questions["facts_numbers"]:
         number, option = int(re.search(r"\d+", row["question"])[0]), int(row["choices"][row["answer"]])
-        wanted = (
-            number + 1
-            if re.search(r"after|more|follows", row["question"])
-            else number - 1
-            if re.search("before|less", row["question"])
-            else 2 * number
-        )
-        assert option == wanted
+        if re.search(r"after|more|follows", row["question"]):
+            assert option == number + 1
+        elif re.search("before|less", row["question"]):
+            assert option == number - 1
+        else:
+            assert option == 2 * number
     stated = {text for prompt, text in corpus["facts"] if not prompt}
     capitals = [row for row in questions["facts_geography"] if row["question"].startswith("What is the capital of ")]
     assert capitals
     for row in capitals:
         land = re.search(r"capital of (\w+)", row["question"])[1]
-        assert [f"The capital of {land} is {option}." in stated for option in row["choices"]].index(True) == row[
-            "answer"
-        ]
-    every = [
-        row for leaf, rows in questions.items() if leaf.startswith(("facts_", "chinese_", "idioms_")) for row in rows
-    ]
+        is_stated = [f"The capital of {land} is {option}." in stated for option in row["choices"]]
+        assert is_stated.index(True) == row["answer"]
+    subjects = [leaf for leaf in questions if leaf.startswith(("facts_", "chinese_", "idioms_"))]
+    every = [row for leaf in subjects for row in questions[leaf]]
     assert all(len(set(row["choices"])) == 4 for row in every)
     places = np.bincount([row["answer"] for row in every]) / len(every)
     assert places.min() > 0.15  # the right option may stand anywhere
@@ -115,12 +117,14 @@ def test_more_questions_than_a_subject_has_are_refused():
 
 
 def test_functions_pass_their_own_tests_and_not_those_of_others(made):
-    """All solutions run as they are; one for the same arguments that does something else fails by an assertion of the tests, and by nothing else."""
+    """All solutions run as they are.
+
+    One for the same arguments that does something else fails by an assertion of the tests, and by nothing else.
+    """
 
     def check(row: dict, solution: str) -> None:
-        exec(
-            f"{row['prompt']}{solution}{row['test']}check({row['entry_point']})", {}
-        )  # written by this project, not by an LLM
+        source = f"{row['prompt']}{solution}{row['test']}check({row['entry_point']})"
+        exec(source, {})  # written by this project, not by an LLM
 
     rows, snippets = made[0]["functions"], made[0]["snippets"]
     for row in rows:
@@ -171,13 +175,11 @@ def test_publishing_leaves_folders_of_others_alone(tmp_path):
         shutil.copyfile(path, tmp_path / path.name)
     with pytest.raises(
         ValueError, match="no finished run there"
-    ):  # the folder may be replaced, but there is nothing to publish
+    ):  # it may be replaced, but there is nothing to publish
         publish(tmp_path / "none", tmp_path)
     (tmp_path / "manifest.json").write_text("{}")
-    with pytest.raises(
-        ValueError,
-        match=f"--output {tmp_path}: the folder is replaced as a whole, and no earlier publish wrote manifest.json; give another",
-    ):
+    message = "the folder is replaced as a whole, and no earlier publish wrote manifest.json; give another"
+    with pytest.raises(ValueError, match=f"--output {tmp_path}: {message}"):
         publish(tmp_path / "none", tmp_path)
 
 
@@ -197,9 +199,8 @@ def test_the_small_pipeline_ends_with_a_router_that_pays(pipeline):
     runs, run = pipeline
     results = json.loads((runs / "router" / "seed_1" / "results.json").read_text())
     test, llms = results["test"], results["test"]["llms"]
-    assert sorted(llms) == ["mini/chinese", "mini/coder", "mini/maths", "mini/reader"] and test[
-        "in_distribution"
-    ] == list(INSIDE)
+    assert sorted(llms) == ["mini/chinese", "mini/coder", "mini/maths", "mini/reader"]
+    assert test["in_distribution"] == list(INSIDE)
     single = {llm: np.mean([test["references"][llm][task] for task in INSIDE]) for llm in llms}
     assert test["id_avg"] > max(single.values()) + 5
     outside = [task for task in KINDS if task not in INSIDE]
@@ -233,71 +234,68 @@ def test_the_llms_load_as_any_others(pipeline):
     prompt = "Question: What is twice 21?\nAnswer:"
     assert tokenizer.decode(tokenizer(prompt)["input_ids"]) == prompt
     ids = tokenizer(prompt, return_tensors="pt")
-    text = tokenizer.decode(
-        model.generate(**ids, max_new_tokens=24, do_sample=False)[0][ids["input_ids"].shape[1] :],
-        skip_special_tokens=True,
-    )
+    said = model.generate(**ids, max_new_tokens=24, do_sample=False)[0][ids["input_ids"].shape[1] :]
+    text = tokenizer.decode(said, skip_special_tokens=True)
     assert re.search(r"\d", text) and model.config.eos_token_id == tokenizer.eos_token_id
 
 
-def test_scores_follow_from_the_raw_answers(pipeline):
-    """The harness's logs, scored again by naive code: log-likelihoods, numbers, and programs run one by one."""
-    runs = pipeline[0]
+def logged(runs: Path, llm: str, leaf: str) -> list[dict]:
+    """The lines of the harness's log of one LLM and leaf."""
+    folder = runs / "answers" / llm.replace("/", "__")
+    paths = [path for path in folder.rglob(f"samples_mini_{leaf}_*.jsonl") if "verdicts" not in path.name]
+    assert len(paths) == 1
+    return [json.loads(line) for line in paths[0].read_text(encoding="utf-8").splitlines()]
 
-    def lines(llm: str, leaf: str) -> list[dict]:
-        paths = [
-            path
-            for path in (runs / "answers" / llm.replace("/", "__")).rglob(f"samples_mini_{leaf}_*.jsonl")
-            if "verdicts" not in path.name
-        ]
-        assert len(paths) == 1
-        return [json.loads(line) for line in paths[0].read_text(encoding="utf-8").splitlines()]
 
-    facts = {
-        row["question"]: row["scores"]
-        for name in ("train", "test")
-        for row in json.loads((runs / "converted" / f"facts_{name}.json").read_text())
-    }
-    arithmetic = {
-        row["question"]: row["scores"] for row in json.loads((runs / "converted" / "arithmetic_test.json").read_text())
-    }
-    functions = {
-        row["question"]: row["scores"]
-        for name in ("train", "test")
-        for row in json.loads((runs / "converted" / f"functions_{name}.json").read_text())
-    }
-    for llm in ("mini/maths", "mini/coder"):
-        for line in lines(llm, "facts_people"):
-            doc, values = line["doc"], [math.exp(float(answers[0][0])) for answers in line["resps"]]
-            right = values.index(max(values)) == doc["answer"]
-            text = doc["question"] + "".join(f"\n{letter}. {option}" for letter, option in zip("ABCD", doc["choices"]))
-            assert facts[text][llm] == pytest.approx(values[doc["answer"]] / sum(values) if right else 0)
-        for line in lines(llm, "arithmetic_test"):
-            found = [re.findall(r"#### (\d+)", answer) for answer in line["resps"][0]]
-            assert len(found) == 10
-            assert (
-                arithmetic[line["doc"]["question"]][llm]
-                == sum(some[:1] == [line["doc"]["answer"].split("#### ")[1]] for some in found) / 10
-            )
-        for line in lines(llm, "functions")[:12]:
-            doc, passed = line["doc"], {}
-            for answer in set(line["resps"][0]):
-                answer_only = re.split(r"\n(?=\S)", answer)[0]
-                source = f"{doc['prompt'].rstrip()}{answer_only}\n{doc['test']}\ncheck({doc['entry_point']})\n"
-                passed[answer] = (
-                    subprocess.run([sys.executable, "-I", "-c", source], capture_output=True, timeout=60).returncode
-                    == 0
-                )
-            assert functions[doc["prompt"]][llm] == pytest.approx(
-                np.mean([passed[answer] for answer in line["resps"][0]])
-            )
+def converted(runs: Path, *names: str) -> dict[str, dict[str, float]]:
+    """The scores of each question in converted files."""
+    files = [json.loads((runs / "converted" / f"{name}.json").read_text()) for name in names]
+    return {row["question"]: row["scores"] for rows in files for row in rows}
+
+
+SCORED_AGAIN = ("mini/maths", "mini/coder")
+
+
+@pytest.mark.parametrize("llm", SCORED_AGAIN)
+def test_probabilities_follow_from_the_raw_log_likelihoods(pipeline, llm):
+    scores = converted(pipeline[0], "facts_train", "facts_test")
+    for line in logged(pipeline[0], llm, "facts_people"):
+        doc, values = line["doc"], [math.exp(float(answers[0][0])) for answers in line["resps"]]
+        is_right = values.index(max(values)) == doc["answer"]
+        options = [f"\n{letter}. {option}" for letter, option in zip("ABCD", doc["choices"])]
+        expected = values[doc["answer"]] / sum(values) if is_right else 0
+        assert scores[doc["question"] + "".join(options)][llm] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("llm", SCORED_AGAIN)
+def test_shares_of_right_numbers_follow_from_the_raw_answers(pipeline, llm):
+    scores = converted(pipeline[0], "arithmetic_test")
+    for line in logged(pipeline[0], llm, "arithmetic_test"):
+        numbers = [re.findall(r"#### (\d+)", answer) for answer in line["resps"][0]]
+        wanted = line["doc"]["answer"].split("#### ")[1]
+        assert len(numbers) == 10
+        assert scores[line["doc"]["question"]][llm] == sum(found[:1] == [wanted] for found in numbers) / 10
+
+
+@pytest.mark.parametrize("llm", SCORED_AGAIN)
+def test_shares_of_programs_that_pass_follow_from_the_raw_answers(pipeline, llm):
+    """Each different program is run in a process of its own."""
+    scores = converted(pipeline[0], "functions_train", "functions_test")
+    for line in logged(pipeline[0], llm, "functions")[:12]:
+        doc, answers = line["doc"], line["resps"][0]
+        passes = {}
+        for answer in set(answers):
+            body = re.split(r"\n(?=\S)", answer)[0]
+            source = f"{doc['prompt'].rstrip()}{body}\n{doc['test']}\ncheck({doc['entry_point']})\n"
+            command = [sys.executable, "-I", "-c", source]
+            passes[answer] = subprocess.run(command, capture_output=True, timeout=60).returncode == 0
+        assert scores[doc["prompt"]][llm] == pytest.approx(np.mean([passes[answer] for answer in answers]))
 
 
 def test_a_second_run_does_nothing_again(pipeline):
     runs, _ = pipeline
-    kept = [
-        path for path in runs.rglob("*") if path.is_file() and path.name != "table.md" and path.parent.name != "logs"
-    ]
+    files = [path for path in runs.rglob("*") if path.is_file()]
+    kept = [path for path in files if path.name != "table.md" and path.parent.name != "logs"]
     before = {path: path.stat().st_mtime_ns for path in kept}
     again = bash(REPO / "eval_scripts" / "miniature.sh", SIZE="small", RUNS=str(runs))
     assert again.returncode == 0, again.stderr[-3000:]
@@ -322,11 +320,12 @@ def test_the_small_data_is_not_published_and_bad_settings_are_refused(pipeline, 
         text=True,
     )
     assert run.returncode == 2 and "poet" in run.stderr and "maths" in run.stderr
-    for settings, word in (
+    wrong = [
         ({"SIZE": "huge"}, "full or small"),
         ({"STEPS": "texts dance"}, "'dance'"),
         ({"RUNS": "a b"}, "without spaces"),
-    ):
+    ]
+    for settings, word in wrong:
         run = bash(REPO / "eval_scripts" / "miniature.sh", **{"SIZE": "small", "RUNS": str(runs)} | settings)
         assert run.returncode == 2 and word in run.stderr
 
@@ -337,10 +336,8 @@ def test_the_small_data_is_not_published_and_bad_settings_are_refused(pipeline, 
 def test_the_shipped_data_is_small_whole_and_as_described():
     assert sum(path.stat().st_size for path in SHIPPED.iterdir()) < 2_000_000
     assert json.loads((SHIPPED / "tasks.json").read_text(encoding="utf-8"))["kinds"] == KINDS
-    tests = {
-        task: load(SHIPPED / (f"{task}_test.json" if task in INSIDE else f"{task}.json"), kind)
-        for task, kind in KINDS.items()
-    }
+    names = {task: f"{task}_test.json" if task in INSIDE else f"{task}.json" for task in KINDS}
+    tests = {task: load(SHIPPED / names[task], kind) for task, kind in KINDS.items()}
     page = (SHIPPED / "README.md").read_text(encoding="utf-8")
     for task in INSIDE:
         train = load(SHIPPED / f"{task}_train.json", KINDS[task], need_clusters=True)
@@ -352,8 +349,10 @@ def test_the_shipped_data_is_small_whole_and_as_described():
             column = data.scores[:, data.llms.index(llm)]
             cells[task] = 100 * float(np.mean(column > 0 if KINDS[task] == "probability" else column))
         row = next(line for line in page.splitlines() if re.match(rf"\| {llm.split('/')[1]}\b", line))
-        wanted = [cells[t] for t in INSIDE] + [np.mean([cells[t] for t in INSIDE])]
-        wanted += [cells[t] for t in KINDS if t not in INSIDE] + [np.mean([cells[t] for t in KINDS if t not in INSIDE])]
+        wanted = []
+        for side in (INSIDE, [task for task in KINDS if task not in INSIDE]):
+            values = [cells[task] for task in side]
+            wanted += [*values, np.mean(values)]
         assert [float(cell) for cell in row.split("|")[2:-1]] == pytest.approx(wanted, abs=0.0051)
 
 
@@ -381,9 +380,8 @@ def test_quickstart_goes_on_with_the_shipped_data_if_there_is_no_network(clone, 
     )
     assert run.returncode == 0, run.stderr[-3000:]
     assert "NOT the paper's data" in run.stdout and "refused" in run.stderr
-    assert (
-        len(re.findall(r"^\| RouterDC \(this run\)", run.stdout, re.MULTILINE)) == 4
-    )  # two tables, in training and from the checkpoint
+    rows = re.findall(r"^\| RouterDC \(this run\)", run.stdout, re.MULTILINE)
+    assert len(rows) == 4  # two tables, in training and from the checkpoint
     llms = load(SHIPPED / "prices.json", "multi_attempt").llms
     routed = run.stdout.split("Routing one query:\n")[1].split("\t")[0]
     assert routed in llms and (clone / "runs" / "quickstart_miniature" / "seed_1" / "results.json").is_file()
@@ -392,9 +390,5 @@ def test_quickstart_goes_on_with_the_shipped_data_if_there_is_no_network(clone, 
 def test_quickstart_stops_at_a_mirror_that_lacks_the_data(clone, tmp_path):
     (tmp_path / "mirror").mkdir()
     run = bash(clone / "train_scripts" / "quickstart.sh", ROUTERDC_MIRROR=str(tmp_path / "mirror"))
-    assert (
-        run.returncode == 1
-        and "has no split2_model7" in run.stderr
-        and "miniature" not in run.stdout
-        and not (clone / "runs").exists()
-    )
+    assert run.returncode == 1 and "has no split2_model7" in run.stderr
+    assert "miniature" not in run.stdout and not (clone / "runs").exists()

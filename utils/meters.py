@@ -7,20 +7,22 @@ import sys
 import time
 from pathlib import Path
 
-from tqdm.auto import tqdm
+from tqdm import tqdm  # plain text in notebooks, too
 
 
 def bar(total: int, title: str, unit: str, done: int = 0) -> tqdm:
-    """A progress bar that is quiet in log files: there it prints a line every half minute.
+    """A progress bar that is quiet in log files and notebooks: there it prints a line every half minute.
 
     done: how many of the `total` units were done before.
     """
+    is_watched = sys.stderr.isatty()
     return tqdm(
         total=total,
         initial=done,
         desc=title,
         unit=unit,
-        mininterval=0.2 if sys.stderr.isatty() else 30,
+        mininterval=0.2 if is_watched else 30,
+        delay=0 if is_watched else 5,  # seconds; a bar that is done by then prints nothing
         dynamic_ncols=True,
     )
 

@@ -1,4 +1,7 @@
-"""Figures, drawn from result files by commands. Line styles and markers differ as well as colours, for grey print."""
+"""Figures of one run or one data set. Line styles and markers differ as well as colours, for grey print.
+
+Those of the report, which compare runs, are in `utils.report.drawings`.
+"""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,29 +13,54 @@ import numpy as np
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib import patheffects
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from utils.data import RoutingData
+from utils.fonts import use_fonts
 from utils.meters import read_metrics
 from utils.metrics import accuracy, disagreement, hull, right_counts
-from utils.tasks import short, title_of
+from utils.tasks import short_names, title_of
 
-# one of each per row of a figure, so that rows differ in grey print too
+# One of each per row of a figure, so that rows differ in grey print too.
 COLOURS = ("#000000", "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#999999")
 MARKERS = "os^DvPX*"
 LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1)), (0, (8, 2)), (0, (3, 1)))
-FILLS = ("#ffffff", "#cfe3f3", "#f7d9a0", "#a8d8c4", "#e8c3d8", "#8fb9d8", "#e6a07c", "#bbbbbb")
-HATCHES = ("", "//", "..", "xx", "\\\\", "--", "++", "oo")
+# Groups of a map: ten colours, of which no two are shades of one, and nine markers; 90 groups before a pair repeats.
+MAP_COLOURS = "#0072B2 #E69F00 #009E73 #CC79A7 #4D4D4D #6A3D9A #D55E00 #8C510A #17BECF #BCBD22".split()
+MAP_MARKERS = "os^DvPX*<"
+LABELLED_GROUPS = 12  # a map with more groups has no names in it, only in the legend
+GRID = {"color": "#dddddd", "linewidth": 0.6}
+FORMATS = (".png", ".pdf", ".svg")
+# Nothing in a file depends on when or where it was drawn: the same figure is the same file.
+METADATA = {".png": {}, ".pdf": {"CreationDate": None}, ".svg": {"Date": None}}
+EMBEDDED_FONTS = {"pdf.fonttype": 42, "svg.hashsalt": "routerdc"}  # TrueType, which journals accept
+
+
+def check_format(target: Path, flag: str) -> None:
+    """Raise ValueError, naming the flag, for a figure whose ending is none of FORMATS."""
+    if target.suffix not in FORMATS:
+        raise ValueError(f"{flag} {target}: its name must end in {', '.join(FORMATS)}")
 
 
 def save(figure: Figure, target: Path, dpi: int = 150) -> None:
-    """Write a figure to a file whose ending gives the format, the whole of it or nothing, and forget the figure."""
-    part = target.with_name(f".{target.name}.part")
+    """Write a figure to a file whose ending gives the format, and forget the figure.
+
+    A .png gets a .pdf of the same name beside it. Each file is written as a whole or not at all.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(part, dpi=dpi, format=target.suffix[1:])
-    part.replace(target)
+    use_fonts(figure)
+    paths = [target, target.with_suffix(".pdf")] if target.suffix == ".png" else [target]
+    for path in paths:
+        part = path.with_name(f".{path.name}.part")
+        with matplotlib.rc_context(EMBEDDED_FONTS):
+            figure.savefig(part, dpi=dpi, format=path.suffix[1:], metadata=METADATA[path.suffix])
+        part.replace(path)
     plt.close(figure)
+
+
+# A run
 
 
 def training_curve(metrics: Path, target: Path, best_step: int) -> None:
@@ -44,26 +72,22 @@ def training_curve(metrics: Path, target: Path, best_step: int) -> None:
     top.set_ylabel("training loss (mean of 10 steps)")
     scores = [line for line in lines if "validation" in line]
     names = [name for name in scores[0] if name.startswith("validation")] if scores else []
+    steps = [line["step"] for line in scores]
     for number, name in enumerate(names):
-        label, style = (
-            ("mean", {"color": "black", "linewidth": 2})
-            if name == "validation"
-            else (title_of(name.split("/")[1]), {"linewidth": 1})
-        )
-        bottom.plot(
-            [s["step"] for s in scores],
-            [s[name] for s in scores],
-            label=label,
-            marker="osv^Dx*P"[number % 8],
-            markersize=3,
-            **style,
-        )
+        style = {"label": title_of(name.split("/")[-1]), "linewidth": 1}
+        if name == "validation":
+            style = {"label": "mean", "color": "black", "linewidth": 2}
+        style |= {"marker": MARKERS[number % len(MARKERS)], "markersize": 3}
+        bottom.plot(steps, [line[name] for line in scores], **style)
     if names:
         bottom.axvline(best_step, color="grey", linestyle="--", linewidth=1, label=f"chosen: step {best_step}")
         bottom.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=8)
     bottom.set_ylabel("validation accuracy (%)")
     bottom.set_xlabel("optimizer step")
     save(figure, target, dpi=120)
+
+
+# A map of queries
 
 
 def query_map(
@@ -79,68 +103,83 @@ def query_map(
         panels: title of a panel to the names of its G groups and the group (n,), 0 to G - 1, of every query.
         target: the file; its ending gives the format.
     """
-    colours, markers = (
-        ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#4D4D4D", "#56B4E9", "#D55E00"),
-        "os^DvPX*",
-    )  # 7 and 8: 56 pairs
-    outline = [patheffects.withStroke(linewidth=3, foreground="white")]
-    figure, axes = plt.subplots(1, len(panels), figsize=(5.6 * len(panels), 6.6), layout="constrained", squeeze=False)
+    size = (5.6 * len(panels), 6.6)
+    figure, axes = plt.subplots(1, len(panels), figsize=size, layout="constrained", squeeze=False)
     for axis, (heading, (names, groups)) in zip(axes[0], panels.items()):
-        sizes, handles, at = (
-            np.bincount(groups, minlength=len(names)),
-            {},
-            points[heading] if isinstance(points, Mapping) else points,
-        )
-        for group in np.argsort(-sizes, kind="stable"):  # small groups on top
-            style = {"color": colours[group % len(colours)], "marker": markers[group % len(markers)]}
-            handles[group] = axis.scatter(
-                *at[groups == group].T,
-                s=9,
-                linewidths=0,
-                alpha=0.7,
-                rasterized=True,
-                label=f"{names[group]} ({sizes[group]:,})",
-                **style,
-            )
-        room, taken = np.ptp(at, axis=0) * (0.22, 0.06), []  # of a label
-        for group in np.flatnonzero(sizes) if len(names) <= 12 else []:
-            own = at[groups == group]
-            own = own[
-                np.argsort(np.abs(own - np.median(own, axis=0)).sum(axis=1))
-            ]  # from the middle of the group outwards
-            taken.append(
-                next((place for place in own if all((np.abs(place - other) > room).any() for other in taken)), own[0])
-            )
-            axis.annotate(
-                names[group], taken[-1], ha="center", va="center", fontsize=10, fontweight="bold", path_effects=outline
-            )
+        shown = points[heading] if isinstance(points, Mapping) else points
+        draw_groups(axis, shown, names, groups)
+        if len(names) <= LABELLED_GROUPS:
+            name_groups(axis, shown, names, groups)
         axis.set(title=heading, xticks=[], yticks=[])
         axis.set_aspect("equal", adjustable="datalim")
-        axis.legend(
-            handles=[handles[group] for group in range(len(names))],
-            loc="upper center",
-            bbox_to_anchor=(0.5, -0.01),
-            ncols=3,
-            fontsize=8,
-            markerscale=2.5,
-            frameon=False,
-            handletextpad=0.2,
-            columnspacing=1,
-        )
     figure.suptitle(title, fontsize=11)
-    figure.supxlabel(
-        "The axes have neither unit nor direction: only which queries lie near each other means something.", fontsize=8
-    )
+    note = "The axes have neither unit nor direction: only which queries lie near each other means something."
+    figure.supxlabel(note, fontsize=8)
     save(figure, target, dpi=120)
 
 
+def draw_groups(axis: Axes, points: np.ndarray, names: Sequence[str], groups: np.ndarray) -> None:
+    """The points (n, 2) by group, small groups on top, and a legend with their sizes."""
+    sizes = np.bincount(groups, minlength=len(names))
+    handles = {}
+    for group in np.argsort(-sizes, kind="stable"):
+        handles[group] = axis.scatter(
+            *points[groups == group].T,
+            s=9,
+            linewidths=0,
+            alpha=0.7,
+            rasterized=True,
+            label=f"{names[group]} ({sizes[group]:,})",
+            color=MAP_COLOURS[group % len(MAP_COLOURS)],
+            marker=MAP_MARKERS[group % len(MAP_MARKERS)],
+        )
+    axis.legend(
+        handles=[handles[group] for group in range(len(names))],
+        loc="upper center",
+        bbox_to_anchor=(0.5, -0.01),
+        ncols=3,
+        fontsize=8,
+        markerscale=2.5,
+        frameon=False,
+        handletextpad=0.2,
+        columnspacing=1,
+    )
+
+
+def name_groups(axis: Axes, points: np.ndarray, names: Sequence[str], groups: np.ndarray) -> None:
+    """The name of each group at its middle, or as near to it as leaves room for the names before it."""
+    room = np.ptp(points, axis=0) * (0.22, 0.06)  # of a name
+    outline = [patheffects.withStroke(linewidth=3, foreground="white")]
+    taken: list[np.ndarray] = []
+    for group in np.unique(groups):
+        own = points[groups == group]
+        from_the_middle = own[np.argsort(np.abs(own - np.median(own, axis=0)).sum(axis=1))]
+        free = (point for point in from_the_middle if is_free(point, taken, room))
+        taken.append(next(free, from_the_middle[0]))
+        style = {"ha": "center", "va": "center", "fontsize": 10, "fontweight": "bold", "path_effects": outline}
+        axis.annotate(names[group], taken[-1], **style)
+
+
+def is_free(point: np.ndarray, taken: Sequence[np.ndarray], room: np.ndarray) -> bool:
+    """Whether a name at a point (2,) leaves the names at the `taken` points their room (2,)."""
+    return all((np.abs(point - other) > room).any() for other in taken)
+
+
+# The LLMs of a data set
+
+
 def llm_accuracies(data: Mapping[str, RoutingData], target: Path) -> None:
-    """Accuracy of each LLM on each file: a row for each file, a mark for each LLM. `data` maps names of files to the same LLMs' scores."""
-    llms, height = next(iter(data.values())).llms, np.arange(len(data))[::-1]
+    """Accuracy of each LLM on each file: a row for each file, a mark for each LLM.
+
+    data: names of files to the same LLMs' scores.
+    """
+    names = short_names(next(iter(data.values())).llms)
+    height = np.arange(len(data))[::-1]
     figure, axis = plt.subplots(figsize=(8, 1.6 + 0.4 * len(data)), layout="constrained")
-    for t, llm in enumerate(llms):
-        values = [accuracy(np.full(len(file), t), file) for file in data.values()]
-        axis.plot(values, height, linestyle="", marker="osv^Dx*P"[t % 8], markersize=7, alpha=0.8, label=short(llm))
+    for column, name in enumerate(names.values()):
+        values = [accuracy(np.full(len(file), column), file) for file in data.values()]
+        marker = MARKERS[column % len(MARKERS)]
+        axis.plot(values, height, linestyle="", marker=marker, markersize=7, alpha=0.8, label=name)
     axis.set(
         yticks=height,
         yticklabels=[Path(name).stem for name in data],
@@ -153,113 +192,85 @@ def llm_accuracies(data: Mapping[str, RoutingData], target: Path) -> None:
 
 
 def llm_disagreement(data: Mapping[str, RoutingData], target: Path) -> None:
-    """How much there is to route. Left: of how many LLMs are right on a query, by file. Right: disagreement of each two LLMs, mean over files."""
+    """How much there is to route.
+
+    Left: of how many LLMs are right on a query, by file. Right: disagreement of each two LLMs, mean over files.
+    data: names of files to the same LLMs' scores.
+    """
     llms = next(iter(data.values())).llms
-    figure, (left, right) = plt.subplots(
-        1, 2, figsize=(13, 2.8 + 0.35 * max(len(data), len(llms))), layout="constrained"
-    )
+    size = (13, 2.8 + 0.35 * max(len(data), len(llms)))
+    figure, (left, right) = plt.subplots(1, 2, figsize=size, layout="constrained")
+    draw_right_counts(left, data, len(llms))
+    draw_disagreement(right, data, list(short_names(llms).values()))
+    save(figure, target, dpi=120)
+
+
+def draw_right_counts(axis: Axes, data: Mapping[str, RoutingData], llms: int) -> None:
+    """Stacked bars: the share of each file's queries on which 0, 1, ... of the LLMs are right."""
     counts = np.array([right_counts(file) for file in data.values()])  # (files, T + 1)
-    before, rows = np.zeros(len(data)), np.arange(len(data))[::-1]
-    for number in range(len(llms) + 1):
-        shade = plt.get_cmap("viridis")(number / len(llms))
-        left.barh(rows, counts[:, number], left=before, color=shade, edgecolor="white", label=str(number))
-        before += counts[:, number]
-    left.set(
+    start, rows = np.zeros(len(data)), np.arange(len(data))[::-1]
+    for number in range(llms + 1):
+        shade = plt.get_cmap("viridis")(number / llms)
+        axis.barh(rows, counts[:, number], left=start, color=shade, edgecolor="white", label=str(number))
+        start += counts[:, number]
+    axis.set(
         yticks=rows,
         yticklabels=[Path(name).stem for name in data],
         xlim=(0, 100),
         xlabel="share of the queries (%)",
         title="how many LLMs are right on a query",
     )
-    left.legend(ncols=len(llms) + 1, loc="upper center", bbox_to_anchor=(0.5, -0.15), fontsize=8, frameon=False)
+    axis.legend(ncols=llms + 1, loc="upper center", bbox_to_anchor=(0.5, -0.15), fontsize=8, frameon=False)
+
+
+def draw_disagreement(axis: Axes, data: Mapping[str, RoutingData], names: Sequence[str]) -> None:
+    """A heat map of the share of queries on which only one of two LLMs is right, mean over the files."""
     matrix = np.mean([disagreement(file) for file in data.values()], axis=0)  # (T, T)
-    right.imshow(matrix, cmap="Greys", vmin=0, vmax=max(1, 1.6 * matrix.max()))
-    for a, b in np.ndindex(matrix.shape):
-        right.text(
-            b,
-            a,
-            f"{matrix[a, b]:.0f}",
-            ha="center",
-            va="center",
-            fontsize=8,
-            color="white" if matrix[a, b] > 0.85 * max(1, matrix.max()) else "black",
-        )
-    names = [short(llm) for llm in llms]
-    right.set(
-        xticks=range(len(llms)),
-        yticks=range(len(llms)),
+    most = max(1, matrix.max())
+    axis.imshow(matrix, cmap="Greys", vmin=0, vmax=max(1, 1.6 * matrix.max()))
+    for row, column in np.ndindex(matrix.shape):
+        value = matrix[row, column]
+        colour = "white" if value > 0.85 * most else "black"
+        axis.text(column, row, f"{value:.0f}", ha="center", va="center", fontsize=8, color=colour)
+    axis.set(
+        xticks=range(len(names)),
+        yticks=range(len(names)),
         yticklabels=names,
         title="disagreement: where only one of the two is right (%)",
     )
-    right.set_xticklabels(names, rotation=40, ha="right")
-    save(figure, target, dpi=120)
+    axis.set_xticklabels(names, rotation=40, ha="right")
 
 
-def cost_curve(result: Mapping[str, Any], target: Path) -> None:
-    """Accuracy against cost of the routers in a routerbench.json, over its cost rates, above the hull of the single LLMs.
+# Accuracy against cost
 
-    A point is the mean over tasks and seeds at one cost rate. The cost axis is logarithmic, so the hull's straight pieces are bent;
-    where an LLM costs nothing it is linear.
+COST_STYLES = {  # colours of different lightness, and a marker each; the first are RouterDC's, a recipe each
+    "RouterDC": [("#0072B2", "o", "-"), ("#D55E00", "P", (0, (5, 1))), ("#000000", "X", (0, (1, 1)))],
+    "kNN": [("#E69F00", "s", "-.")],
+    "MLP": [("#009E73", "^", ":")],
+    "BestPerTask": [("#999999", "D", "--")],
+    "per-query oracle": [("#CC79A7", "*", "-")],
+}
+
+
+def cost_curve(result: Mapping[str, Any], target: Path, others: Sequence[Mapping[str, Any]] = ()) -> None:
+    """Accuracy against cost of the routers in a routerbench.json, above the hull of the single LLMs.
+
+    A point is the mean over tasks and seeds at one cost rate; bars are standard deviations over the seeds. The cost
+    axis is logarithmic, so the hull's straight pieces are bent; where an LLM costs nothing it is linear.
+    others: results of further recipes on the same data, of which RouterDC is drawn; its baselines are the same.
     """
-
-    def mean(values: Mapping[str, float]) -> float:
-        return float(np.mean(list(values.values())))
-
-    figure, axis = plt.subplots(figsize=(9.6, 5.4), layout="constrained")
-    single = sorted((1000 * mean(llm["cost"]), mean(llm["accuracy"]), name) for name, llm in result["llms"].items())
-    corners = hull([cost for cost, _, _ in single], [value for _, value, _ in single])
-    scale = "log" if single[0][0] > 0 else "linear"
-    costs = (np.geomspace if scale == "log" else np.linspace)(single[0][0], single[-1][0], 400)
-    axis.plot(
-        costs,
-        np.interp(costs, *corners),
-        color="black",
-        linestyle="--",
-        linewidth=1.2,
-        label="single LLMs, mixed (hull)",
-    )
-    axis.scatter(
-        [cost for cost, _, _ in single],
-        [value for _, value, _ in single],
-        marker="x",
-        color="black",
-        s=30,
-        label="single LLMs:",
-    )
-    for number, (cost, value, name) in enumerate(single, 1):
-        axis.annotate(str(number), (cost, value), xytext=(4, -9), textcoords="offset points", fontsize=8)
-        axis.plot([], [], linestyle="", label=f"{number}  {short(name)}")
-    styles = {  # colours of different lightness, and a marker each
-        "RouterDC": ("#0072B2", "o", "-"), "kNN": ("#E69F00", "s", "-."), "MLP": ("#009E73", "^", ":"),
-        "BestPerTask": ("#999999", "D", "--"), "per-query oracle": ("#CC79A7", "*", "-"),
-    }  # fmt: skip
-    for name, (colour, marker, line) in styles.items():
-        points = result["routers"].get(name, [])
-        by_rate = [[p for p in points if p["cost_rate"] == rate] for rate in result["cost_rates"]]
-        places = [
-            (1000 * np.mean([mean(p["cost"]) for p in here]), np.mean([mean(p["accuracy"]) for p in here]))
-            for here in by_rate
-            if here
-        ]
-        if places:
-            axis.plot(
-                *zip(*places),
-                color=colour,
-                marker=marker,
-                linestyle=line,
-                markersize=7,
-                linewidth=1.6,
-                markeredgecolor="black",
-                markeredgewidth=0.5,
-                label=name,
-            )
+    figure, axis = plt.subplots(figsize=(10.4, 6), layout="constrained")
+    scale = draw_single_llms(axis, result["llms"])
+    results = [result, *others]
+    for name, styles in COST_STYLES.items():
+        for number, shown in enumerate(results if name == "RouterDC" else results[:1]):
+            label = f"{name}, {cost_recipe(shown)}" if name == "RouterDC" else name
+            draw_cost_points(axis, shown, name, label, styles[number % len(styles)])
     handles, labels = axis.get_legend_handles_labels()
-    order = sorted(
-        range(len(labels)), key=lambda place: labels[place].startswith("single LLMs:") or labels[place][0].isdigit()
-    )
+    order = sorted(range(len(labels)), key=lambda place: labels[place][0].isdigit() or labels[place] == SINGLE_LLMS)
     axis.legend(
-        [handles[i] for i in order],
-        [labels[i] for i in order],
+        [handles[place] for place in order],
+        [labels[place] for place in order],
         loc="center left",
         bbox_to_anchor=(1, 0.5),
         fontsize=8,
@@ -270,333 +281,78 @@ def cost_curve(result: Mapping[str, Any], target: Path) -> None:
         axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axis.xaxis.set_major_formatter("{x:g}")
         axis.xaxis.set_minor_formatter(NullFormatter())
-    axis.grid(color="#dddddd", linewidth=0.6)
+    axis.grid(**GRID)
+    tasks = ", ".join(map(title_of, result["tasks"]))
+    seeds = len(result["seeds"])
+    figure.suptitle(
+        f"RouterBench ({tasks}): accuracy against cost, {result['encoder']} embeddings\n"
+        f"mean and standard deviation over {seeds} seed{'s' if seeds > 1 else ''}, a point for each cost rate",
+        fontsize=11,
+    )
     save(figure, target)
 
 
-def overview(
-    rows: Mapping[str, Mapping[str, tuple[float, float, float, float]]], marks: Mapping[str, Mapping[str, float]]
-) -> Figure:
-    """A line for each router, a panel for each average: its mean, thick the standard deviation over seeds, thin the 95 % interval.
-
-    Args:
-        rows: label to {panel title: (mean, standard deviation, low, high)}, all in %; the first row comes on top. A row without
-            an interval (a published figure) has low = high = mean.
-        marks: label to {panel title: value}; dashed lines that need no router.
-    """
-    titles = list(next(iter(rows.values())))
-    height = 1.6 + 0.3 * len(rows)
-    figure, axes = plt.subplots(1, len(titles), figsize=(9.6, height), sharey=True, layout="constrained", squeeze=False)
-    for axis, title in zip(axes[0], titles):
-        for place, row in enumerate(rows.values()):
-            mean, deviation, low, high = row[title]
-            published = low == high
-            if not published:
-                axis.plot([low, high], [place, place], color=COLOURS[1], linewidth=1)
-                axis.plot(
-                    [mean - deviation, mean + deviation],
-                    [place, place],
-                    color=COLOURS[1],
-                    linewidth=4,
-                    solid_capstyle="butt",
-                )
-            axis.plot(
-                mean, place, "D" if published else "o", color=COLOURS[6 if published else 0], markersize=5, zorder=3
-            )
-        for number, (label, values) in enumerate(marks.items()):
-            style = {"color": COLOURS[3 + number], "linestyle": LINES[1 + number], "linewidth": 1.2}
-            axis.axvline(values[title], label=label, zorder=0, **style)
-        axis.set_xlabel(f"{title}: accuracy (%)")
-        axis.grid(axis="x", color="#dddddd", linewidth=0.6)
-        axis.spines[["top", "right"]].set_visible(False)
-    axes[0, 0].set_yticks(range(len(rows)), list(rows))
-    axes[0, 0].invert_yaxis()
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    if labels:
-        figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), frameon=False, fontsize=9)
-    return figure
+SINGLE_LLMS = "single LLMs:"  # in the legend, above their names
 
 
-def settings_curves(
-    panels: Mapping[str, Mapping[str, Mapping[str, tuple[float, float]]]], own: Mapping[str, str], title: str
-) -> Figure:
-    """Accuracy against the values of settings: one column per setting, in-distribution and validation above, out-of-distribution below.
-
-    Args:
-        panels: title of a setting to {value: {"validation", "id_avg", "ood_avg": (mean, standard deviation) in %}}, values in order;
-            "validation" may be missing.
-        own: title of a setting to the value that the recipe has.
-    """
-    figure, axes = plt.subplots(
-        2,
-        len(panels),
-        figsize=(1.2 + 2.7 * len(panels), 5.6),
-        sharey="row",
-        sharex="col",
-        squeeze=False,
-        layout="constrained",
-    )
-    styles = {
-        "id_avg": ("test, in-distribution average", {"color": COLOURS[0], "marker": "o", "linestyle": "-"}, 0),
-        "validation": ("validation", {"color": COLOURS[1], "marker": "^", "linestyle": "--"}, 0),
-        "ood_avg": ("test, out-of-distribution average", {"color": COLOURS[6], "marker": "s", "linestyle": "-."}, 1),
-    }
-    drawn = {}
-    for column, (heading, values) in enumerate(panels.items()):
-        for name, (label, style, row) in styles.items():
-            points = [(place, *measures[name]) for place, measures in enumerate(values.values()) if name in measures]
-            if points:
-                x, mean, deviation = map(np.array, zip(*points))
-                drawn[label] = axes[row, column].errorbar(
-                    x, mean, yerr=deviation, capsize=3, markersize=5, linewidth=1.4, **style
-                )
-        for axis in axes[:, column]:
-            if own.get(heading) in values:
-                axis.axvline(list(values).index(own[heading]), color="#999999", linestyle=":", linewidth=1.2, zorder=0)
-            axis.grid(axis="y", color="#dddddd", linewidth=0.6)
-        axes[0, column].set_title(heading, fontsize=10)
-        axes[1, column].set_xticks(range(len(values)), values, rotation=45 if max(map(len, values)) > 4 else 0)
-        axes[1, column].set_xlim(-0.4, len(values) - 0.6)
-    axes[0, 0].set_ylabel("accuracy (%)")
-    axes[1, 0].set_ylabel("accuracy (%)")
-    figure.legend(drawn.values(), drawn.keys(), loc="outside lower center", ncols=3, frameon=False)
-    figure.suptitle(f"{title}\nMean and standard deviation over the seeds; dotted: the recipe's own value", fontsize=11)
-    return figure
+def draw_single_llms(axis: Axes, llms: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
+    """The single LLMs, by number, and the hull over them; returns the scale of the cost axis, "log" or "linear"."""
+    names = short_names(llms)
+    rows = [(1000 * mean_over_tasks(llm["cost"]), mean_over_tasks(llm["accuracy"]), name) for name, llm in llms.items()]
+    single = sorted(rows)
+    costs, values = [row[0] for row in single], [row[1] for row in single]
+    scale = "log" if costs[0] > 0 else "linear"
+    grid = (np.geomspace if scale == "log" else np.linspace)(costs[0], costs[-1], 400)
+    heights = np.interp(grid, *hull(costs, values))
+    axis.plot(grid, heights, color="black", linestyle="--", linewidth=1.2, label="single LLMs, mixed (hull)")
+    axis.scatter(costs, values, marker="x", color="black", s=30, label=SINGLE_LLMS)
+    for number, (cost, value, name) in enumerate(single, 1):
+        axis.annotate(str(number), (cost, value), xytext=(4, -9), textcoords="offset points", fontsize=8)
+        axis.plot([], [], linestyle="", label=f"{number}  {names[name]}")
+    return scale
 
 
-def lost_llms(rows: Mapping[str, Mapping[str, Mapping[str, tuple[float, float]]]], title: str) -> Figure:
-    """What is left when one LLM is lost at test time.
-
-    Args:
-        rows: lost LLM to {side: {what routes: (mean, standard deviation) in %}}; side is the title of a panel.
-    """
-    sides = list(next(iter(rows.values())))
-    figure, axes = plt.subplots(
-        1,
-        len(sides),
-        figsize=(6.2 * len(sides), 0.42 * len(rows) + 2.2),
-        sharey=True,
-        squeeze=False,
-        layout="constrained",
-    )
-    for axis, side in zip(axes[0], sides):
-        for number, name in enumerate(next(iter(rows.values()))[side]):
-            mean, deviation = map(np.array, zip(*[measures[side][name] for measures in rows.values()]))
-            y = np.arange(len(rows)) + 0.16 * (number - 1)
-            axis.errorbar(
-                mean,
-                y,
-                xerr=deviation if deviation.any() else None,
-                label=name,
-                fmt=MARKERS[number],
-                color=COLOURS[number],
-                capsize=3,
-                markersize=6 - (number > 0),
-            )
-        axis.set(title=side, xlabel="accuracy (%)", yticks=range(len(rows)), yticklabels=list(rows))
-        axis.grid(axis="x", color="#dddddd", linewidth=0.6)
-    axes[0, 0].invert_yaxis()
-    axes[0, 0].set_ylabel("LLM lost")
-    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
-    figure.suptitle(title, fontsize=11)
-    return figure
-
-
-def llm_embeddings(vectors: np.ndarray, names: Sequence[str], title: str) -> Figure:
-    """The LLM embeddings (T, p) of a router: their cosines as a heat map, and their two principal directions."""
-    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-    cosines = unit @ unit.T  # (T, T)
-    centred = unit - unit.mean(axis=0)
-    u, s, _ = np.linalg.svd(centred, full_matrices=False)
-    points, share = (u * s)[:, :2], s**2 / np.maximum((s**2).sum(), 1e-12)
-    size = max(4.8, 0.72 * len(names))
-    figure, (left, right) = plt.subplots(1, 2, figsize=(2.35 * size + 2.4, size + 0.9), layout="constrained")
-    most = max(np.abs(cosines - np.eye(len(names))).max(), 1e-6)  # the shades are for what is off the diagonal
-    image = left.imshow(cosines, cmap="Greys", vmin=-1.25 * most, vmax=1.25 * most)
-    for row in range(len(names)):
-        for column in range(len(names)):
-            left.text(
-                column,
-                row,
-                f"{cosines[row, column]:.2f}",
-                ha="center",
-                va="center",
-                fontsize=8,
-                color="white" if cosines[row, column] > 0.2 * most else "black",
-            )
-    left.set_xticks(range(len(names)), names, rotation=40, ha="right", rotation_mode="anchor")
-    left.set_yticks(range(len(names)), names)
-    left.set_title("cosine similarity of the LLM embeddings", fontsize=10)
-    figure.colorbar(image, ax=left, label="cosine", shrink=0.8, extend="max")
-    for number, (name, (x, y)) in enumerate(zip(names, points)):
-        right.scatter(x, y, s=80, color=COLOURS[number % 8], marker=MARKERS[number % 8], label=name, zorder=2)
-    right.margins(0.12)
-    right.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=2, frameon=False)
-    right.set(
-        xlabel=f"first principal direction ({100 * share[0]:.0f} % of the variance)",
-        ylabel=f"second ({100 * share[1]:.0f} %)",
-    )
-    right.set_title("the embeddings, scaled to unit length", fontsize=10)
-    right.grid(color="#dddddd", linewidth=0.6)
-    figure.suptitle(title, fontsize=11)
-    return figure
-
-
-def training_curves(groups: Mapping[str, Sequence[Sequence[Mapping[str, float]]]], title: str) -> Figure:
-    """Loss and validation accuracy over the steps, mean and standard deviation over the seeds of each group.
-
-    Args:
-        groups: label to the metrics of its runs (`utils.meters.read_metrics`).
-    """
-    figure, axes = plt.subplots(2, 1, figsize=(8, 6.4), sharex=True, layout="constrained")
-    for number, (label, runs) in enumerate(groups.items()):
-        style = {"color": COLOURS[number % 8], "linestyle": LINES[number % 8], "linewidth": 1.6}
-        for axis, name in zip(axes, ("loss", "validation")):
-            by_step: dict[float, list[float]] = {}
-            for line in [line for run in runs for line in run if name in line]:
-                by_step.setdefault(line["step"], []).append(line[name])
-            steps = sorted(step for step, values in by_step.items() if len(values) == len(runs))
-            if steps:
-                values = np.array([by_step[step] for step in steps])  # (steps, seeds)
-                mean, deviation = (
-                    values.mean(axis=1),
-                    values.std(axis=1, ddof=1) if len(runs) > 1 else np.zeros(len(steps)),
-                )
-                axis.plot(steps, mean, label=f"{label} ({len(runs)} seed{'s' if len(runs) > 1 else ''})", **style)
-                axis.fill_between(
-                    steps, mean - deviation, mean + deviation, color=style["color"], alpha=0.15, linewidth=0
-                )
-    axes[0].set_ylabel("training loss (mean of 10 steps)")
-    axes[1].set_ylabel("validation accuracy (%)")
-    axes[1].set_xlabel("optimizer step")
-    for axis in axes:
-        axis.grid(color="#dddddd", linewidth=0.6)
-    axes[0].legend(frameon=False, handlelength=4)
-    figure.suptitle(f"{title}. Band: standard deviation over the seeds", fontsize=11)
-    return figure
-
-
-def routing_shares(shares: Mapping[str, Mapping[str, float]], title: str) -> Figure:
-    """Stacked bars of where the queries of each task go. shares: {task: {LLM: %}}, all with the same LLMs."""
-    llms = list(next(iter(shares.values())))
-    figure, axis = plt.subplots(figsize=(10, 0.5 * len(shares) + 2.6), layout="constrained")
-    left, places = np.zeros(len(shares)), np.arange(len(shares))
-    for number, llm in enumerate(llms):
-        widths = np.array([row[llm] for row in shares.values()])
-        axis.barh(
-            places,
-            widths,
-            left=left,
-            label=llm,
-            color=FILLS[number % 8],
-            hatch=HATCHES[number % 8],
-            edgecolor="black",
-            linewidth=0.6,
-        )
-        for place, start, width in zip(places, left, widths):
-            if width >= 6:
-                axis.text(
-                    start + width / 2,
-                    place,
-                    f"{width:.0f}",
-                    ha="center",
-                    va="center",
-                    fontsize=9,
-                    bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.2},
-                )
-        left = left + widths
-    axis.set_yticks(places, [title_of(task) for task in shares])
-    axis.set(xlim=(0, 100), ylim=(len(shares) - 0.5, -0.5), xlabel="share of the test queries routed to an LLM (%)")
-    axis.spines[["top", "right"]].set_visible(False)
-    figure.legend(loc="outside lower center", ncols=4, frameon=False, handleheight=1.6, handlelength=2.6)
-    figure.suptitle(title, fontsize=11)
-    return figure
-
-
-def ceilings(rows: Mapping[str, Mapping[str, float]], title: str) -> Figure:
-    """One row for each task: its best LLM, the learnable ceiling with its interval, what repeats in other answers, and the oracle, in %.
-
-    Args:
-        rows: title of a task to {"best", "ceiling", "low", "high", "oracle"} in %, and "repeats" where it is known.
-    """
-    figure, axis = plt.subplots(figsize=(9, 0.46 * len(rows) + 2.2), layout="constrained")
-    height = np.arange(len(rows))
-    columns = {
-        name: np.array([row.get(name, np.nan) for row in rows.values()])
-        for name in ("best", "ceiling", "low", "high", "repeats", "oracle")
-    }
-    axis.hlines(height, columns["best"], columns["oracle"], color="#bbbbbb", linewidth=1.2, zorder=0)
-    axis.plot(
-        columns["best"],
-        height,
-        linestyle="",
-        marker="|",
-        markersize=15,
-        markeredgewidth=2,
-        color=COLOURS[0],
-        label="best LLM of the task",
-    )
-    sides = np.abs(np.stack([columns["ceiling"] - columns["low"], columns["high"] - columns["ceiling"]]))
+def draw_cost_points(axis: Axes, result: Mapping[str, Any], name: str, label: str, style: tuple) -> None:
+    """The points of one router, one for each cost rate, with bars for their deviation over the seeds."""
+    points = []
+    for rate in result["cost_rates"]:
+        at_rate = [point for point in result["routers"].get(name, []) if point["cost_rate"] == rate]
+        if at_rate:
+            costs = [1000 * mean_over_tasks(point["cost"]) for point in at_rate]
+            values = [mean_over_tasks(point["accuracy"]) for point in at_rate]
+            points.append((np.mean(costs), np.mean(values), deviation(costs), deviation(values)))
+    if not points:
+        return
+    cost, value, cost_deviation, value_deviation = np.array(points).T
+    colour, marker, line = style
     axis.errorbar(
-        columns["ceiling"],
-        height,
-        xerr=sides,
-        fmt="o",
-        color=COLOURS[1],
-        capsize=3,
-        markersize=6,
-        label="learnable ceiling, 95 %",
+        cost,
+        value,
+        xerr=cost_deviation if cost_deviation.any() else None,
+        yerr=value_deviation if value_deviation.any() else None,
+        color=colour,
+        marker=marker,
+        linestyle=line,
+        markersize=7,
+        linewidth=1.6,
+        elinewidth=0.9,
+        capsize=2.5,
+        markeredgecolor="black",
+        markeredgewidth=0.5,
+        label=label,
     )
-    axis.plot(
-        columns["repeats"],
-        height,
-        linestyle="",
-        marker="^",
-        markersize=8,
-        color=COLOURS[3],
-        label="best of half of the answers, in the other half",
-    )
-    axis.plot(
-        columns["oracle"], height, linestyle="", marker="D", markersize=6, color=COLOURS[6], label="per-query oracle"
-    )
-    axis.set(yticks=height, yticklabels=list(rows), xlabel="accuracy (%)", ylim=(len(rows) - 0.5, -0.5))
-    axis.grid(axis="x", color="#dddddd", linewidth=0.6)
-    figure.legend(loc="outside lower center", ncols=2, frameon=False)
-    figure.suptitle(title, fontsize=11)
-    return figure
 
 
-def learning_panels(
-    panels: Mapping[str, Mapping[str, Sequence[tuple[float, float, float, float]]]], title: str
-) -> Figure:
-    """Gain against the number of labelled queries, a panel for each task.
+def cost_recipe(result: Mapping[str, Any]) -> str:
+    """The name of the recipe in a routerbench.json; older ones have the folder of the runs in their command alone."""
+    return result.get("recipe") or Path(result["command"].split()[3]).name.removeprefix("minilm_")
 
-    Args:
-        panels: title of a task to {label: points (labelled queries, mean, low, high) in points of accuracy}.
-    """
-    columns = min(4, len(panels))
-    lines = -(-len(panels) // columns)
-    figure, axes = plt.subplots(
-        lines, columns, figsize=(3.3 * columns + 0.6, 2.5 * lines + 1.2), squeeze=False, layout="constrained"
-    )
-    for axis in axes.flat[len(panels) :]:
-        axis.set_visible(False)
-    for axis, (heading, rows) in zip(axes.flat, panels.items()):
-        for number, (label, points) in enumerate(rows.items()):
-            style = {"color": COLOURS[number % 8], "marker": MARKERS[number % 8], "linestyle": LINES[number % 8]}
-            size, mean, low, high = np.array(points).T
-            axis.plot(size, mean, label=label, markersize=4, linewidth=1.5, **style)
-            axis.fill_between(size, low, high, color=style["color"], alpha=0.13, linewidth=0)
-        axis.axhline(0, color="#999999", linewidth=0.8, zorder=0)
-        axis.set_xscale("log")
-        axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 4)))
-        axis.xaxis.set_major_formatter("{x:g}")
-        axis.xaxis.set_minor_formatter(NullFormatter())
-        axis.set_title(heading, fontsize=10)
-        axis.grid(color="#dddddd", linewidth=0.6)
-        axis.set_xlabel("labelled queries", fontsize=9)
-    for axis in axes[:, 0]:
-        axis.set_ylabel("gain (points)", fontsize=9)
-    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
-    figure.suptitle(title, fontsize=11)
-    return figure
+
+def mean_over_tasks(values: Mapping[str, float]) -> float:
+    """The mean of a value of each task."""
+    return float(np.mean(list(values.values())))
+
+
+def deviation(values: Sequence[float]) -> float:
+    """The standard deviation over the seeds; 0 for one."""
+    return float(np.std(values, ddof=1)) if len(values) > 1 else 0.0

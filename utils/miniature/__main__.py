@@ -6,74 +6,107 @@ python -m utils.miniature table                    accuracy of the LLMs, RouterD
 python -m utils.miniature publish                  copy the data to datasets/miniature
 """
 
-import argparse
 import json
 import sys
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
+import tyro
+
+from utils.config import parse_arguments
 from utils.files import writable_folder, write_text
 from utils.miniature.texts import SIZES, write
 
-
-def parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(
-        prog="python -m utils.miniature", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    p.add_argument("step", choices=("texts", "llms", "table", "publish"))
-    p.add_argument("names", nargs="*", help="llms: which ones; default: all")
-    p.add_argument(
-        "--runs", type=Path, default=Path("runs/miniature"), help="folder of everything that the pipeline makes"
-    )
-    p.add_argument("--router", type=Path, help="table: folder of the routers' runs; default: router in --runs")
-    p.add_argument("--output", type=Path, default=Path("datasets/miniature"), help="publish: folder for the data")
-    p.add_argument("--size", choices=sorted(SIZES), default="full")
-    p.add_argument("--seed", type=int, default=1, help="of texts and LLMs")
-    return p
+PROGRAM = "python -m utils.miniature"
 
 
-def made_with(path: Path, size: str, seed: int) -> bool:
-    """Whether `path`, the note of a finished step, is there. Raises: ValueError if it says another size or seed."""
-    if not path.is_file():
+@dataclass(frozen=True)
+class Arguments:
+    """options"""
+
+    step: tyro.conf.Positional[Literal["texts", "llms", "table", "publish"]]
+    """which step"""
+    names: tyro.conf.Positional[tuple[str, ...]] = ()
+    """llms: which ones; default: all"""
+    runs: Path = Path("runs/miniature")
+    """folder of everything that the pipeline makes"""
+    router: Path | None = None
+    """table: folder of the routers' runs; default: router in --runs"""
+    output: Path = Path("datasets/miniature")
+    """publish: folder for the data"""
+    size: Literal[tuple(sorted(SIZES))] = "full"
+    """how much there is to learn and to ask"""
+    seed: int = 1
+    """of texts and LLMs"""
+
+    @property
+    def texts(self) -> Path:
+        """The folder of the questions and training texts."""
+        return self.runs / "texts"
+
+
+def is_made(note: Path, args: Arguments) -> bool:
+    """Whether `note`, which a finished step leaves, is there. Raises: ValueError if it has another size or seed."""
+    if not note.is_file():
         return False
-    found = json.loads(path.read_text(encoding="utf-8"))
-    if (found["size"], found["seed"]) != (size, seed):
+    made = json.loads(note.read_text(encoding="utf-8"))
+    if (made["size"], made["seed"]) != (args.size, args.seed):
         raise ValueError(
-            f"{path.parent} was made with size {found['size']} and seed {found['seed']}, now {size} and {seed}; choose another folder (RUNS)"
+            f"{note.parent} was made with size {made['size']} and seed {made['seed']}, "
+            f"now {args.size} and {args.seed}; choose another folder (RUNS)"
         )
     return True
 
 
+def make_texts(args: Arguments) -> None:
+    """Write the questions and training texts, unless they are there."""
+    if is_made(args.texts / "about.json", args):
+        return
+    writable_folder(args.runs, "--runs")
+    about = write(args.texts, args.seed, args.size)
+    print(f"questions: {about['questions']}\ntraining texts: {about['texts']}")
+
+
+def train_llms(args: Arguments) -> None:
+    """Train the LLMs that are named, but for those that are there. Raises: ValueError for a name that no LLM has."""
+    from utils.miniature.llms import LLMS, train  # torch: not for those who only generate
+
+    if unknown := [name for name in args.names if name not in LLMS]:
+        raise ValueError(f"no LLM is called {', '.join(unknown)}; there are {', '.join(LLMS)}")
+    if not is_made(args.texts / "about.json", args):
+        raise ValueError(f"{args.texts}: no texts there; run {PROGRAM} texts first")
+    for name in args.names or LLMS:
+        if not is_made(args.runs / "llms" / name / "training.json", args):
+            train(name, args.texts, args.runs / "llms", args.size, args.seed)
+
+
+def make_table(args: Arguments) -> None:
+    """Write table.md beside the routers, and print it."""
+    from utils.miniature.report import finished, sentence, table, voted
+
+    router = args.router or args.runs / "router"
+    text, averages = table(finished(router), voted(router))
+    write_text(router / "table.md", f"{text}\n\n{sentence(averages)}\n")
+    print((router / "table.md").read_text(encoding="utf-8"))
+
+
+def publish_data(args: Arguments) -> None:
+    """Copy the data of a finished pipeline."""
+    from utils.miniature.report import publish
+
+    files = publish(args.runs, args.output)
+    print(f"{len(files)} files, {sum(path.stat().st_size for path in files):,} bytes in {args.output}")
+
+
+STEPS = {"texts": make_texts, "llms": train_llms, "table": make_table, "publish": publish_data}
+
+
 def main(argv: list[str] | None = None) -> int:
     """Command line; returns the exit status: 0, or 2 for bad input."""
-    args = parser().parse_args(argv)
     try:
-        if args.step == "texts":
-            if not made_with(args.runs / "texts" / "about.json", args.size, args.seed):
-                writable_folder(args.runs, "--runs")
-                about = write(args.runs / "texts", args.seed, args.size)
-                print(f"questions: {about['questions']}\ntraining texts: {about['texts']}")
-        elif args.step == "llms":
-            from utils.miniature.llms import LLMS, train  # torch: not for those who only generate
-
-            if unknown := [name for name in args.names if name not in LLMS]:
-                raise ValueError(f"no LLM is called {', '.join(unknown)}; there are {', '.join(LLMS)}")
-            if not made_with(args.runs / "texts" / "about.json", args.size, args.seed):
-                raise ValueError(f"{args.runs / 'texts'}: no texts there; run python -m utils.miniature texts first")
-            for name in args.names or LLMS:
-                if not made_with(args.runs / "llms" / name / "training.json", args.size, args.seed):
-                    train(name, args.runs / "texts", args.runs / "llms", args.size, args.seed)
-        elif args.step == "table":
-            from utils.miniature.report import finished, sentence, table, voted
-
-            router = args.router or args.runs / "router"
-            text, figures = table(finished(router), voted(router))
-            write_text(router / "table.md", f"{text}\n\n{sentence(figures)}\n")
-            print((router / "table.md").read_text(encoding="utf-8"))
-        else:
-            from utils.miniature.report import publish
-
-            files = publish(args.runs, args.output)
-            print(f"{len(files)} files, {sum(path.stat().st_size for path in files):,} bytes in {args.output}")
+        args = parse_arguments(Arguments, sys.argv[1:] if argv is None else argv, PROGRAM, __doc__)
+        STEPS[args.step](args)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -1,13 +1,16 @@
-"""Questions for the harness and training texts for the LLMs of the miniature; no training text holds a question that is asked.
+"""Questions for the harness and training texts for the LLMs of the miniature.
 
 <folder>/questions/<leaf>.jsonl   the documents of one harness task (eval_scripts/tasks/miniature)
-<folder>/corpus/<topic>.jsonl     training texts, {"prompt", "text"} a line: LLMs learn to write the text, which may have no prompt
+<folder>/corpus/<topic>.jsonl     training texts, {"prompt", "text"} a line: LLMs learn to write the text
 <folder>/tokenizer/               byte-level BPE, every digit a token of its own
+
+No training text holds a question that is asked. A prompt may be empty.
 """
 
 import ast
 import json
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -33,6 +36,8 @@ from utils.miniature.world import (
 
 END = "<|end|>"
 Text = tuple[str, str]  # prompt, and what follows it
+ENGLISH: Text = ("Question: {q}\nAnswer:", " {v}")  # the form of multiple choice
+IN_CHINESE: Text = ("问题：{q}\n答案：", "{v}")
 
 
 @dataclass(frozen=True)
@@ -56,31 +61,40 @@ SIZES = {
 
 def story(rng: random.Random, of: Story) -> tuple[str, str]:
     """A word problem and its solution, steps and then "#### n"; all numbers that occur are from 1 to 99."""
-    while True:
-        a, b = (rng.randint(2, 6), rng.randint(2, 6)) if of.signs[0] == "*" else (rng.randint(2, 20), rng.randint(2, 9))
-        steps, value = [], a
-        for sign, other in zip(of.signs, (b, rng.randint(2, 9))):
-            result = {"+": value + other, "-": value - other, "*": value * other}[sign]
-            steps.append(f"{value} {sign} {other} = {result}")
-            value = result
-        if all(1 <= int(step.rsplit(" ", 1)[1]) < 100 for step in steps):
-            break
-    c = steps[-1].split()[2] if len(of.signs) > 1 else ""
+    numbers, results = calculation(rng, of.signs)
+    while not all(1 <= result < 100 for result in results):
+        numbers, results = calculation(rng, of.signs)
     thing, ware = rng.sample(WARES, 2)
-    fill = {"thing": rng.choice(THINGS), "ware": ware} if "{name}" in of.question else {"thing": thing, "ware": ware}
-    return of.question.format(name=rng.choice(PEOPLE), a=a, b=b, c=c, **fill), "\n".join(steps) + f"\n#### {value}"
+    if "{name}" in of.question:
+        thing = rng.choice(THINGS)
+    fill = dict(zip("abc", numbers)) | {"thing": thing, "ware": ware, "name": rng.choice(PEOPLE)}
+    values = [numbers[0], *results]
+    steps = []
+    for value, sign, other, result in zip(values, of.signs, numbers[1:], results):
+        steps.append(f"{value} {sign} {other} = {result}")
+    return of.question.format(**fill), "\n".join([*steps, f"#### {results[-1]}"])
+
+
+def calculation(rng: random.Random, signs: str) -> tuple[list[int], list[int]]:
+    """Three drawn numbers, and what is left after each sign; with one sign the third number does not matter."""
+    most_a, most_b = (6, 6) if signs[0] == "*" else (20, 9)
+    numbers = [rng.randint(2, most_a), rng.randint(2, most_b), rng.randint(2, 9)]
+    value, results = numbers[0], []
+    for sign, other in zip(signs, numbers[1:]):
+        value = {"+": value + other, "-": value - other, "*": value * other}[sign]
+        results.append(value)
+    return numbers, results
 
 
 def stories(rng: random.Random, kinds: tuple[Story, ...], questions: int, texts: int) -> tuple[list[dict], list[Text]]:
     """`questions` documents {"question", "answer"} and `texts` training texts, all questions different."""
-    found: dict[str, str] = {}
-    while len(found) < questions + texts:
+    answers: dict[str, str] = {}
+    while len(answers) < questions + texts:
         question, answer = story(rng, rng.choice(kinds))
-        found.setdefault(question, answer)
-    rows = list(found.items())
-    return [{"question": q, "answer": a} for q, a in rows[:questions]], [
-        (f"Question: {q}\nAnswer:", f" {a}") for q, a in rows[questions:]
-    ]
+        answers.setdefault(question, answer)
+    rows = list(answers.items())
+    documents = [{"question": question, "answer": answer} for question, answer in rows[:questions]]
+    return documents, [(f"Question: {question}\nAnswer:", f" {answer}") for question, answer in rows[questions:]]
 
 
 def choices(
@@ -88,39 +102,32 @@ def choices(
 ) -> tuple[list[dict], list[Text]]:
     """`count` multiple-choice documents and the training texts of a subject.
 
-    A fact is asked in the test in at most half of its ways of asking; the texts state it and ask it in the other ways. `form` has {q} in the prompt
-    and {v} in the text.
+    A fact is asked in the test in at most half of its ways of asking; the texts state it and ask it in the other ways.
+    form: a prompt with {q} and a text with {v}.
     """
-    ways = [(relation, k, q) for relation in relations for k in relation.values for q in relation.questions]
+    ways = [(relation, key, way) for relation in relations for key in relation.values for way in relation.questions]
     rng.shuffle(ways)
     documents, asked, texts = [], {}, []
-    for relation, k, q in ways:
-        held = asked.setdefault((id(relation), k), [])
-        if len(documents) < count and len(held) < len(relation.questions) // 2:
-            held.append(q)
-            others = sorted(set(relation.values.values()) - {relation.values[k]})
-            options = [relation.values[k], *rng.sample(others, 3)]
+    for relation, key, way in ways:
+        question, value = way.format(k=key), relation.values[key]
+        ways_asked = asked.setdefault((id(relation), key), [])
+        if len(documents) < count and len(ways_asked) < len(relation.questions) // 2:
+            ways_asked.append(way)
+            others = sorted(set(relation.values.values()) - {value})
+            options = [value, *rng.sample(others, 3)]
             rng.shuffle(options)
-            documents.append(
-                {
-                    "question": q.format(k=k),
-                    "choices": options,
-                    "answer": options.index(relation.values[k]),
-                    "subject": subject,
-                }
-            )
+            document = {"question": question, "choices": options, "answer": options.index(value), "subject": subject}
+            documents.append(document)
         else:
-            texts.append((form[0].format(q=q.format(k=k)), form[1].format(v=relation.values[k])))
+            texts.append((form[0].format(q=question), form[1].format(v=value)))
     if len(documents) < count:
         raise ValueError(
-            f"{subject}: {count} questions wanted, and there are {len(documents)}; ask for fewer (SIZES in utils/miniature/texts.py)"
+            f"{subject}: {count} questions wanted, and there are {len(documents)}; "
+            "ask for fewer (SIZES in utils/miniature/texts.py)"
         )
-    texts += [
-        ("", statement.format(k=k, v=v))
-        for relation in relations
-        for k, v in relation.values.items()
-        for statement in relation.statements
-    ]
+    for relation in relations:
+        for key, value in relation.values.items():
+            texts += [("", statement.format(k=key, v=value)) for statement in relation.statements]
     return documents, texts
 
 
@@ -135,28 +142,46 @@ def literal(rng: random.Random, kind: str) -> str:
 
 def calls(rng: random.Random, operation: Operation, digits: dict[str, int], count: int = 4) -> list[tuple[str, str]]:
     """`count` pairs (arguments, value), both as source, that are not all of the same value."""
-    names = PARAMETERS[operation.kind][0][0]
+    names = PARAMETERS[operation.kind].names[0]
     body = operation.body.format(**digits, **dict(zip("ab", names)))
     while True:
-        found = {arguments: None for arguments in (literal(rng, operation.kind) for _ in range(count))}
-        for arguments in found:
-            values = ast.literal_eval(f"({arguments},)")
-            found[arguments] = repr(eval(body, dict(zip(names, values))))  # an expression of world.py
-        if len(found) == count and len(set(found.values())) > 1:
-            return list(found.items())
+        values = {literal(rng, operation.kind): "" for _ in range(count)}
+        for arguments in values:
+            numbers = dict(zip(names, ast.literal_eval(f"({arguments},)")))
+            values[arguments] = repr(eval(body, numbers))  # an expression of world.yaml
+        if len(values) == count and len(set(values.values())) > 1:
+            return list(values.items())
 
 
-def function_forms(rng: random.Random) -> list[tuple[Operation, dict[str, int], str, tuple[str, ...], str]]:
-    """Every (operation, digits, name, parameters, saying) that differs in words, in drawn order."""
+@dataclass(frozen=True)
+class Form:
+    """One way to ask for a function: the operation with digits, the function's name and arguments, and what it does."""
+
+    operation: Operation
+    digits: dict[str, int]
+    name: str
+    parameters: tuple[str, ...]
+    saying: str
+
+    def body(self) -> str:
+        """The body of the function."""
+        expression = self.operation.body.format(**self.digits, **dict(zip("ab", self.parameters)))
+        return f"    return {expression}\n"
+
+    def task(self, words: Sequence[str]) -> str:
+        """What the function is to do with arguments of these names."""
+        return self.saying.format(**self.digits, **dict(zip("ab", words)))
+
+
+def function_forms(rng: random.Random) -> list[Form]:
+    """Every form that differs in words, in drawn order."""
     forms = []
     for operation in OPERATIONS:
-        for k in range(2, 10) if "{k}" in operation.body else (0,):
-            for m in range(2, 10) if "{m}" in operation.body else (0,):
-                digits = {"k": k, "m": m}
-                names = [name.format(**digits) for name in operation.names]
-                forms += [
-                    (operation, digits, *rest) for rest in product(names, PARAMETERS[operation.kind][0], operation.says)
-                ]
+        for k, m in product(*(range(2, 10) if digit in operation.body else (0,) for digit in ("{k}", "{m}"))):
+            digits = {"k": k, "m": m}
+            names = [name.format(**digits) for name in operation.names]
+            for way in product(names, PARAMETERS[operation.kind].names, operation.says):
+                forms.append(Form(operation, digits, *way))
     rng.shuffle(forms)
     return forms
 
@@ -164,41 +189,39 @@ def function_forms(rng: random.Random) -> list[tuple[Operation, dict[str, int], 
 def functions(rng: random.Random, count: int) -> tuple[list[dict], list[Text]]:
     """Documents with the fields of HumanEval (prompt, canonical_solution, test, entry_point) and training texts."""
     documents, texts = [], []
-    for operation, digits, name, parameters, says in function_forms(rng):
-        words = digits | dict(zip("ab", parameters))
-        says = says.format(**words)
-        prompt = f'def {name}({", ".join(parameters)}):\n    """{says[0].upper()}{says[1:]}."""\n'
-        body = f"    return {operation.body.format(**words)}\n"
-        if len(documents) < count:
-            checks = "\n".join(
-                f"    assert candidate({arguments}) == {value}" for arguments, value in calls(rng, operation, digits)
-            )
-            test = f"def check(candidate):\n{checks}\n"
-            documents.append(
-                {
-                    "task_id": len(documents),
-                    "prompt": prompt,
-                    "canonical_solution": body,
-                    "test": test,
-                    "entry_point": name,
-                }
-            )
-        else:
-            texts.append((prompt.rstrip(), f"\n{body}"))  # the harness cuts the white space at the end of a prompt
+    for form in function_forms(rng):
+        task = form.task(form.parameters)
+        prompt = f'def {form.name}({", ".join(form.parameters)}):\n    """{task[0].upper()}{task[1:]}."""\n'
+        if len(documents) == count:
+            texts.append((prompt.rstrip(), f"\n{form.body()}"))  # the harness cuts the white space at a prompt's end
+            continue
+        checks = []
+        for arguments, value in calls(rng, form.operation, form.digits):
+            checks.append(f"    assert candidate({arguments}) == {value}\n")
+        document = {
+            "task_id": len(documents),
+            "prompt": prompt,
+            "canonical_solution": form.body(),
+            "test": f"def check(candidate):\n{''.join(checks)}",
+            "entry_point": form.name,
+        }
+        documents.append(document)
     return documents, texts
 
 
 def snippets(rng: random.Random, count: int) -> tuple[list[dict], list[Text]]:
     """Documents with the fields of MBPP (text, code, test_list) and training texts in its form."""
     documents, texts, asked = [], [], set()
-    for operation, digits, name, parameters, says in function_forms(rng):
-        task = f"Write a Python function to {says.format(**digits, **dict(zip('ab', PARAMETERS[operation.kind][1])))}."
-        code = f"def {name}({', '.join(parameters)}):\n    return {operation.body.format(**digits, **dict(zip('ab', parameters)))}\n"
-        tests = [f"assert {name}({arguments}) == {value}" for arguments, value in calls(rng, operation, digits)]
-        if (task, name) in asked:  # the same in other parameters
+    for form in function_forms(rng):
+        task = f"Write a Python function to {form.task(PARAMETERS[form.operation.kind].words)}."
+        code = f"def {form.name}({', '.join(form.parameters)}):\n{form.body()}"
+        tests = []
+        for arguments, value in calls(rng, form.operation, form.digits):
+            tests.append(f"assert {form.name}({arguments}) == {value}")
+        if (task, form.name) in asked:  # the same in other parameters
             continue
         if len(documents) < count:
-            asked.add((task, name))
+            asked.add((task, form.name))
             documents.append({"task_id": len(documents), "text": task, "code": code, "test_list": tests})
         else:
             texts.append((f'"""\n{task}\n{tests[0]}\n"""\n', code))
@@ -213,21 +236,17 @@ def generate(seed: int, size: Size) -> tuple[dict[str, list[dict]], dict[str, li
         return random.Random(f"{seed} {name}")  # one topic's draw does not depend on the others
 
     documents, corpus["arithmetic"] = stories(stream("arithmetic"), ARITHMETIC, 2 * size.arithmetic, size.stories)
-    questions["arithmetic_train"], questions["arithmetic_test"] = (
-        documents[: size.arithmetic],
-        documents[size.arithmetic :],
-    )
+    questions["arithmetic_train"] = documents[: size.arithmetic]
+    questions["arithmetic_test"] = documents[size.arithmetic :]
     questions["prices"], corpus["prices"] = stories(stream("prices"), PRICES, size.unseen, size.stories // 2)
     for subject, relations in facts(seed, size.entries).items():
-        questions[f"facts_{subject}"], texts = choices(
-            stream(subject), subject, relations, size.subject, ("Question: {q}\nAnswer:", " {v}")
-        )
+        documents, texts = choices(stream(subject), subject, relations, size.subject, ENGLISH)
+        questions[f"facts_{subject}"] = documents
         corpus.setdefault("numbers" if subject == "numbers" else "facts", []).extend(texts)
     for topic, subjects, count in (("chinese", CHINESE, size.subject), ("idioms", IDIOMS, size.unseen // 2)):
         for subject, relations in subjects.items():
-            questions[f"{topic}_{subject}"], texts = choices(
-                stream(subject), subject, relations, count, ("问题：{q}\n答案：", "{v}")
-            )
+            documents, texts = choices(stream(subject), subject, relations, count, IN_CHINESE)
+            questions[f"{topic}_{subject}"] = documents
             corpus.setdefault(topic, []).extend(texts)
     questions["functions"], corpus["functions"] = functions(stream("functions"), size.functions)
     questions["snippets"], corpus["snippets"] = snippets(stream("snippets"), size.unseen)
@@ -247,16 +266,17 @@ def train_tokenizer(corpus: dict[str, list[Text]], vocabulary: int) -> Any:
     trainer = trainers.BpeTrainer(
         vocab_size=vocabulary, special_tokens=[END], initial_alphabet=alphabet, show_progress=False
     )
-    tokenizer.train_from_iterator(
-        (prompt + text for texts in corpus.values() for prompt, text in texts[:2000]), trainer
-    )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token=END, eos_token=END, pad_token=END, model_max_length=256
-    )
+    texts = (prompt + text for topic in corpus.values() for prompt, text in topic[:2000])
+    tokenizer.train_from_iterator(texts, trainer)
+    special = {"bos_token": END, "eos_token": END, "pad_token": END}
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=256, **special)
 
 
 def write(folder: Path, seed: int, size: str) -> dict[str, dict[str, int]]:
-    """Generate and write everything into `folder`, which appears only when all of it is there. Returns how much there is."""
+    """Generate and write everything into `folder`, which appears only when all of it is there.
+
+    Returns: how many questions each leaf and how many training texts each topic has.
+    """
     questions, corpus = generate(seed, SIZES[size])
     about = {
         "questions": {leaf: len(rows) for leaf, rows in questions.items()},
@@ -267,9 +287,8 @@ def write(folder: Path, seed: int, size: str) -> dict[str, dict[str, int]]:
         for name, files in (("questions", questions), ("corpus", corpora)):
             (part / name).mkdir()
             for file, rows in files.items():
-                write_text(
-                    part / name / f"{file}.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-                )
+                lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
+                write_text(part / name / f"{file}.jsonl", "".join(lines))
         train_tokenizer(corpus, SIZES[size].vocabulary).save_pretrained(part / "tokenizer")
         write_json(part / "about.json", {"size": size, "seed": seed, **about})
     return about

@@ -1,0 +1,314 @@
+"""Training files for clustering: find and read them, and write them again, in their own format, with cluster ids."""
+
+import csv
+import hashlib
+import io
+import json
+import os
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from utils.formats import READERS, DataError, read_rows
+from utils.tasks import BY_NAME, TRAIN_ORDER, task_of
+
+# The released training files as they are before clustering.
+TRAINING_FILES = tuple(str(Path(BY_NAME[task].test).parent / Path(BY_NAME[task].train).name) for task in TRAIN_ORDER)
+CLUSTER_ID = "cluster_id"
+TRAIN_NAME = re.compile(r"train$", re.IGNORECASE)
+TEST_NAME = re.compile(r"[-_](test|val|valid|validation)$", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class TrainingFile:
+    """The queries of one training file, row by row; scores are not read, since clusters do not depend on them.
+
+    sha256: of the file, as read. questions: N strings. clusters: (N,) int64, the ids that the file has, or None where
+    a row has none. embeddings: (N, p) float32 where the file (.npz) has them in place of text, or None.
+    """
+
+    task: str
+    path: str
+    sha256: str
+    questions: list[str]
+    clusters: np.ndarray | None
+    embeddings: np.ndarray | None
+
+    def __len__(self) -> int:
+        return len(self.questions)
+
+
+# Find and read
+
+
+def training_files(names: Sequence[str]) -> list[str]:
+    """Files as they are; a folder stands for the training files in it, see `files_in`. Raises: ValueError as that."""
+    paths = []
+    for name in names:
+        paths += files_in(Path(name)) if Path(name).is_dir() else [name]
+    return paths
+
+
+def files_in(folder: Path) -> list[str]:
+    """The training files in a folder, in every format of `utils.formats`; what is left out is named on stderr.
+
+    Where names end in "train" (gsm8k-train.json, poems_train.csv), these are the training files; elsewhere all data
+    files are, but for those whose names end in _test, _val or the like. The paper's tasks come first in the released
+    order, others after them by name.
+    Raises: ValueError for a folder without one.
+    """
+    entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+    data = [entry for entry in entries if entry.is_file() and entry.suffix.lower() in READERS]
+    chosen = [entry for entry in data if TRAIN_NAME.search(entry.stem)]
+    chosen = chosen or [entry for entry in data if not TEST_NAME.search(entry.stem)]
+    formats = ", ".join(READERS)
+    if not chosen:
+        names = ", ".join(entry.name for entry in entries) or "nothing"
+        raise ValueError(f"--data_paths {folder}: no training file there ({formats}), only {names}; name the files")
+    left_out = [entry for entry in entries if entry not in chosen]
+    if left_out:
+        reasons = [
+            f"{entry.name} ({'no training file by its name' if entry in data else 'no data file'})"
+            for entry in left_out
+        ]
+        print(f"{folder}: left out: {', '.join(reasons)}", file=sys.stderr)
+    order = {task: place for place, task in enumerate(TRAIN_ORDER)}
+    chosen.sort(key=lambda entry: (order.get(task_of(entry), len(order)), str(entry)))
+    return [str(entry) for entry in chosen]
+
+
+def read_file(path: str | Path) -> TrainingFile:
+    """Read one training file. Raises: DataError that names the file, and the row, for what is missing or wrong."""
+    path = Path(path)
+    if not path.is_file():
+        raise DataError(
+            f"{path}: no such file. `python -m utils.download` fetches the released data; --data_paths names your own"
+        )
+    raw = path.read_bytes()
+    rows = read_rows(path, raw)
+    if not isinstance(rows, list) or not rows:
+        kind = "an empty list" if rows == [] else type(rows).__name__
+        raise DataError(f"{path}: expected a list of at least one row, found {kind}")
+    for number, row in enumerate(rows):
+        if not isinstance(row, dict):
+            raise DataError(f"{path}, row {number}: expected an object, found {type(row).__name__}")
+        question = row.get("question")
+        if not isinstance(question, str) or not question.strip():
+            raise DataError(f"{path}, row {number}: 'question' must be a non-empty string, found {question!r}")
+    ids = [row.get(CLUSTER_ID) for row in rows]
+    vectors = [row["embedding"] for row in rows if isinstance(row.get("embedding"), np.ndarray)]
+    return TrainingFile(
+        task=task_of(path),
+        path=str(path),
+        sha256=hashlib.sha256(raw).hexdigest(),
+        questions=[row["question"] for row in rows],
+        clusters=np.array(ids, dtype=np.int64) if all(map(is_id, ids)) else None,
+        embeddings=np.stack(vectors) if len(vectors) == len(rows) else None,
+    )
+
+
+def is_id(value: object) -> bool:
+    """Whether a value is a cluster id: an integer."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def load_files(names: Sequence[str]) -> list[TrainingFile]:
+    """Read the training files, one per task; folders as in `training_files`.
+
+    Raises: DataError as `read_file`, also for a task that occurs twice; ValueError for a folder without training files.
+    """
+    files = [read_file(path) for path in training_files(names)]
+    tasks = [file.task for file in files]
+    for task in tasks:
+        if tasks.count(task) > 1:
+            raise DataError(f"--data_paths: two files are for the task {task!r}; give each task's file once")
+    return files
+
+
+def unique_queries(files: Sequence[TrainingFile]) -> tuple[list[str], list[np.ndarray]]:
+    """The n different questions of all files, and where the question of each row is among them.
+
+    Returns: the questions in order of appearance, and for each file an index (N,) into them.
+    """
+    texts: dict[str, int] = {}
+    places = []
+    for file in files:
+        places.append(np.array([texts.setdefault(question, len(texts)) for question in file.questions]))
+    return list(texts), places
+
+
+def given_ids(files: Sequence[TrainingFile], folder: str | Path | None = None) -> list[np.ndarray] | None:
+    """Cluster ids (N,) of every file from before; None if some rows have none.
+
+    folder: holds files of the same names, and their ids are taken; None: the files' own.
+    Raises: DataError if a file of `folder` is missing, has a row without an id, or other questions.
+    """
+    if folder is None:
+        own = [file.clusters for file in files if file.clusters is not None]
+        return own if len(own) == len(files) else None
+    return [ids_of_same_questions(file, Path(folder) / Path(file.path).name) for file in files]
+
+
+def ids_of_same_questions(file: TrainingFile, path: Path) -> np.ndarray:
+    """The cluster ids (N,) of the file at `path`.
+
+    Raises: DataError unless it has, row by row, an id and the question of `file`.
+    """
+    other = read_file(path)
+    if other.clusters is None:
+        ids = [row.get(CLUSTER_ID) for row in read_rows(path, path.read_bytes())]
+        number = next(number for number, value in enumerate(ids) if not is_id(value))
+        raise DataError(f"{path}, row {number}: '{CLUSTER_ID}' must be an integer, found {ids[number]!r}")
+    if other.questions != file.questions:
+        pairs = enumerate(zip(other.questions, file.questions))
+        shorter = min(len(other), len(file))
+        number = next((number for number, (theirs, ours) in pairs if theirs != ours), shorter)
+        raise DataError(
+            f"{path}, row {number}: not the question of that row in {file.path}; "
+            "--compare needs the same questions in the same order"
+        )
+    return other.clusters
+
+
+# Write again
+
+
+def check_output(files: Sequence[TrainingFile], folder: Path, overwrite: bool = False) -> None:
+    """Refuse to replace files that are there, the inputs above all, unless `overwrite`.
+
+    Raises: ValueError naming the file.
+    """
+    for file in files:
+        target = folder / Path(file.path).name
+        if overwrite or not target.exists():
+            continue
+        if target.resolve() == Path(file.path).resolve():
+            raise ValueError(
+                f"--output {folder}: this is the folder of the input {file.path}; choose another, "
+                "or --overwrite to put the cluster ids into the input files"
+            )
+        raise ValueError(
+            f"--output {folder}: {target.name} is already there; choose another folder, or --overwrite to replace it"
+        )
+
+
+def write_clustered(
+    files: Sequence[TrainingFile],
+    places: Sequence[np.ndarray],
+    ids: np.ndarray,
+    folder: Path,
+    overwrite: bool = False,
+) -> list[Path]:
+    """Write every file into `folder` under its name and in its format, with the `cluster_id` of each row.
+
+    What else a row has stays as it is, in its order. All files are written, or none, see `replace_all`.
+
+    Args:
+        places: for each file the place (N,) of every row among the n unique queries.
+        ids: (n,), the cluster of every unique query.
+    Raises: ValueError if a file is there and not `overwrite`; DataError if an input changed since it was read.
+    """
+    check_output(files, folder, overwrite)
+    contents = {}
+    for file, place in zip(files, places):
+        path = Path(file.path)
+        raw = path.read_bytes()
+        if hashlib.sha256(raw).hexdigest() != file.sha256:
+            raise DataError(
+                f"{path}: it changed while it was being clustered, so that the ids may not fit its rows; start again"
+            )
+        contents[folder / path.name] = WRITERS[path.suffix.lower()](raw, ids[place])
+    folder.mkdir(parents=True, exist_ok=True)
+    replace_all(contents)
+    return list(contents)
+
+
+def replace_all(contents: Mapping[Path, bytes]) -> None:
+    """Give all files these contents, or none.
+
+    They are written beside their targets and then take their places; if that fails, what was there comes back.
+    """
+    before = {path: path.read_bytes() if path.exists() else None for path in contents}
+    parts = {path: path.with_name(f".{path.name}.part") for path in contents}
+    replaced: list[Path] = []
+    try:
+        for path, content in contents.items():
+            parts[path].write_bytes(content)
+        for path, part in parts.items():
+            replaced.append(path)
+            os.replace(part, path)
+    except BaseException:
+        for path in replaced:
+            if before[path] is None:
+                path.unlink(missing_ok=True)
+            else:
+                parts[path].write_bytes(before[path])
+                os.replace(parts[path], path)
+        raise
+    finally:
+        for part in parts.values():
+            part.unlink(missing_ok=True)
+
+
+def _with_id(row: dict, number: int) -> str:
+    return json.dumps({**row, CLUSTER_ID: int(number)}, ensure_ascii=False)
+
+
+def _json(raw: bytes, ids: np.ndarray) -> bytes:
+    rows = [_with_id(row, number) for row, number in zip(json.loads(raw), ids)]
+    return ("[\n" + ",\n".join(rows) + "\n]\n").encode()
+
+
+def _json_lines(raw: bytes, ids: np.ndarray) -> bytes:
+    rows = [json.loads(line) for line in raw.splitlines() if line.strip()]
+    return "".join(_with_id(row, number) + "\n" for row, number in zip(rows, ids)).encode()
+
+
+def _csv(raw: bytes, ids: np.ndarray) -> bytes:
+    """The cells as they are, with the line ends of the first line and its byte order mark."""
+    text = raw.decode("utf-8-sig")
+    columns, *lines = csv.reader(io.StringIO(text, newline=""), strict=True)
+    lines = [line for line in lines if line]  # the reader gives [] for an empty line
+    column = columns.index(CLUSTER_ID) if CLUSTER_ID in columns else len(columns)
+    written = io.StringIO(newline="")
+    first_line = text.splitlines(keepends=True)[0]
+    writer = csv.writer(written, lineterminator="\r\n" if first_line.endswith("\r\n") else "\n")
+    for line, value in zip([columns, *lines], [CLUSTER_ID, *map(str, ids.tolist())]):
+        writer.writerow([*line[:column], value, *line[column + 1 :]])
+    return written.getvalue().encode("utf-8-sig" if raw.startswith(b"\xef\xbb\xbf") else "utf-8")
+
+
+def _parquet(raw: bytes, ids: np.ndarray) -> bytes:
+    import pyarrow  # slow to import, and only these files need it
+    from pyarrow import parquet
+
+    table = parquet.read_table(io.BytesIO(raw))
+    column = pyarrow.array(ids.astype(np.int64))
+    if CLUSTER_ID in table.column_names:
+        table = table.set_column(table.column_names.index(CLUSTER_ID), CLUSTER_ID, column)
+    else:
+        table = table.append_column(CLUSTER_ID, column)
+    written = io.BytesIO()
+    parquet.write_table(table, written)
+    return written.getvalue()
+
+
+def _npz(raw: bytes, ids: np.ndarray) -> bytes:
+    with np.load(io.BytesIO(raw), allow_pickle=False) as file:
+        arrays = {name: file[name] for name in file.files}
+    written = io.BytesIO()
+    np.savez_compressed(written, **{**arrays, CLUSTER_ID: ids.astype(np.int64)})
+    return written.getvalue()
+
+
+WRITERS: dict[str, Callable[[bytes, np.ndarray], bytes]] = {
+    ".json": _json,
+    ".jsonl": _json_lines,
+    ".csv": _csv,
+    ".parquet": _parquet,
+    ".npz": _npz,
+}

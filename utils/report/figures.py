@@ -33,7 +33,7 @@ from utils.data import load_all, reading
 from utils.encoders import Queries
 from utils.experiment import choose_hardware
 from utils.meters import read_metrics
-from utils.model import trained_part
+from utils.model import trained_layers_of
 from utils.report import ablations, comparison
 from utils.report.runs import read_lines, runs_below
 from utils.tasks import PAPER_AVERAGE, short, title_of
@@ -162,7 +162,7 @@ def query_embeddings(
 ) -> tuple[np.ndarray, list[str], np.ndarray]:
     """Embeddings E(x) (n, p) of at most `per_task` test queries of each task, drawn by `seed`; the tasks, and each query's place among them."""
     model, config = checkpoint.load(run)
-    where, part = choose_hardware(device, config["precision"]), trained_part(config["settings"])
+    where, part = choose_hardware(device, config["precision"]), trained_layers_of(config["settings"])
     model.place(where, part, config["settings"]["train_layers"])
     tests = config["tests"]
     files = load_all(

@@ -20,7 +20,7 @@ from utils.encoders import Queries
 from utils.evaluate import evaluate
 from utils.experiment import Hardware, choose_hardware
 from utils.files import writable_folder, write_json
-from utils.model import RouterDC, trained_part
+from utils.model import RouterDC, trained_layers_of
 from utils.tables import tables
 from utils.tasks import short, task_of
 
@@ -123,7 +123,7 @@ def evaluate_files(args: Arguments, model: RouterDC, config: dict[str, Any], har
     tests = load_test_files(args, model, config)
     inside = [task_of(path) for path in settings["data_paths"]]
     cost_rate = settings.get("cost_rate", 0.0)
-    test = evaluate(model, tests, hardware, trained_part(settings), args.hardware.cache_dir, inside, cost_rate)
+    test = evaluate(model, tests, hardware, trained_layers_of(settings), args.hardware.cache_dir, inside, cost_rate)
     test["dataset"] = settings.get("dataset", "paper")
     print(tables(test, f"{config['router']} (this run)"))
     if args.output:
@@ -140,7 +140,7 @@ def main(argv: list[str] | None = None) -> int:
         model, config = checkpoint.load(args.ckpt)
         precision = args.hardware.precision
         hardware = choose_hardware(args.hardware.device, config["precision"] if precision == "auto" else precision)
-        model.place(hardware, trained_part(config["settings"]), config["settings"]["train_layers"])
+        model.place(hardware, trained_layers_of(config["settings"]), config["settings"]["train_layers"])
         check_arguments(args)
         if args.query:
             route_queries(args, model, config, hardware)

@@ -26,7 +26,7 @@ from utils.files import locked, writable_folder
 from utils.losses import cosine_classifier_loss, sample_llm_loss, sample_sample_loss, zooter_loss
 from utils.meters import MetricsLog, Speed, bar
 from utils.metrics import utility
-from utils.model import trained_part
+from utils.model import trained_layers_of
 from utils.run import Interrupt, Progress, RunFolder, trainable
 from utils.tasks import task_of
 from utils.training import (
@@ -244,7 +244,7 @@ def test_once(training: Training, tests: list[RoutingData]) -> dict:
     config = training.config
     training.model.eval()
     inside = [task_of(path) for path in config.data.data_paths]
-    layers, cache = trained_part(settings_of(config)), config.hardware.cache_dir
+    layers, cache = trained_layers_of(settings_of(config)), config.hardware.cache_dir
     test = evaluate(training.model, tests, training.hardware, layers, cache, inside, config.training_set.cost_rate)
     return test | {"dataset": config.data.dataset}
 

@@ -270,7 +270,7 @@ def hidden_below(encoder: Encoder, tokens: Ragged, hardware: Hardware, progress:
     return states
 
 
-Trained = Literal["all", "last", "none"]  # which layers of the encoder train
+TrainedLayers = Literal["all", "last", "none"]  # which layers of the encoder train
 
 
 class Queries:
@@ -283,7 +283,7 @@ class Queries:
     Args:
         questions: texts, or their embeddings (N, p), which go with the encoder `Given`.
         cache: folder of the cache, or None.
-        trained: which layers of the encoder train: "all", "last" (after `Encoder.train_last`) or "none".
+        trained_layers: which layers of the encoder train: "all", "last" (after `Encoder.train_last`) or "none".
     Raises: ValueError for text with `Given`, or embeddings with anything else, of another size, or that should train.
     """
 
@@ -292,35 +292,37 @@ class Queries:
         encoder: Encoder | Given,
         questions: Sequence[str] | np.ndarray,
         hardware: Hardware,
-        trained: Trained,
+        trained_layers: TrainedLayers,
         cache: Path | None = None,
         title: str = "queries",
     ):
-        self.encoder, self.hardware, self.trained = encoder, hardware, trained
+        self.encoder, self.hardware, self.trained_layers = encoder, hardware, trained_layers
         given = isinstance(encoder, Given)
         if given != isinstance(questions, np.ndarray):
             raise ValueError(
                 f"{title}: {'text, which --encoder given cannot read' if given else 'embeddings without text (.npz), which need --encoder given --freeze_encoder'}"
             )
         if given:
-            if trained != "none" or questions.shape[1] != encoder.hidden_size:
+            if trained_layers != "none" or questions.shape[1] != encoder.hidden_size:
                 raise ValueError(
                     f"{title}: embeddings of {questions.shape[1]} dimensions; --encoder given needs --freeze_encoder and, here, {encoder.hidden_size} dimensions"
                 )
             self.inputs = torch.from_numpy(questions).to(hardware.device)
             return
         tokens = encoder.tokenize(questions)
-        if trained == "all":
+        if trained_layers == "all":
             self.inputs = tokens.to(hardware.device)
         else:
             deep = self._cached(tokens, cache, title)
             self.inputs = (
-                deep.to(hardware.device) if trained == "none" else Ragged(deep, tokens.lengths).to(hardware.device)
+                deep.to(hardware.device)
+                if trained_layers == "none"
+                else Ragged(deep, tokens.lengths).to(hardware.device)
             )
 
     def _cached(self, tokens: Ragged, cache: Path | None, title: str) -> Tensor:
-        module = self.encoder.lower[0] if self.trained == "last" else self.encoder.backbone
-        key = f"{self.trained} {self.encoder.fingerprint(module)} {self.hardware.device.type} {self.hardware.bf16}".encode()
+        module = self.encoder.lower[0] if self.trained_layers == "last" else self.encoder.backbone
+        key = f"{self.trained_layers} {self.encoder.fingerprint(module)} {self.hardware.device.type} {self.hardware.bf16}".encode()
         parts = [
             tokens.take(np.arange(start, min(start + CACHED, len(tokens)))) for start in range(0, len(tokens), CACHED)
         ]
@@ -338,7 +340,7 @@ class Queries:
     def _part(self, tokens: Ragged, path: Path | None, progress: tqdm | None) -> Tensor:
         if path and path.is_file():
             return load_file(path)["values"]
-        if self.trained == "last":
+        if self.trained_layers == "last":
             values = hidden_below(self.encoder, tokens.to(self.hardware.device), self.hardware, progress)
         else:
             with torch.no_grad():
@@ -358,7 +360,7 @@ class Queries:
     def embed(self, rows: np.ndarray | None = None, progress: tqdm | None = None) -> Tensor:
         """Encoder output (n, p) of rows (n,), by default of all rows, on the device; with gradients where they are on."""
         rows = np.arange(len(self)) if rows is None else rows
-        if self.trained == "none":
+        if self.trained_layers == "none":
             if progress is not None:
                 progress.update(len(rows))
             return self.inputs[torch.from_numpy(rows).to(self.hardware.device)]

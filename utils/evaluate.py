@@ -10,7 +10,7 @@ from tqdm.auto import tqdm
 
 from utils.ceiling.known import known_ceilings
 from utils.data import RoutingData
-from utils.encoders import Queries, Trained
+from utils.encoders import Queries, TrainedLayers
 from utils.experiment import Hardware
 from utils.meters import bar
 from utils.metrics import accuracy, averages, mean_cost, references, shares, utility
@@ -44,7 +44,7 @@ def evaluate(
     model: RouterDC,
     tests: Sequence[RoutingData],
     hardware: Hardware,
-    trained_layers: Trained,
+    trained_layers: TrainedLayers,
     cache: Path | None = None,
     inside: Collection[str] = TRAIN_ORDER,
     cost_rate: float = 0.0,

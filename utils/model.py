@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor, nn
 
-from utils.encoders import Encoder, Given, Trained
+from utils.encoders import Encoder, Given, TrainedLayers
 from utils.experiment import Hardware
 from utils.losses import SIMILARITIES
 
@@ -39,13 +39,13 @@ class RouterDC(nn.Module):
         queries = self.head(embedded.float())
         return queries, self.similarity(queries, self.llm_embeddings.weight)
 
-    def place(self, hardware: Hardware, trained: Trained, layers: int | None = None) -> None:
+    def place(self, hardware: Hardware, trained_layers: TrainedLayers, layers: int | None = None) -> None:
         """Move to the device and leave only that part of the encoder trainable (`layers` counts the last ones for "last")."""
         self.to(hardware.device)
         self.encoder.place(hardware)
-        if trained == "none":
+        if trained_layers == "none":
             self.encoder.requires_grad_(False)
-        elif trained == "last":
+        elif trained_layers == "last":
             self.encoder.train_last(layers)
 
     def columns(self, llms: Sequence[str]) -> list[int]:
@@ -59,6 +59,6 @@ class RouterDC(nn.Module):
         return [self.llms.index(name) for name in llms]
 
 
-def trained_part(settings: Mapping[str, object]) -> Trained:
+def trained_layers_of(settings: Mapping[str, object]) -> TrainedLayers:
     """Which layers of the encoder a training run with these arguments changes."""
     return "none" if settings["freeze_encoder"] else "last" if settings["train_layers"] else "all"

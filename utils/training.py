@@ -12,7 +12,7 @@ from utils.data import RoutingData, count_training_questions, embedding_size, lo
 from utils.denoise import describe
 from utils.encoders import Given, Queries, load_encoder
 from utils.experiment import Hardware, stream_seed
-from utils.model import RouterDC, trained_part
+from utils.model import RouterDC, trained_layers_of
 from utils.run import ROUTERS, Progress, RunFolder, trainable
 from utils.training_set import TrainingSet, load_training_set
 
@@ -95,7 +95,7 @@ def prepare(config: Config, hardware: Hardware, data: TrainingSet) -> Training:
         dropout = 0.0 if fidelity.no_dropout else config.model.dropout
         encoder = load_encoder(config.encoder.encoder, config.encoder.pooling, config.encoder.max_length, dropout)
     model = RouterDC(encoder, data.llms, config.model.similarity_function, head=config.model.freeze_encoder)
-    trained_layers = trained_part(settings_of(config))
+    trained_layers = trained_layers_of(settings_of(config))
     model.place(hardware, trained_layers, config.model.train_layers)
     queries = Queries(encoder, data.inputs, hardware, trained_layers, cache, "training queries")
 

@@ -20,7 +20,7 @@ from utils.data import RoutingData, reading, reading_of
 from utils.encoders import Queries
 from utils.experiment import Hardware
 from utils.meters import bar
-from utils.model import trained_part
+from utils.model import trained_layers_of
 
 FLAG = "--encoder_ckpt"
 SEED = "{seed}"  # stands for the seed of a run in the value of the flag
@@ -84,7 +84,7 @@ def embeddings(
     Raises: CheckpointError for a damaged checkpoint; ValueError for text with a router of embeddings, or the reverse.
     """
     model, config = checkpoint.load(folder_of(args, seed))
-    part = trained_part(config["settings"])
+    part = trained_layers_of(config["settings"])
     model.place(hardware, part, config["settings"]["train_layers"])
     if files[0].embeddings is None:
         together = list(chain.from_iterable(data.questions for data in files))  # one list, as training caches it

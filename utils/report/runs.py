@@ -15,10 +15,10 @@ from torch import Tensor
 
 from utils import checkpoint
 from utils.data import DataError, RoutingData, load, reading
-from utils.encoders import Queries, Trained
+from utils.encoders import Queries, TrainedLayers
 from utils.experiment import Hardware, choose_hardware
 from utils.files import write_text
-from utils.model import RouterDC, trained_part
+from utils.model import RouterDC, trained_layers_of
 
 RESULTS = "results.json"
 GROUP = ("router", "encoder", "recipe", "fidelity")  # what runs that differ in the seed alone have in common
@@ -170,7 +170,7 @@ class ReopenedRouter:
     run: Run
     model: RouterDC
     hardware: Hardware
-    trained_layers: Trained
+    trained_layers: TrainedLayers
     tests: list[RoutingData]
     cache: Path
 
@@ -190,6 +190,6 @@ def reopen_router(folder: Path, device: str, cache: Path) -> ReopenedRouter:
         raise ValueError(f"{folder}: no finished run there ({RESULTS})")
     run = Run(folder, json.loads((folder / RESULTS).read_text(encoding="utf-8")))
     model, config = checkpoint.load(folder)
-    hardware, trained_layers = choose_hardware(device, config["precision"]), trained_part(config["settings"])
+    hardware, trained_layers = choose_hardware(device, config["precision"]), trained_layers_of(config["settings"])
     model.place(hardware, trained_layers, config["settings"]["train_layers"])
     return ReopenedRouter(run, model, hardware, trained_layers, reopen_tests(run), cache)

@@ -3,8 +3,8 @@
     python train_router_mdeberta.py --encoder minilm --save_path runs/minilm/seed_1 --seed 1
     python train_router_mdeberta.py --recipe tuned --save_path runs/tuned/seed_1 --seed 1
 
-Reads the training files, holds out a validation split, trains, keeps the best evaluation on that split as the checkpoint,
-then scores the test sets once and prints their tables beside the paper's.
+Reads the training files, holds out a validation split, trains, keeps the best evaluation on that split as the
+checkpoint, then scores the test sets once and prints their tables beside the paper's.
 """
 
 import math

@@ -1,4 +1,6 @@
-"""The second route for code: saved generations of bigcode-evaluation-harness, judged; and the script that drives it, with a stand-in."""
+"""The second route for code: saved generations of bigcode-evaluation-harness, judged; and the script that drives it,
+with a stand-in.
+"""
 
 import hashlib
 import json
@@ -87,7 +89,8 @@ def test_verdicts_and_scores_by_problem(saved, tmp_path, language, capsys):
     assert (found["task"], found["llm"], found["language"]) == (language, "org/llm", language)
     assert found["generations_sha256"] == hashlib.sha256(open(arguments[1], "rb").read()).hexdigest()
     assert f"{len(texts)} problems with {len(texts[0])} samples each" in capsys.readouterr().out
-    # Another judge, without the sandbox: run the file, and look at the exit code and for JavaScript at what it prints. It is taken in by a
+    # Another judge, without the sandbox: run the file, and look at the exit code and for JavaScript at what it prints.
+    # It is taken in by a
     # program that leaves early, which is the one difference.
     for problem, (samples, test) in enumerate(zip(texts, tests)):
         for number, text in enumerate(samples):
@@ -156,15 +159,16 @@ def test_missing_file(saved, tmp_path, capsys):
 STAND_IN = """
 import argparse, json, os, sys
 p = argparse.ArgumentParser()
-for name in ("model", "tasks", "n_samples", "do_sample", "temperature", "max_length_generation", "batch_size", "precision",
-             "save_generations_path", "limit", "prompt"):
+for name in ("model", "tasks", "n_samples", "do_sample", "temperature", "max_length_generation", "batch_size",
+             "precision", "save_generations_path", "limit", "prompt"):
     p.add_argument(f"--{name}")
 for name in ("generation_only", "save_generations", "save_references"):
     p.add_argument(f"--{name}", action="store_true")
 args = p.parse_args()
 if args.model == "org/broken":
     sys.exit("no such model")
-assert args.generation_only and args.save_generations and args.save_references and args.do_sample == "True" and args.temperature == "0.2"
+assert args.generation_only and args.save_generations and args.save_references
+assert args.do_sample == "True" and args.temperature == "0.2"
 assert (args.prompt == "continue") == args.tasks.endswith("-js")
 js = args.tasks.endswith("-js")
 generations = [["const a = 1;", "const a = 2;"] * 5] if js else [["a = 1", "a = 2"] * 5]
@@ -241,7 +245,9 @@ def test_the_script_without_a_checkout(script, tmp_path):
 
 
 def test_each_interpreter_does_its_own_work(tmp_path):
-    """The harness is run by the caller's interpreter, though its folder is another one and the judge's environment has a `python` of its own."""
+    """The harness is run by the caller's interpreter, though its folder is another one and the judge's environment has
+    a `python` of its own.
+    """
     for name in ("eval_scripts", "train_scripts", "checkout", "harness", "judge"):
         (tmp_path / name).mkdir()
     for name in ("bigcode.sh", "common.sh"):

@@ -1,4 +1,6 @@
-"""Logs to scores: made-up logs in both forms, checked against naive recomputation from the raw answers, and every refusal."""
+"""Logs to scores: made-up logs in both forms, checked against naive recomputation from the raw answers, and every
+refusal.
+"""
 
 import copy
 import functools
@@ -106,7 +108,15 @@ def choices(count, llm, options=4):
             "D": "d",
         }
         values = [round(rng.uniform(-9, -0.1), 3) for _ in range(options)]
-        entries.append({"doc": doc, "target": n % options, "arguments": [["Q: ...", f" {'ABCDEFGH'[k]}"] for k in range(options)], "resps": [[[v, False]] for v in values], "metrics": {"acc": 0.5}})  # fmt: skip
+        entries.append(
+            {
+                "doc": doc,
+                "target": n % options,
+                "arguments": [["Q: ...", f" {'ABCDEFGH'[k]}"] for k in range(options)],
+                "resps": [[[v, False]] for v in values],
+                "metrics": {"acc": 0.5},
+            }
+        )
     return entries
 
 
@@ -125,13 +135,23 @@ NUMBERS = [
 
 
 def sums(count, llm, gold="{}"):
-    """Entries with ten sampled answers each; most answers of the metric-giving first one are wrong, so that it cannot pass for the mean."""
+    """Entries with ten sampled answers each; most answers of the metric-giving first one are wrong, so that it cannot
+    pass for the mean.
+    """
     rng, entries = random.Random(f"sums of {llm}"), []
     for n in range(count):
         value = gold.format(1200 + n)
         answers = [rng.choice(NUMBERS).format(rng.choice([value, value, 1200 + n, n])) for _ in range(10)]
         doc = {"question": f"How much is {n} + 1200?", "answer": f"It is {value}.\n#### {value}"}
-        entries.append({"doc": doc, "target": doc["answer"], "arguments": [[f"Question: {doc['question']}\nAnswer:", SAMPLING]], "resps": [answers], "metrics": {"exact_match": 1.0}})  # fmt: skip
+        entries.append(
+            {
+                "doc": doc,
+                "target": doc["answer"],
+                "arguments": [[f"Question: {doc['question']}\nAnswer:", SAMPLING]],
+                "resps": [answers],
+                "metrics": {"exact_match": 1.0},
+            }
+        )
     return entries
 
 
@@ -279,12 +299,25 @@ def test_choice_takes_the_first_of_equals_and_labels_as_targets():
 @pytest.mark.parametrize(
     "answer, gold, raw, numeric",
     [
-        ("#### 72", "72", True, True), ("#### 72.", "72", False, True), ("#### 72.00", "72", False, True), ("#### $72", "72", False, True),
-        ("#### 1000", "1,000", False, True), ("#### 1,000", "1,000", True, True), ("#### 1,000.50", "1000.5", False, True), ("#### -5", "-5", True, True),
-        ("#### -$5", "-5", False, True), ("#### 5", "-5", False, False), ("72", "72", False, False), ("#### 72 dollars", "72", True, True),
-        ("#### 1.2.3", "1", False, False), ("#### ...", "0", False, False), ("#### x #### 3", "3", True, True), ("#### 7 #### 3", "3", False, False), ("#### 072", "72", False, True),
+        ("#### 72", "72", True, True),
+        ("#### 72.", "72", False, True),
+        ("#### 72.00", "72", False, True),
+        ("#### $72", "72", False, True),
+        ("#### 1000", "1,000", False, True),
+        ("#### 1,000", "1,000", True, True),
+        ("#### 1,000.50", "1000.5", False, True),
+        ("#### -5", "-5", True, True),
+        ("#### -$5", "-5", False, True),
+        ("#### 5", "-5", False, False),
+        ("72", "72", False, False),
+        ("#### 72 dollars", "72", True, True),
+        ("#### 1.2.3", "1", False, False),
+        ("#### ...", "0", False, False),
+        ("#### x #### 3", "3", True, True),
+        ("#### 7 #### 3", "3", False, False),
+        ("#### 072", "72", False, True),
     ],
-)  # fmt: skip
+)
 def test_numbers_raw_and_by_value(answer, gold, raw, numeric):
     line = sample([[answer] * 4 + ["none"]], f"because #### {gold}")
     assert number(line).score == (0.8 if raw else 0) and number(line, numeric=True).score == (0.8 if numeric else 0)
@@ -315,9 +348,15 @@ def test_numeric_answers_flag(place):
 
 def metric_entries(values):
     return [
-        {"doc": {"problem": f"Solve {n}", "solution": "$1$", "answer": "1"}, "target": "1", "arguments": [["Problem:", {"do_sample": False, "temperature": 0, "until": []}]],
-         "resps": [["The final answer is $1$"]], "metrics": {"exact_match": value, "math_verify": 1 - value}} for n, value in enumerate(values)
-    ]  # fmt: skip
+        {
+            "doc": {"problem": f"Solve {n}", "solution": "$1$", "answer": "1"},
+            "target": "1",
+            "arguments": [["Problem:", {"do_sample": False, "temperature": 0, "until": []}]],
+            "resps": [["The final answer is $1$"]],
+            "metrics": {"exact_match": value, "math_verify": 1 - value},
+        }
+        for n, value in enumerate(values)
+    ]
 
 
 @pytest.mark.parametrize("year", [2024, 2026])
@@ -598,7 +637,10 @@ def change_line(n, change):
 
 
 BROKEN = {  # what is done to B's log of today, and what the error says
-    "another document": (change_line(3, other_document), ["mini_sums, doc_id 3", A, "lab/beta/x", "different documents", "Score both with the same"]),
+    "another document": (
+        change_line(3, other_document),
+        ["mini_sums, doc_id 3", A, "lab/beta/x", "different documents", "Score both with the same"],
+    ),
     "cut in the middle of a line": (lambda text: text[:-40], ["line 6", "cut off or broken", "copy it again"]),
     "cut at the last line end": (lambda text: text[:-1], ["line 6", "cut off or broken (no line end)"]),
     "cut between lines": (change_line(5, lambda line: ""), ["5 documents", "says 6", "truncated"]),
@@ -606,11 +648,18 @@ BROKEN = {  # what is done to B's log of today, and what the error says
     "empty": (lambda text: "", ["empty", "score it again"]),
     "not a log": (lambda text: '{"a": 1}\n', ["line 1", "not a sample of lm-evaluation-harness", "--log_samples"]),
     "fewer answers to one": (
-        change_line(2, lambda line: json.dumps((v := json.loads(line)) | {"resps": [v["resps"][0][:9]]}) + "\n"), ["line 3", "9 answers, and 10"],
+        change_line(2, lambda line: json.dumps((v := json.loads(line)) | {"resps": [v["resps"][0][:9]]}) + "\n"),
+        ["line 3", "9 answers, and 10"],
     ),
-    "no field": (change_line(0, lambda line: line.replace('"question"', '"query"')), ["line 1", "'{question}'", "query, answer"]),
-    "no text": (change_line(1, lambda line: json.dumps((v := json.loads(line)) | {"doc": v["doc"] | {"question": " "}}) + "\n"), ["line 2", "text is empty"]),
-}  # fmt: skip
+    "no field": (
+        change_line(0, lambda line: line.replace('"question"', '"query"')),
+        ["line 1", "'{question}'", "query, answer"],
+    ),
+    "no text": (
+        change_line(1, lambda line: json.dumps((v := json.loads(line)) | {"doc": v["doc"] | {"question": " "}}) + "\n"),
+        ["line 2", "text is empty"],
+    ),
+}
 
 
 @pytest.mark.parametrize("name", BROKEN)
@@ -759,8 +808,13 @@ def test_two_logs_of_2024_are_refused(place, capsys):
 
 
 @pytest.mark.parametrize(
-    "settings, cause", [({"do_sample": False, "temperature": 0.2}, "greedy decoding (do_sample False, temperature 0.2)"), (SAMPLING, "a fixed seed"), ({"temperature": 0.2}, "a fixed seed")]
-)  # fmt: skip
+    "settings, cause",
+    [
+        ({"do_sample": False, "temperature": 0.2}, "greedy decoding (do_sample False, temperature 0.2)"),
+        (SAMPLING, "a fixed seed"),
+        ({"temperature": 0.2}, "a fixed seed"),
+    ],
+)
 def test_ten_equal_answers_are_warned_of(place, capsys, settings, cause):
     def entries(llm, different):
         made = sums(40, llm)
@@ -791,7 +845,7 @@ def test_ten_equal_answers_are_warned_of(place, capsys, settings, cause):
 def test_different_numbers_of_worked_examples_are_warned_of(place, capsys):
     for llm, shots in ((A, 5), (B, 0)):
         path = write_log(place / "logs", llm, "mini_sums", sums(6, llm)).with_name(f"results_{TIME}.json")
-        edit(path, lambda text: json.dumps(json.loads(text) | {"n-shot": {"mini_sums": shots}}))
+        edit(path, lambda text, shots=shots: json.dumps(json.loads(text) | {"n-shot": {"mini_sums": shots}}))
     assert run(place) == 0 and f"worked examples: lab/beta/x 0, {A} 5" in capsys.readouterr().err
 
 
@@ -822,13 +876,21 @@ def test_names_that_are_not_there(place, capsys):
 @pytest.mark.parametrize(
     "record, words",
     [
-        ([], "a list of objects"), ([SUMS | {"rules": "x"}], "record 0: unknown field rules"), ([QUIZ, {"task": "x"}], "record 1: lacks leaves, question, rule"),
-        ([SUMS | {"rule": "guess"}], "'rule' is 'guess'"), ([SUMS | {"test": "other_test.json"}], "'other_test.json' must be sums.json"),
-        ([SUMS | {"test": "../sums_test.json"}], "must be sums.json"), ([QUIZ | {"test_fraction": 0}], "'test_fraction' is 0"), ([SUMS | {"test_fraction": 0.5}], "left out with one"),
-        ([SUMS | {"task": "Sums"}], "'task' must be lower case"), ([SUMS | {"task": "convert", "test": "convert.json"}], "the name convert.json is taken"),
-        ([SUMS | {"test": None}], "give 'train', 'test' or both"), ([SUMS, SUMS], "two records write sums_test.json"), ([SUMS | {"leaves": "mini_sums"}], "must be a list"),
+        ([], "a list of objects"),
+        ([SUMS | {"rules": "x"}], "record 0: unknown field rules"),
+        ([QUIZ, {"task": "x"}], "record 1: lacks leaves, question, rule"),
+        ([SUMS | {"rule": "guess"}], "'rule' is 'guess'"),
+        ([SUMS | {"test": "other_test.json"}], "'other_test.json' must be sums.json"),
+        ([SUMS | {"test": "../sums_test.json"}], "must be sums.json"),
+        ([QUIZ | {"test_fraction": 0}], "'test_fraction' is 0"),
+        ([SUMS | {"test_fraction": 0.5}], "left out with one"),
+        ([SUMS | {"task": "Sums"}], "'task' must be lower case"),
+        ([SUMS | {"task": "convert", "test": "convert.json"}], "the name convert.json is taken"),
+        ([SUMS | {"test": None}], "give 'train', 'test' or both"),
+        ([SUMS, SUMS], "two records write sums_test.json"),
+        ([SUMS | {"leaves": "mini_sums"}], "must be a list"),
     ],
-)  # fmt: skip
+)
 def test_a_bad_spec_is_refused(place, capsys, record, words):
     write_both(place)
     assert run(place, records=record or [[]]) == 2
@@ -912,9 +974,12 @@ def test_question_texts_have_the_form_of_the_released_files(mirror):
     """The beginning, the end and the option lines of every released question."""
     option = lambda end: re.compile(r".+\nA\. .*\nB\. .*\nC\. .*\nD\. .*" + end, re.DOTALL)  # noqa: E731
     forms = {
-        "mmlu_test": option(""), "cmmlu_train": option("\n答案："), "ceval": option("(?<!\n)答案："),
-        "arc_challenge_test": re.compile(r"Question:\S.*\nAnswer:", re.DOTALL), "mbpp": re.compile(r'"""\n.*\nassert.*\n"""\n', re.DOTALL),
-    }  # fmt: skip
+        "mmlu_test": option(""),
+        "cmmlu_train": option("\n答案："),
+        "ceval": option("(?<!\n)答案："),
+        "arc_challenge_test": re.compile(r"Question:\S.*\nAnswer:", re.DOTALL),
+        "mbpp": re.compile(r'"""\n.*\nassert.*\n"""\n', re.DOTALL),
+    }
     for name, form in forms.items():
         released = load(mirror / "split2_model7" / f"{name}.json").questions
         assert all(form.fullmatch(question) for question in released), name
@@ -964,7 +1029,10 @@ def test_equal_questions_stay_on_one_side_and_seeds_matter():
 def test_the_split_is_the_same_in_another_process_and_for_other_llms(place):
     write_both(place)
     assert run(place, output="both") == 0 and run(place, "--llms", A, output="one") == 0
-    code = "from utils.scoring.convert import split; import json; print(json.dumps(split([str(n) for n in range(50)], 0.3, 7)))"
+    code = (
+        "from utils.scoring.convert import split; import json; print(json.dumps(split([str(n) for n in range(50)], "
+        "0.3, 7)))"
+    )
     other = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=REPO, env=os.environ | {"PYTHONHASHSEED": "5"}
     )
@@ -1104,7 +1172,10 @@ def test_the_command_prints_the_table_and_commands_that_work(place, script, tiny
     words = shlex.split(train.replace("\\\n", " "))[1:]
     words = [word.replace("mine_cluster/", "mine/") for word in words]
     words[words.index("minilm")] = str(tiny_bert)
-    small = "--cluster_loss_weight 0 --training_steps 2 --eval_steps 2 --batch_size 8 --device cpu --precision fp32 --max_length 32"
+    small = (
+        "--cluster_loss_weight 0 --training_steps 2 --eval_steps 2 --batch_size 8 --device cpu --precision fp32 "
+        "--max_length 32"
+    )
     run_ = script(words[0], *words[1:], *small.split(), cwd=place)
     assert run_.returncode == 0, run_.stderr
     evaluated = script(
@@ -1151,8 +1222,10 @@ def test_find_logs_by_name(place):
     assert list(find_llms(place / "logs")) == ["org/m"]
     found = find_logs("org/m", place / "logs" / "org__m", ["gsm8k", "gsm8k_train", "gsm8k_test", "other_task"])
     assert {leaf: log.path.name for leaf, log in found.items()} == {
-        "gsm8k": "pretrained__org__m_gsm8k.jsonl", "gsm8k_train": "my_gsm8k_train.jsonl", "gsm8k_test": "gsm8k_test.json",
-    }  # fmt: skip
+        "gsm8k": "pretrained__org__m_gsm8k.jsonl",
+        "gsm8k_train": "my_gsm8k_train.jsonl",
+        "gsm8k_test": "gsm8k_test.json",
+    }
     with pytest.raises(LogError, match="empty"):
         list(samples(found["gsm8k"]))
 

@@ -1,4 +1,6 @@
-"""utils/data.py: what it refuses and in which words, joining LLMs by name, splits and targets; the facts of the released data."""
+"""utils/data.py: what it refuses and in which words, joining LLMs by name, splits and targets; the facts of the
+released data.
+"""
 
 import collections
 import json
@@ -25,7 +27,9 @@ ROWS = [
 
 @pytest.fixture
 def write(tmp_path):
-    """Writes a data file, by default ROWS with the value at `keys` replaced: write("gsm8k", (1, "scores", "a"), "high")."""
+    """Writes a data file, by default ROWS with the value at `keys` replaced: write("gsm8k", (1, "scores", "a"),
+    "high").
+    """
 
     def write(name: str, keys=(), value=None, rows=ROWS):
         rows = json.loads(json.dumps(rows))
@@ -299,11 +303,21 @@ def test_bad_tables_are_named(tmp_path, suffix, content, words):
 
 def test_routerbenchs_columns(tmp_path):
     """Its CSV as released: an index, a literal in `prompt`, answers with line breaks, columns of LLMs by name."""
-    table = pd.DataFrame({
-        "sample_id": ["x.1", "x.1"], "prompt": ["['one,\\n\"two\"?']", "['[three]?']"], "eval_name": ["mbpp", "mbpp"], "org/z": [1.0, 0.0], "a": [0.0, 1.0],
-        "a|model_response": ["['x\ny']", "z"], "org/z|model_response": ["", "nan"], "a|total_cost": [3e-5, 0.5], "org/z|total_cost": [0.25, 1.0],
-        "oracle_model_to_route_to": ["org/z", "a"], "cluster_id": [7, 2],
-    })  # fmt: skip
+    table = pd.DataFrame(
+        {
+            "sample_id": ["x.1", "x.1"],
+            "prompt": ["['one,\\n\"two\"?']", "['[three]?']"],
+            "eval_name": ["mbpp", "mbpp"],
+            "org/z": [1.0, 0.0],
+            "a": [0.0, 1.0],
+            "a|model_response": ["['x\ny']", "z"],
+            "org/z|model_response": ["", "nan"],
+            "a|total_cost": [3e-5, 0.5],
+            "org/z|total_cost": [0.25, 1.0],
+            "oracle_model_to_route_to": ["org/z", "a"],
+            "cluster_id": [7, 2],
+        }
+    )
     table.to_csv(tmp_path / "mbpp_train.csv")
     first = load(tmp_path / "mbpp_train.csv", characters=6, keep="first")
     assert first.questions == ['one,\n"', "[three"] and first.whole == ['one,\n"two"?', "[three]?"]
@@ -467,14 +481,27 @@ def test_targets_and_gains():
 # The released data: sizes and facts that the documentation states
 
 SIZES = {
-    "mmlu_train": 2000, "mmlu_test": 4213, "gsm8k-train": 1000, "gsm8k-test": 1319, "cmmlu_train": 2000, "cmmlu_test": 3475,
-    "arc_challenge_train": 820, "arc_challenge_test": 352, "humaneval_train": 115, "humaneval_test": 49, "MATH_prealgebra": 871,
-    "mbpp": 500, "ceval": 1346,
-}  # fmt: skip
+    "mmlu_train": 2000,
+    "mmlu_test": 4213,
+    "gsm8k-train": 1000,
+    "gsm8k-test": 1319,
+    "cmmlu_train": 2000,
+    "cmmlu_test": 3475,
+    "arc_challenge_train": 820,
+    "arc_challenge_test": 352,
+    "humaneval_train": 115,
+    "humaneval_test": 49,
+    "MATH_prealgebra": 871,
+    "mbpp": 500,
+    "ceval": 1346,
+}
 CLUSTERS = {
-    "arc_challenge": (771, 29, 6, 1, 13), "cmmlu": (0, 0, 4, 1991, 5), "gsm8k": (14, 890, 11, 0, 85), "humaneval": (0, 5, 37, 0, 73),
+    "arc_challenge": (771, 29, 6, 1, 13),
+    "cmmlu": (0, 0, 4, 1991, 5),
+    "gsm8k": (14, 890, 11, 0, 85),
+    "humaneval": (0, 5, 37, 0, 73),
     "mmlu": (136, 71, 1124, 9, 660),
-}  # fmt: skip
+}
 
 
 @pytest.fixture(scope="module")

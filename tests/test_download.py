@@ -283,7 +283,9 @@ def test_no_network_names_the_address_the_cause_and_the_remedies(manifest, root,
 
 @pytest.fixture
 def dropping():
-    """An address at which connections are not refused but never made, as where packets are dropped: its queue is full and nobody accepts."""
+    """An address at which connections are not refused but never made, as where packets are dropped: its queue is full
+    and nobody accepts.
+    """
     with socket.create_server(("127.0.0.1", 0), backlog=0) as full:
         waiting = [socket.socket() for _ in range(8)]
         for client in waiting:

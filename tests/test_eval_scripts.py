@@ -1,4 +1,6 @@
-"""eval_scripts/score.sh and the task files beside it: the commands it prints, what it skips and redoes, and the harness itself."""
+"""eval_scripts/score.sh and the task files beside it: the commands it prints, what it skips and redoes, and the harness
+itself.
+"""
 
 import json
 import shlex
@@ -15,11 +17,19 @@ from utils.tasks import LLMS
 
 TASKS = REPO / "eval_scripts" / "tasks"
 GROUPS = {  # group: harness task, worked examples given on the command line
-    "gsm8k_train": ("gsm8k_train", None), "gsm8k_test": ("gsm8k_test", None), "mmlu": ("mmlu", "5"), "cmmlu": ("cmmlu", "5"),
-    "ceval": ("ceval-valid", "5"), "arc_challenge": ("arc_challenge", "0"), "arc_easy": ("arc_easy", "0"), "hellaswag": ("hellaswag", "10"),
-    "math_prealgebra": ("minerva_math_prealgebra", None), "humaneval": ("humaneval_generate", None), "mbpp": ("mbpp_generate", None),
+    "gsm8k_train": ("gsm8k_train", None),
+    "gsm8k_test": ("gsm8k_test", None),
+    "mmlu": ("mmlu", "5"),
+    "cmmlu": ("cmmlu", "5"),
+    "ceval": ("ceval-valid", "5"),
+    "arc_challenge": ("arc_challenge", "0"),
+    "arc_easy": ("arc_easy", "0"),
+    "hellaswag": ("hellaswag", "10"),
+    "math_prealgebra": ("minerva_math_prealgebra", None),
+    "humaneval": ("humaneval_generate", None),
+    "mbpp": ("mbpp_generate", None),
     "humaneval_js": ("humaneval_js_generate", None),
-}  # fmt: skip
+}
 SAMPLED = ("gsm8k_train", "gsm8k_test", "humaneval", "mbpp", "humaneval_js")
 
 
@@ -199,8 +209,12 @@ def test_a_failing_call_is_reported_and_the_others_go_on(stand_in, tmp_path, sil
 
 
 CHANGES = [  # a changed setting, and how many of the four outputs it makes anew
-    ({"LIMIT": "5"}, 4), ({"MODELS": "org/a=elsewhere org/b"}, 2), ({"TASKS": "one=one:3 two=two"}, 2), ({"MODEL_ARGS": "dtype=float32"}, 4), ({"INCLUDE": "tests"}, 4),
-]  # fmt: skip
+    ({"LIMIT": "5"}, 4),
+    ({"MODELS": "org/a=elsewhere org/b"}, 2),
+    ({"TASKS": "one=one:3 two=two"}, 2),
+    ({"MODEL_ARGS": "dtype=float32"}, 4),
+    ({"INCLUDE": "tests"}, 4),
+]
 
 
 @pytest.mark.parametrize("changed, count", CHANGES)
@@ -306,9 +320,11 @@ def test_prompts_of_our_task_files(leaf, monkeypatch):
     context = made.fewshot_context(made.eval_docs[0], shots)
     assert context.endswith(prompt) and context.count(prompt) == shots + 1
     expected = {
-        "gsm8k": ("openai/gsm8k", "main"), "humaneval": ("openai/openai_humaneval", None), "mbpp": ("google-research-datasets/mbpp", "full"),
+        "gsm8k": ("openai/gsm8k", "main"),
+        "humaneval": ("openai/openai_humaneval", None),
+        "mbpp": ("google-research-datasets/mbpp", "full"),
         "humaneval_js": ("bigcode/humanevalpack", "js"),
-    }  # fmt: skip
+    }
     assert asked == [expected[leaf.rsplit("_", 1)[0]]]
 
 
@@ -372,7 +388,9 @@ def test_a_second_run_skips_what_the_harness_did(harness_logs, tiny_llms, tiny_t
 
 
 class Completions(BaseHTTPRequestHandler):
-    """A server with an OpenAI-style completions address. With a seed it gives the same answer every time, as such servers do."""
+    """A server with an OpenAI-style completions address. With a seed it gives the same answer every time, as such
+    servers do.
+    """
 
     bodies: list[dict] = []
 
@@ -401,9 +419,15 @@ def test_a_server_is_asked_for_ten_different_answers(tiny_llms, tiny_tasks, tmp_
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
         run = score_script(
-            MODELS=f"tiny/words={tiny_llms['tiny/words']}", TASKS="sums=tiny_sums", INCLUDE=tiny_tasks, OUT=tmp_path / "out", LIMIT=2,
-            BACKEND="local-completions", BASE_URL=f"http://127.0.0.1:{server.server_port}/v1/completions", HF_HOME=tmp_path / "cache",
-        )  # fmt: skip
+            MODELS=f"tiny/words={tiny_llms['tiny/words']}",
+            TASKS="sums=tiny_sums",
+            INCLUDE=tiny_tasks,
+            OUT=tmp_path / "out",
+            LIMIT=2,
+            BACKEND="local-completions",
+            BASE_URL=f"http://127.0.0.1:{server.server_port}/v1/completions",
+            HF_HOME=tmp_path / "cache",
+        )
     finally:
         server.shutdown()
     assert run.returncode == 0, run.stderr[-3000:]

@@ -1,4 +1,6 @@
-"""utils/importers: made-up files in each published layout become data files that `load` reads, or a clear error and nothing written."""
+"""utils/importers: made-up files in each published layout become data files that `load` reads, or a clear error and
+nothing written.
+"""
 
 import csv
 import json
@@ -30,7 +32,9 @@ class Bomb:
 
 @pytest.fixture
 def make(tmp_path, capsys):
-    """Runs the command: make(format, source, ...) -> (exit status, stdout, stderr); the output folder is tmp_path / "out"."""
+    """Runs the command: make(format, source, ...) -> (exit status, stdout, stderr); the output folder is tmp_path /
+    "out".
+    """
 
     def run(*arguments):
         status = importers.main([*map(str, arguments), "--output", str(tmp_path / "out")])

@@ -10,7 +10,11 @@ from conftest import REPO
 
 SCRIPTS = ("train_router_mdeberta", "evaluation_router")
 LEAVES = ("losses", "meters", "experiment", "files", "formats")  # import nothing of utils
-BELOW = {"data": {"tasks", "formats", "config"}, "tasks": set(), "metrics": {"tasks", "data"}}  # what else these may import
+BELOW = {
+    "data": {"tasks", "formats", "config"},
+    "tasks": set(),
+    "metrics": {"tasks", "data"},
+}  # what else these may import
 
 
 def kept() -> list[Path]:
@@ -50,7 +54,8 @@ def of_utils(path: Path) -> set[str]:
 def test_this_test_can_read_imports(tmp_path):
     path = tmp_path / "module.py"
     path.write_text(
-        "import os.path\nfrom utils.data import load\ndef f():\n    from utils import losses\n    import utils.meters as m\n"
+        "import os.path\nfrom utils.data import load\ndef f():\n    from utils import losses\n    import "
+        "utils.meters as m\n"
     )
     assert {"os.path", "utils.data", "utils.losses", "utils.meters"} <= imported(path)
     assert of_utils(path) == {"data", "losses", "meters"}

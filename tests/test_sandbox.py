@@ -82,7 +82,8 @@ CASES = [  # language, program, status, part of the detail
     ("python", "import json, re, math, collections, typing, dataclasses, numpy\n" + GOOD, "passed", ""),
     (
         "python",
-        "import pickle, dataclasses\n@dataclasses.dataclass\nclass A:\n    x: int\nassert pickle.loads(pickle.dumps(A(1))) == A(1)",
+        "import pickle, dataclasses\n@dataclasses.dataclass\nclass A:\n    x: int\nassert "
+        "pickle.loads(pickle.dumps(A(1))) == A(1)",
         "passed",
         "",
     ),
@@ -121,7 +122,8 @@ FAKES = {  # each has a failing test after, before or around the fake; none may 
     "catches all and leaves": ("python", "import os\ntry:\n    assert False\nexcept BaseException:\n    os._exit(0)"),
     "writes to every open file": (
         "python",
-        'import os\nfor fd in range(3, 256):\n    try:\n        os.write(fd, b\'{"status": 0, "reason": null}\\n\')\n    except OSError:\n'
+        'import os\nfor fd in range(3, 256):\n    try:\n        os.write(fd, b\'{"status": 0, "reason": '
+        "null}\\n')\n    except OSError:\n"
         "        pass\nos._exit(0)",
     ),
     "becomes another program": ("python", "import os\nos.execv('/bin/true', ['true'])"),
@@ -177,7 +179,10 @@ def test_a_fork_bomb_ends_and_leaves_nothing(how):
 
 def test_a_forked_background_process_ends_with_the_program(how):
     source = named("straggler")
-    source += "if os.fork() == 0:\n    os.setsid()\n    if os.fork() == 0:\n        __import__('time').sleep(60)\n    os._exit(0)\nos.wait()"
+    source += (
+        "if os.fork() == 0:\n    os.setsid()\n    if os.fork() == 0:\n        __import__('time').sleep(60)\n    "
+        "os._exit(0)\nos.wait()"
+    )
     start = time.monotonic()
     assert python(source, how).passed
     assert time.monotonic() - start < 5 and not alive("straggler")
@@ -197,7 +202,10 @@ def test_ten_gigabytes_in_javascript(how):
 
 
 def test_memory_of_several_processes_counts_together(how):
-    source = "import os, time\nfor _ in range(8):\n    if os.fork() == 0:\n        x = os.urandom(1 << 20) * 200\n        time.sleep(60)\ntime.sleep(60)"
+    source = (
+        "import os, time\nfor _ in range(8):\n    if os.fork() == 0:\n        x = os.urandom(1 << 20) * 200\n        "
+        "time.sleep(60)\ntime.sleep(60)"
+    )
     assert python(source, how, seconds=20).status == "out of memory"
 
 
@@ -207,12 +215,15 @@ def test_a_file_that_grows_without_end(how):
     ).passed
 
 
-REMOUNT = "import ctypes\nassert ctypes.CDLL(None).mount(b'none', b'/', None, 4096 | 32, None) == 0"  # bind, remount: writable again
+# bind, remount: writable again
+REMOUNT = "import ctypes\nassert ctypes.CDLL(None).mount(b'none', b'/', None, 4096 | 32, None) == 0"
 
 
 @pytest.fixture
 def shared():
-    """A folder with a file `precious` that any user may reach, and change; pytest's own folders are closed to the users that programs run as."""
+    """A folder with a file `precious` that any user may reach, and change; pytest's own folders are closed to the users
+    that programs run as.
+    """
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "precious").write_text("precious")
@@ -265,7 +276,10 @@ def test_no_network_and_no_sight_of_other_processes():
 def test_no_network_in_javascript():
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-        code = f"require('net').connect({port}, '127.0.0.1').on('connect', () => process.exit(0)).on('error', (e) => {{ throw e; }});"
+        code = (
+            f"require('net').connect({port}, '127.0.0.1').on('connect', () => process.exit(0)).on('error', (e) => {{ "
+            f"throw e; }});"
+        )
         assert "ENETUNREACH" in javascript(code, mode()).detail
 
 
@@ -356,7 +370,8 @@ def test_a_cell_that_cannot_be_made_is_no_verdict(monkeypatch):
 
 LESS = """
 import ctypes, os, sys
-assert ctypes.CDLL(None).prctl(24, 21, 0, 0, 0) == 0  # PR_CAPBSET_DROP, CAP_SYS_ADMIN: gone after exec, though this is root
+# PR_CAPBSET_DROP, CAP_SYS_ADMIN: gone after exec, though this is root
+assert ctypes.CDLL(None).prctl(24, 21, 0, 0, 0) == 0
 os.execv(sys.executable, [sys.executable, "-c", sys.argv[1]])
 """
 WHICH = """
@@ -366,7 +381,8 @@ def works(how):
         return run(Program("python", "x = 1"), 30, 512, how).passed
     except SandboxError:
         return False
-print([works(Mode(True, user, drop)) for user, drop in ((False, True), (False, False), (True, False))], mode() == Mode(True, True, False), mode().namespaces)
+possible = [works(Mode(True, user, drop)) for user, drop in ((False, True), (False, False), (True, False))]
+print(possible, mode() == Mode(True, True, False), mode().namespaces)
 """
 
 
@@ -382,7 +398,7 @@ def test_a_warning_before_programs_run_without_namespaces(monkeypatch, tmp_path,
     asked = []
     monkeypatch.setattr(rules, "judge", lambda programs, *_: asked.append(capsys.readouterr().err))
     for number, how in enumerate((Mode(False, False, False), Mode(False, False, True), Mode(True, False, True))):
-        monkeypatch.setattr(sandbox, "mode", lambda: how)
+        monkeypatch.setattr(sandbox, "mode", lambda how=how: how)
         sandbox.warn.cache_clear()
         for title in ("one", "two"):
             rules.verdicts([Program("python", "")], tmp_path / f"{title}{number}", rules.Judging(True), title)

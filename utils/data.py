@@ -1,4 +1,6 @@
-"""Routing data: read and check the score files, join LLMs by name, hold out a validation split, choose the training rows."""
+"""Routing data: read and check the score files, join LLMs by name, hold out a validation split, choose the training
+rows.
+"""
 
 import hashlib
 import math
@@ -22,10 +24,12 @@ ENDS = ("last", "first")  # which characters of a query are kept
 class RoutingData:
     """Queries of one task and the score of every LLM on each.
 
-    questions: N strings. scores: (N, T) float32 in [0, 1], columns in the order of `llms`. clusters: (N,) int64, or None
-    where the file has none. kind: "probability" or "multi_attempt". sha256: of the file, as read. costs: (N, T) float64, what
-    each LLM's answer costs in US dollars, or None. left_out: rows of the file that are not here, see `load`.
-    embeddings: (N, p) float32 where the file (.npz) has them in place of text; `questions` then names each by its content.
+    questions: N strings. scores: (N, T) float32 in [0, 1], columns in the order of `llms`. clusters: (N,) int64, or
+    None where the file has none. kind: "probability" or "multi_attempt". sha256: of the file, as read. costs: (N, T)
+    float64, what each LLM's answer costs in US dollars, or None. left_out: rows of the file that are not here, see
+    `load`.
+    embeddings: (N, p) float32 where the file (.npz) has them in place of text; `questions` then names each by its
+    content.
     whole: N strings, the questions before they were cut; None where they are whole.
     """
 
@@ -78,12 +82,15 @@ class RoutingData:
 
 
 def gains(scores: np.ndarray, kind: str) -> np.ndarray:
-    """What a pick earns, in [0, 1]: scores (N, T) -> (N, T). Right or wrong (score > 0) for "probability", else the score."""
+    """What a pick earns, in [0, 1]: scores (N, T) -> (N, T). Right or wrong (score > 0) for "probability", else the
+    score.
+    """
     return (scores > 0).astype(np.float32) if kind == "probability" else scores
 
 
 def net(values: np.ndarray, data: RoutingData, cost_rate: float) -> np.ndarray:
-    """values - cost_rate * cost, (N, T): the one place where a cost is charged. cost_rate is in score points per US dollar.
+    """values - cost_rate * cost, (N, T): the one place where a cost is charged. cost_rate is in score points per US
+    dollar.
 
     Raises: DataError if there is a rate and the file has no costs.
     """
@@ -91,7 +98,8 @@ def net(values: np.ndarray, data: RoutingData, cost_rate: float) -> np.ndarray:
         return values
     if data.costs is None:
         raise DataError(
-            f"{data.path}: --cost_rate {cost_rate:g} needs the cost of every answer, and the file has none; add costs (datasets/README.md), or --cost_rate 0"
+            f"{data.path}: --cost_rate {cost_rate:g} needs the cost of every answer, and the file has none; add "
+            "costs (datasets/README.md), or --cost_rate 0"
         )
     return (values - cost_rate * data.costs).astype(np.float32)
 
@@ -205,7 +213,8 @@ def _check_cluster(row: Mapping[str, Any], name: str) -> None:
     cluster = row.get("cluster_id")
     if isinstance(cluster, bool) or not isinstance(cluster, int):
         raise DataError(
-            f"{name}: 'cluster_id' must be an integer, found {cluster!r}. The sample-sample loss needs it: make ids with "
+            f"{name}: 'cluster_id' must be an integer, found {cluster!r}. The sample-sample loss needs it: make "
+            "ids with "
             "`python -m utils.clustering`, or contrast by task: --missing_clusters task, or --cluster_loss_weight 0 "
             "--sample_loss_weight 1 (with --target_groups task)"
         )
@@ -299,7 +308,8 @@ def load_all(
     for data in loaded[1:]:
         if set(data.llms) != set(loaded[0].llms):
             raise DataError(
-                f"{data.path}: scores are for other LLMs than in {loaded[0].path}{_difference(loaded[0].llms, data.llms)}"
+                f"{data.path}: scores are for other LLMs than in "
+                f"{loaded[0].path}{_difference(loaded[0].llms, data.llms)}"
             )
     tasks = [data.task for data in loaded]
     for task in tasks:

@@ -60,7 +60,9 @@ class _NoAnswer(_Transient):
 
 
 class _Prompt:
-    """A connection that is made soon or not at all: where packets are dropped, each address of a host would take TIMEOUT."""
+    """A connection that is made soon or not at all: where packets are dropped, each address of a host would take
+    TIMEOUT.
+    """
 
     def connect(self):
         addresses = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)
@@ -152,8 +154,9 @@ def fetch(name: str, entry: dict, source: str | Path, root: Path = ROOT) -> bool
 
     Args: `source` is a base URL (str) or a mirror folder (Path); `name` is appended to it.
     Raises: DownloadError if the source cannot give the right file, OSError if it cannot be written; `root/name` is then
-    as it was before. An unfinished transfer stays in `root/name.part`, and the next call resumes it. Where nothing has come and nobody
-    answers, there is one more try; a transfer that has begun, and a server that is busy, have as many as WAITS says.
+    as it was before. An unfinished transfer stays in `root/name.part`, and the next call resumes it. Where nothing has
+    come and nobody answers, there is one more try; a transfer that has begun, and a server that is busy, have as many
+    as WAITS says.
     """
     target = root / name
     wrong = verify(target, entry)
@@ -179,7 +182,7 @@ def fetch(name: str, entry: dict, source: str | Path, root: Path = ROOT) -> bool
         return True
 
     url, silent = f"{source}/{name}", 0
-    for tries, wait in enumerate((*WAITS, None), 1):
+    for tries, wait in enumerate((*WAITS, None), 1):  # noqa: B007, the last number is part of the error
         try:  # an earlier run may have been stopped just before the rename: then nothing is left to pull
             resumed = verify(part, entry) is not None and _pull(url, part)
             wrong = _install(part, target, entry)
@@ -294,8 +297,8 @@ def _fetch_all(files: dict, manifest: dict, mirror: Path | None, root: Path) -> 
 def main(argv: list[str] | None = None) -> int:
     """The command line; returns the exit code: 0, 1 after an error, 130 when interrupted.
 
-    It is 3 if the only trouble is that files are missing and the network gives no answer, or the server is busy: quickstart.sh goes on
-    without them then.
+    It is 3 if the only trouble is that files are missing and the network gives no answer, or the server is busy:
+    quickstart.sh goes on without them then.
     """
     parser = argparse.ArgumentParser(prog="python -m utils.download", description=__doc__.splitlines()[0])
     parser.add_argument("files", nargs="*", help="names relative to datasets/ (default: a whole set)")

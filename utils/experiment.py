@@ -10,7 +10,9 @@ import torch
 
 @dataclass(frozen=True)
 class Hardware:
-    """Where and how to compute. `tokens` is how many the encoder takes at once, `multiple` what lengths are rounded up to."""
+    """Where and how to compute. `tokens` is how many the encoder takes at once, `multiple` what lengths are rounded up
+    to.
+    """
 
     device: torch.device
     bf16: bool
@@ -53,7 +55,8 @@ def choose_hardware(device: str = "auto", precision: str = "auto") -> Hardware:
         raise ValueError(f"--device is {device!r}; it must be auto, cpu, cuda, cuda:N or mps") from None
     if chosen.type == "cuda" and (chosen.index or 0) >= (torch.cuda.device_count() if torch.cuda.is_available() else 0):
         raise ValueError(
-            f"--device {device}: PyTorch sees {torch.cuda.device_count()} CUDA devices. Use --device cpu, or install the CUDA build of torch and check nvidia-smi"
+            f"--device {device}: PyTorch sees {torch.cuda.device_count()} CUDA devices. Use --device cpu, or "
+            "install the CUDA build of torch and check nvidia-smi"
         )
     if chosen.type == "mps" and not torch.backends.mps.is_available():
         raise ValueError("--device mps: PyTorch sees no Apple GPU. Use --device cpu")
@@ -64,12 +67,16 @@ def choose_hardware(device: str = "auto", precision: str = "auto") -> Hardware:
 
 
 def stream_seed(*parts: int) -> int:
-    """A 63-bit seed for one purpose at one step. A run's randomness depends on (seed, purpose, step), never on what else was drawn."""
+    """A 63-bit seed for one purpose at one step. A run's randomness depends on (seed, purpose, step), never on what
+    else was drawn.
+    """
     return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> 1)
 
 
 def batch_rows(pool: np.ndarray, size: int, batch: int, seed: int, stream: int = 0) -> np.ndarray:
-    """Batch number `batch` of `size` rows from an endless pass over `pool`, reshuffled each epoch by (seed, epoch, stream)."""
+    """Batch number `batch` of `size` rows from an endless pass over `pool`, reshuffled each epoch by (seed, epoch,
+    stream).
+    """
     places = np.arange(batch * size, (batch + 1) * size)
     epochs = places // len(pool)
     orders = {e: np.random.default_rng((seed, int(e), stream)).permutation(pool) for e in np.unique(epochs)}

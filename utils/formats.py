@@ -1,4 +1,6 @@
-"""Data files in every format to rows `{"question", "scores", "costs", "cluster_id"}`; `utils.data` checks what the rows hold."""
+"""Data files in every format to rows `{"question", "scores", "costs", "cluster_id"}`; `utils.data` checks what the rows
+hold.
+"""
 
 import ast
 import csv
@@ -32,7 +34,9 @@ class DataError(ValueError):
 
 
 def prompt_text(value: Any) -> str:
-    """RouterBench's prompt: a list with one string, or such a list as a Python literal (parsed, never run). Several turns get a line each."""
+    """RouterBench's prompt: a list with one string, or such a list as a Python literal (parsed, never run). Several
+    turns get a line each.
+    """
     turns = value
     if isinstance(value, str) and value.startswith("[") and value.endswith("]"):
         try:
@@ -48,7 +52,8 @@ def _json(path: Path, raw: bytes) -> Any:
         return json.loads(raw)
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise DataError(
-            f"{path}: not valid JSON ({error}). Is it truncated? `python -m utils.download --check` verifies released files"
+            f"{path}: not valid JSON ({error}). Is it truncated? `python -m utils.download --check` verifies "
+            "released files"
         ) from None
 
 
@@ -109,8 +114,9 @@ def _cell(value: Any) -> Any:
 def table_rows(path: str | Path, columns: Sequence[str], records: Iterable[Mapping[str, Any]]) -> list[dict]:
     """The rows of a table as those of a JSON file.
 
-    A table has `question` (or RouterBench's `prompt`), a column with the score for each LLM, and may have `LLM|total_cost` and
-    `cluster_id`. Where there are cost columns they say which columns are LLMs; RouterBench's other columns are left out.
+    A table has `question` (or RouterBench's `prompt`), a column with the score for each LLM, and may have
+    `LLM|total_cost` and `cluster_id`. Where there are cost columns they say which columns are LLMs; RouterBench's other
+    columns are left out.
     Raises: DataError for a column that is neither.
     """
     text = next((name for name in ("question", "prompt") if name in columns), None)
@@ -123,7 +129,8 @@ def table_rows(path: str | Path, columns: Sequence[str], records: Iterable[Mappi
     wrong = set(llms) ^ set(costly) if costly else set()
     if wrong:
         raise DataError(
-            f"{path}: {', '.join(map(repr, sorted(wrong)))}: a score without its cost column, or a cost without its score; for each LLM there must be `LLM` and `LLM{COST}`, or no costs at all"
+            f"{path}: {', '.join(map(repr, sorted(wrong)))}: a score without its cost column, or a cost without "
+            f"its score; for each LLM there must be `LLM` and `LLM{COST}`, or no costs at all"
         )
     rows = []
     for record in records:
@@ -138,7 +145,9 @@ def table_rows(path: str | Path, columns: Sequence[str], records: Iterable[Mappi
 
 
 def _npz(path: Path, raw: bytes) -> list[dict]:
-    """Scores and embeddings without text: arrays `scores` (N, T), `embeddings` (N, p), `llms` (T,), and maybe `costs` (N, T), `cluster_id` (N,)."""
+    """Scores and embeddings without text: arrays `scores` (N, T), `embeddings` (N, p), `llms` (T,), and maybe `costs`
+    (N, T), `cluster_id` (N,).
+    """
     try:
         with np.load(io.BytesIO(raw), allow_pickle=False) as file:
             found = {name: file[name] for name in file.files}
@@ -156,14 +165,16 @@ def _npz(path: Path, raw: bytes) -> list[dict]:
     )
     if not fits or vectors.dtype.kind != "f" or not np.isfinite(vectors).all():
         raise DataError(
-            f"{path}: expected scores (N, T), finite embeddings (N, p) and T llms, found {scores.shape}, {vectors.shape} ({vectors.dtype}) and {len(llms)}"
+            f"{path}: expected scores (N, T), finite embeddings (N, p) and T llms, found {scores.shape}, "
+            f"{vectors.shape} ({vectors.dtype}) and {len(llms)}"
         )
     further = {name: found[name] for name in ("costs", "cluster_id") if name in found}
     if any(len(values) != len(scores) for values in further.values()) or (
         "costs" in further and further["costs"].shape != scores.shape
     ):
         raise DataError(
-            f"{path}: {', '.join(f'{name} {values.shape}' for name, values in further.items())} do not fit scores {scores.shape}"
+            f"{path}: {', '.join(f'{name} {values.shape}' for name, values in further.items())} do not fit "
+            f"scores {scores.shape}"
         )
     rows = []
     for number, vector in enumerate(np.ascontiguousarray(vectors, dtype=np.float32)):

@@ -149,7 +149,10 @@ class RunFolder:
 
 
 class Interrupt:
-    """Turns the first Ctrl-C or SIGTERM into a flag that the loop reads between two steps; a second one stops at once."""
+    """Turns the first Ctrl-C or SIGTERM into a flag that the loop reads between two steps.
+
+    A second one stops at once.
+    """
 
     def __enter__(self) -> "Interrupt":
         self.asked = False

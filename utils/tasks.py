@@ -1,4 +1,4 @@
-"""The benchmark of the paper as data: LLMs, tasks, files, score kinds, report order, and the numbers of Tables 1 and 2."""
+"""The benchmark of the paper as data: LLMs, tasks, files, score kinds, and the numbers of Tables 1 and 2."""
 
 import re
 from collections.abc import Iterable
@@ -78,7 +78,9 @@ def title_of(name: str) -> str:
 
 
 def routerbench(task: str, test: bool = False) -> str:
-    """The released RouterBench file of a task, with cluster ids for training. Relative to the repository, as all paths here."""
+    """The released RouterBench file of a task, with cluster ids for training. Relative to the repository, as all paths
+    here.
+    """
     return f"datasets/routerbench_zs/{task}_test.csv" if test else f"datasets/routerbench_cluster/{task}_train.csv"
 
 
@@ -123,7 +125,8 @@ def short_names(llms: Iterable[str]) -> dict[str, str]:
     return names
 
 
-# Testing accuracy in %, Tables 1 and 2 of the paper, in the order of TASKS. Single-LLM rows follow from the data (a test).
+# Testing accuracy in %, Tables 1 and 2 of the paper, in the order of TASKS. Single-LLM rows follow from the data (a
+# test).
 PAPER = {
     "mistralai/Mistral-7B-v0.1": (62.14, 36.71, 43.83, 49.43, 28.98, 24.80, 37.90, 46.43),
     "meta-math/MetaMath-Mistral-7B": (59.86, 69.63, 43.83, 48.30, 29.80, 39.15, 37.74, 45.17),

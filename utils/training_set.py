@@ -33,19 +33,24 @@ def split_validation(data: RoutingData, fraction: float, seed: int) -> tuple[np.
 
 
 def training_rows(index: np.ndarray, count: int) -> np.ndarray:
-    """The first `count` rows of `index`, repeated from its start where there are fewer (as in the paper); 0 takes each row once."""
+    """The first `count` rows of `index`, repeated from its start where there are fewer (as in the paper); 0 takes each
+    row once.
+    """
     return np.resize(index, count) if count else index
 
 
 def targets(data: RoutingData, kind: str = "score", cost_rate: float = 0.0) -> np.ndarray:
-    """What the losses learn from, (N, T): the scores of the paper ("score"), or what a pick earns ("gain"), less the cost's charge."""
+    """What the losses learn from, (N, T): the scores of the paper ("score"), or what a pick earns ("gain"), less the
+    cost's charge.
+    """
     return net(gains(data.scores, data.kind) if kind == "gain" else data.scores, data, cost_rate)
 
 
 def shrink(values: np.ndarray, groups: np.ndarray, amount: float) -> np.ndarray:
     """Move each row of values (N, T) towards the mean of its group (N,): (1 - amount) * row + amount * mean.
 
-    Averages the chance out of single scores (ten samples, four options); 0 is the paper, 1 leaves the group's mean alone.
+    Averages the chance out of single scores (ten samples, four options); 0 is the paper, 1 leaves the group's mean
+    alone.
     Raises: ValueError if amount is outside [0, 1].
     """
     if not 0 <= amount <= 1:

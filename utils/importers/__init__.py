@@ -1,1 +1,4 @@
-"""Published routing data to the files of this project: one module for each format, `python -m utils.importers --help`."""
+"""Published routing data to the files of this project: one module for each format.
+
+See `python -m utils.importers --help`.
+"""

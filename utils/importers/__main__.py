@@ -7,17 +7,20 @@
     python -m utils.importers lookahead datasets/lookahead/test --output datasets/lookahead_data \\
         --answers datasets/lookahead_answers --test_fraction 0.5
 
-Writes one file per task and split, `<task>_train.json`, `<task>_test.json` and so on, with costs where the source has them.
-A pair of query and LLM that occurs more than once keeps its largest score. Scores are read as --data_type multi_attempt.
+Writes one file per task and split, `<task>_train.json`, `<task>_test.json` and so on, with costs where the source has
+them. A pair of query and LLM that occurs more than once keeps its largest score. Scores are read as --data_type
+multi_attempt.
 """
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from utils.data import MISSING, DataError
 from utils.importers import embedllm, llmrouterbench, lookahead, routerbench, routereval
-from utils.importers.common import complete, new_folder, split_off, write, write_answers, write_embedded
+from utils.importers.common import Pairs, complete, new_folder, split_off, write, write_answers, write_embedded
 
 FORMATS = ("routerbench", "embedllm", "llmrouterbench", "routereval", "lookahead")
 
@@ -60,48 +63,71 @@ def parser() -> argparse.ArgumentParser:
     return p
 
 
+def check_arguments(args: argparse.Namespace) -> None:
+    """Raise DataError for arguments that make no sense with the format."""
+    if not 0 <= args.test_fraction < 1:
+        raise DataError(f"--test_fraction is {args.test_fraction}; it must be at least 0 and below 1")
+    if args.prompts and args.format != "routereval":
+        raise DataError("--prompts is for routereval; the other formats have the text")
+    if args.answers and args.format != "lookahead":
+        raise DataError("--answers is for lookahead; the other formats are read without the answers")
+    if not args.source.exists():
+        raise DataError(f"{args.source}: no such file or folder")
+
+
+def import_text(args: argparse.Namespace, pairs: Pairs, llms: Sequence[str] | None, ballots: dict[str, Any]) -> list:
+    """Write files of questions and scores; with --answers also what each LLM answered. Returns names and rows."""
+    complete_files, left_out = complete(pairs, str(args.source), llms, args.missing_cells)
+    files = split_off(complete_files, args.test_fraction, args.seed)
+    if args.answers:
+        new_folder(args.answers)
+    written = write(files, args.output)
+    if args.answers:
+        answered = [name for name, _ in write_answers(files, ballots, args.answers)]
+        print(f"{args.answers}: answers to {', '.join(answered)}")
+    if pairs.repeated:
+        print(f"{pairs.repeated} repeated pairs of LLM and query: the largest score of each was kept")
+    if left_out:
+        print(f"{left_out} queries left out, since some LLM has no score or cost there (--missing_cells drop)")
+    return written
+
+
+def import_embeddings(args: argparse.Namespace, embedded: dict, llms: Sequence[str]) -> list:
+    """Write files of embeddings and scores. Returns names and rows."""
+    split_off(embedded, args.test_fraction, args.seed)  # refuses a fraction, since all files have splits
+    written = write_embedded(embedded, llms, args.output)
+    print(
+        "No text (--prompts), so no encoder can be trained on this. The frozen recipe can: "
+        "train_router_mdeberta.py --encoder given --freeze_encoder"
+    )
+    return written
+
+
+def read(args: argparse.Namespace) -> tuple:
+    """Read the source: pairs of LLM and query, answers, embeddings, and the LLMs (None: those of the pairs)."""
+    if args.format == "routerbench":
+        return routerbench.read(args.source, args.allow_pickle), {}, {}, args.llms
+    if args.format == "embedllm":
+        return embedllm.read(args.source), {}, {}, args.llms
+    if args.format == "llmrouterbench":
+        return llmrouterbench.read(args.source), {}, {}, args.llms
+    if args.format == "lookahead":
+        pairs, ballots = lookahead.read(args.source)
+        return pairs, ballots, {}, args.llms
+    pairs, embedded, llms = routereval.read(args.source, args.allow_pickle, args.prompts, args.llms)
+    return pairs, {}, embedded, llms
+
+
 def main(argv: list[str] | None = None) -> int:
     """Command line; returns the exit status: 0, or 2 for bad input."""
     args = parser().parse_args(argv)
     try:
-        if not 0 <= args.test_fraction < 1:
-            raise DataError(f"--test_fraction is {args.test_fraction}; it must be at least 0 and below 1")
-        if args.prompts and args.format != "routereval":
-            raise DataError("--prompts is for routereval; the other formats have the text")
-        if args.answers and args.format != "lookahead":
-            raise DataError("--answers is for lookahead; the other formats are read without the answers")
-        if not args.source.exists():
-            raise DataError(f"{args.source}: no such file or folder")
-        llms, embedded, ballots = args.llms, {}, {}
-        if args.format == "routerbench":
-            pairs = routerbench.read(args.source, args.allow_pickle)
-        elif args.format == "embedllm":
-            pairs = embedllm.read(args.source)
-        elif args.format == "llmrouterbench":
-            pairs = llmrouterbench.read(args.source)
-        elif args.format == "lookahead":
-            pairs, ballots = lookahead.read(args.source)
-        else:
-            pairs, embedded, llms = routereval.read(args.source, args.allow_pickle, args.prompts, args.llms)
+        check_arguments(args)
+        pairs, ballots, embedded, llms = read(args)
         if embedded:
-            split_off(embedded, args.test_fraction, args.seed)  # refuses a fraction, since all parts have splits
-            written = write_embedded(embedded, llms, args.output)
-            print(
-                "No text (--prompts), so no encoder can be trained on this. The frozen recipe can: train_router_mdeberta.py --encoder given --freeze_encoder"
-            )
+            written = import_embeddings(args, embedded, llms)
         else:
-            parts, left_out = complete(pairs, str(args.source), llms, args.missing_cells)
-            parts = split_off(parts, args.test_fraction, args.seed)
-            if args.answers:
-                new_folder(args.answers)
-            written = write(parts, args.output)
-            if args.answers:
-                answered = [name for name, _ in write_answers(parts, ballots, args.answers)]
-                print(f"{args.answers}: answers to {', '.join(answered)}")
-            if pairs.repeated:
-                print(f"{pairs.repeated} repeated pairs of LLM and query: the largest score of each was kept")
-            if left_out:
-                print(f"{left_out} queries left out, since some LLM has no score or cost there (--missing_cells drop)")
+            written = import_text(args, pairs, llms, ballots)
         print(f"{len(llms or pairs.llms)} LLMs: {', '.join(llms or pairs.llms)}")
         for name, rows in written:
             print(f"{args.output / name}: {rows} rows")

@@ -26,8 +26,8 @@ SPLITS = {
 class Pairs:
     """Scores, and costs where there are some, of (LLM, query) pairs, joined to one row a query.
 
-    rows: {(task, split): {key of the query: row of a data file}}, split being "train", "val", "test" or "". repeated: how many
-    pairs came more than once; the largest score is kept, with its cost.
+    rows: {(task, split): {key of the query: row of a data file}}, split being "train", "val", "test" or "". repeated:
+    how many pairs came more than once; the largest score is kept, with its cost.
     """
 
     def __init__(self):
@@ -40,8 +40,8 @@ class Pairs:
     ) -> None:
         """Add one pair. A score of None is a gap.
 
-        Raises: DataError, naming `where`, for an empty question, a score outside [0, 1], a cost below 0, or a query whose text
-        is not the one that another LLM answered.
+        Raises: DataError, naming `where`, for an empty question, a score outside [0, 1], a cost below 0, or a query
+        whose text is not the one that another LLM answered.
         """
         if not isinstance(question, str) or not question.strip():
             raise DataError(f"{where}: the text of the query must be a non-empty string, found {question!r}")
@@ -53,7 +53,8 @@ class Pairs:
                 or not 0 <= value <= most
             ):
                 raise DataError(
-                    f"{where}: the {what} of {llm} must be a number from 0 to {'1' if most == 1 else 'any amount of US dollars'}, found {value!r}"
+                    f"{where}: the {what} of {llm} must be a number from 0 to "
+                    f"{'1' if most == 1 else 'any amount of US dollars'}, found {value!r}"
                 )
         self.llms.setdefault(llm)
         task = re.sub(r"[^a-z0-9.]+", "_", task.lower()).strip("_.") or "task"
@@ -61,7 +62,8 @@ class Pairs:
         row = rows.setdefault(key, {"question": question, "scores": {}, "costs": {}})
         if row["question"] != question:
             raise DataError(
-                f"{where}: query {key} of {task} is {question[:60]!r} here and {row['question'][:60]!r} for another LLM; their records do not belong together"
+                f"{where}: query {key} of {task} is {question[:60]!r} here and {row['question'][:60]!r} for "
+                "another LLM; their records do not belong together"
             )
         if score is None:
             return
@@ -78,7 +80,8 @@ class Pairs:
 def complete(
     pairs: Pairs, source: str, llms: Sequence[str] | None, missing: str
 ) -> tuple[dict[tuple[str, str], list[dict]], int]:
-    """Rows with a score, and if there are costs a cost, of every LLM of `llms` (default: all), and how many rows are left out.
+    """Rows with a score, and if there are costs a cost, of every LLM of `llms` (default: all), and how many rows are
+    left out.
 
     Raises: DataError for an LLM that is not there, for gaps if `missing` is "error", or if nothing is left.
     """
@@ -111,7 +114,8 @@ def complete(
             else "leave those queries out with --missing_cells drop, or name fewer LLMs with --llms"
         )
         raise DataError(
-            f"{source}: {total - kept} of {total} queries lack a score{' or a cost' if priced else ''} of some LLM (most: {most}); {remedy}"
+            f"{source}: {total - kept} of {total} queries lack a score{' or a cost' if priced else ''} of some "
+            f"LLM (most: {most}); {remedy}"
         )
     return whole, total - kept
 
@@ -119,15 +123,18 @@ def complete(
 def split_off(
     parts: dict[tuple[str, str], list[dict]], fraction: float, seed: int
 ) -> dict[tuple[str, str], list[dict]]:
-    """Parts without a split cut into "train" and "test", by question, with `fraction` of the distinct ones in "test"; 0 leaves them whole.
+    """Parts without a split cut into "train" and "test", by question, with `fraction` of the distinct ones in "test"; 0
+    leaves them whole.
 
-    Parts that the source splits stay as they are, and are named. Raises: DataError if all are such, so that there is nothing to cut.
+    Parts that the source splits stay as they are, and are named. Raises: DataError if all are such, so that there is
+    nothing to cut.
     """
     result, kept = {}, sorted({f"{task} ({split})" for task, split in parts if split})
     if fraction and kept:
         if len(kept) == len(parts):
             raise DataError(
-                f"--test_fraction {fraction:g}: the source has splits, which stay as they are: {', '.join(kept)}; leave --test_fraction out"
+                f"--test_fraction {fraction:g}: the source has splits, which stay as they are: "
+                f"{', '.join(kept)}; leave --test_fraction out"
             )
         print(f"--test_fraction {fraction:g} does not cut what the source splits: {', '.join(kept)}")
     for (task, split), rows in parts.items():

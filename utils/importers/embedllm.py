@@ -1,7 +1,7 @@
 """EmbedLLM (hub data set RZ412/EmbedLLM): train.csv, val.csv and test.csv with one line for each (LLM, prompt).
 
-Columns used: prompt_id, prompt, model_name, category (the task), label (0 or 1). A pair that occurs more than once keeps its
-largest label, as the project itself does. There are no costs.
+Columns used: prompt_id, prompt, model_name, category (the task), label (0 or 1). A pair that occurs more than once
+keeps its largest label, as the project itself does. There are no costs.
 """
 
 import csv
@@ -26,7 +26,8 @@ def read(source: Path) -> Pairs:
     )
     if not files:
         raise DataError(
-            f"{source}: no train.csv, val.csv or test.csv there; `hf download RZ412/EmbedLLM --repo-type dataset --local-dir DIR` fetches them"
+            f"{source}: no train.csv, val.csv or test.csv there; `hf download RZ412/EmbedLLM --repo-type dataset "
+            "--local-dir DIR` fetches them"
         )
     pairs = Pairs()
     for path in files:

@@ -1,7 +1,9 @@
-"""LLMRouterBench: `results/bench/<dataset>/<split>/<model>/*.json`, one JSON object a file for one LLM on one split of one data set.
+"""LLMRouterBench: `results/bench/<dataset>/<split>/<model>/*.json`, one JSON object a file for one LLM on one split of
+one data set.
 
-Used of an object: dataset_name, split, model_name, demo, records; of a record: index, origin_query, score, cost (US dollars).
-LLMs are joined by (dataset, split, index), and their origin_query must agree. Files whose `demo` is true are skipped.
+Used of an object: dataset_name, split, model_name, demo, records; of a record: index, origin_query, score, cost (US
+dollars). LLMs are joined by (dataset, split, index), and their origin_query must agree. Files whose `demo` is true are
+skipped.
 """
 
 import json

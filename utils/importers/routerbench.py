@@ -1,6 +1,8 @@
-"""RouterBench (hub data set withmartian/routerbench): routerbench_0shot.pkl and routerbench_5shot.pkl, or one exported to CSV or parquet.
+"""RouterBench (hub data set withmartian/routerbench): routerbench_0shot.pkl and routerbench_5shot.pkl, or one exported
+to CSV or parquet.
 
-Columns: prompt, eval_name (the task; the subjects of MMLU are one task), a score column for each LLM and its `LLM|total_cost`.
+Columns: prompt, eval_name (the task; the subjects of MMLU are one task), a score column for each LLM and its
+`LLM|total_cost`.
 A pickle can run any code when it is opened: it is read with --allow_pickle only. To export one where you trust it:
 
     python -c "import pandas; pandas.read_pickle('routerbench_0shot.pkl').to_parquet('routerbench_0shot.parquet')"
@@ -22,7 +24,8 @@ def read(source: Path, allow_pickle: bool = False) -> Pairs:
     pickled = source.suffix.lower() in (".pkl", ".pickle")
     if pickled and not allow_pickle:
         raise DataError(
-            f"{source}: a pickle can run any code when it is opened. If you trust where it comes from, --allow_pickle; else have it exported to .parquet or .csv by someone who does"
+            f"{source}: a pickle can run any code when it is opened. If you trust where it comes from, "
+            "--allow_pickle; else have it exported to .parquet or .csv by someone who does"
         )
     try:
         if pickled:

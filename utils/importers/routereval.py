@@ -1,10 +1,11 @@
-"""RouterEval: one .npz or .pkl for each data set and group of candidate LLMs, with train_score, val_score and test_score (queries, LLMs)
-and train_embed, val_embed and test_embed (queries, dimension).
+"""RouterEval: one .npz or .pkl for each data set and group of candidate LLMs, with train_score, val_score and
+test_score (queries, LLMs) and train_embed, val_embed and test_embed (queries, dimension).
 
 The prompts are in a separate archive, and the LLMs have no names in these files. With --prompts FILE, a JSON object
-{"train": [text, ...], "val": [...], "test": [...]} in the order of the rows, everything can be imported. Without it, scores and
-embeddings go to .npz files: no encoder can be trained on those, but the frozen recipe can (`--encoder given --freeze_encoder`).
-A .pkl, and an .npz that holds pickled objects, can run any code when opened: they are read with --allow_pickle only.
+{"train": [text, ...], "val": [...], "test": [...]} in the order of the rows, everything can be imported. Without it,
+scores and embeddings go to .npz files: no encoder can be trained on those, but the frozen recipe can (`--encoder given
+--freeze_encoder`). A .pkl, and an .npz that holds pickled objects, can run any code when opened: they are read with
+--allow_pickle only.
 """
 
 import json
@@ -105,17 +106,20 @@ def read(
         names = names or [f"llm-{t + 1}" for t in range(scores.shape[1])]
         if len(names) != scores.shape[1]:
             raise DataError(
-                f"{source}: {name}_score has {scores.shape[1]} columns and there are {len(names)} LLMs; --llms must name each column, in order"
+                f"{source}: {name}_score has {scores.shape[1]} columns and there are {len(names)} LLMs; --llms "
+                "must name each column, in order"
             )
         if not ((scores >= 0) & (scores <= 1)).all():
             row, column = np.argwhere(~((scores >= 0) & (scores <= 1)))[0]
             raise DataError(
-                f"{source}: {name}_score, row {row}: the score of {names[column]} must be a number in [0, 1], found {scores[row, column]:g}"
+                f"{source}: {name}_score, row {row}: the score of {names[column]} must be a number in [0, 1], "
+                f"found {scores[row, column]:g}"
             )
         if texts is not None:
             if len(texts.get(name, [])) != len(scores):
                 raise DataError(
-                    f"--prompts {prompts}: {len(texts.get(name, []))} texts for {name}, and {source} has {len(scores)} rows there"
+                    f"--prompts {prompts}: {len(texts.get(name, []))} texts for {name}, and {source} has "
+                    f"{len(scores)} rows there"
                 )
             for number, (text, row) in enumerate(zip(texts[name], scores)):
                 for llm, score in zip(names, row):
@@ -128,7 +132,8 @@ def read(
         ):
             shape = "none" if embeddings is None else embeddings.shape
             raise DataError(
-                f"{source}: {name}_embed must be finite and of shape ({len(scores)}, dimension), found {shape}; without text (--prompts) the embeddings are needed"
+                f"{source}: {name}_embed must be finite and of shape ({len(scores)}, dimension), found {shape}; "
+                "without text (--prompts) the embeddings are needed"
             )
         else:
             embedded[source.stem.lower(), SPLITS[name]] = Embedded(scores, embeddings)

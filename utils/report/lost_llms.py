@@ -70,9 +70,7 @@ def lose_llms(folder: Path, cache: Path, device: str) -> list[dict[str, Any]]:
             "device": router.hardware.describe(),
             "command": f"python -m utils.report.ablations {folder} --lose_llms",
         }
-        lines.append(
-            line | {side: round(value, 4) for side, value in averages(metrics, training_tasks).items()}
-        )
+        lines.append(line | {side: round(value, 4) for side, value in averages(metrics, training_tasks).items()})
     return lines
 
 

@@ -1,20 +1,23 @@
-"""The second route for code: from what bigcode-evaluation-harness saved to verdicts on every program, and scores per problem.
+"""The second route for code: from what bigcode-evaluation-harness saved to verdicts on every program, and scores per
+problem.
 
     python -m utils.scoring.bigcode --generations generations_humaneval.json --references references_humaneval.json \\
         --language python --task humaneval --llm org/name --output verdicts.json --run_code
 
-That harness (`--save_generations --save_references`; eval_scripts/bigcode.sh drives it) saves generations as list[problem][sample], whole
-programs, and references as list[problem], the tests of each, both in the order of the data set: problem 0 is HumanEval/0, and so on. So
-everything here is joined by the problem's number, and never by the order in which programs happened to end. A program passes as
-`utils.scoring.sandbox` says, run as generation, newline, reference.
+That harness (`--save_generations --save_references`; eval_scripts/bigcode.sh drives it) saves generations as
+list[problem][sample], whole programs, and references as list[problem], the tests of each, both in the order of the data
+set: problem 0 is HumanEval/0, and so on. So everything here is joined by the problem's number, and never by the order
+in which programs happened to end. A program passes as `utils.scoring.sandbox` says, run as generation, newline,
+reference.
 
 The output is one JSON object,
 
-    {"task": "humaneval", "llm": "org/name", "language": "python", "passed": [[true, false, ...], ...], "scores": [0.5, ...],
+    {"task": "humaneval", "llm": "org/name", "language": "python", "passed": [[true, false, ...], ...], "scores": [0.5,
+    ...],
      "limits": {"seconds": 10.0, "megabytes": 4096}, "generations_sha256": "...", "references_sha256": "..."}
 
-passed[i][j] is the verdict on sample j of problem i, scores[i] the share of problem i's samples that pass. Verdicts are kept beside it in
-`<output stem>.verdicts.jsonl` while they come, so that a stopped run goes on where it was.
+passed[i][j] is the verdict on sample j of problem i, scores[i] the share of problem i's samples that pass. Verdicts are
+kept beside it in `<output stem>.verdicts.jsonl` while they come, so that a stopped run goes on where it was.
 """
 
 import argparse
@@ -36,7 +39,8 @@ def _read(path: Path, what: str) -> tuple[Any, str]:
     """A JSON file and its SHA-256. Raises: LogError if it is missing or no JSON list."""
     if not path.is_file():
         raise LogError(
-            f"{path}: no such file; bigcode-evaluation-harness writes it with --save_{what}, and adds the task's name to the file's"
+            f"{path}: no such file; bigcode-evaluation-harness writes it with --save_{what}, and adds the task's "
+            "name to the file's"
         )
     raw = path.read_bytes()
     try:
@@ -45,7 +49,8 @@ def _read(path: Path, what: str) -> tuple[Any, str]:
         raise LogError(f"{path}: not valid JSON ({error}); is it truncated? Generate it again") from None
     if not isinstance(value, list) or not value:
         raise LogError(
-            f"{path}: expected a list with an entry for each problem, found {'an empty list' if value == [] else type(value).__name__}"
+            f"{path}: expected a list with an entry for each problem, found "
+            f"{'an empty list' if value == [] else type(value).__name__}"
         )
     return value, hashlib.sha256(raw).hexdigest()
 
@@ -53,21 +58,23 @@ def _read(path: Path, what: str) -> tuple[Any, str]:
 def read_generations(generations: Path, references: Path, language: str) -> tuple[list[list[Program]], dict[str, str]]:
     """The programs with their tests, list[problem][sample], and the SHA-256 of both files.
 
-    Raises: LogError if a file is broken, if the files have different numbers of problems, or a problem another number of samples than
-    the first.
+    Raises: LogError if a file is broken, if the files have different numbers of problems, or a problem another number
+    of samples than the first.
     """
     texts, one = _read(generations, "generations")
     tests, other = _read(references, "references")
     if len(texts) != len(tests):
         raise LogError(
-            f"{generations} has {len(texts)} problems and {references} {len(tests)}: they are not of the same run; generate both in one run"
+            f"{generations} has {len(texts)} problems and {references} {len(tests)}: they are not of the same "
+            "run; generate both in one run"
         )
     for number, (samples, test) in enumerate(zip(texts, tests)):
         if not isinstance(samples, list) or not samples or not all(isinstance(sample, str) for sample in samples):
             raise LogError(f"{generations}, problem {number}: expected a list of programs, found {str(samples)[:60]!r}")
         if len(samples) != len(texts[0]):
             raise LogError(
-                f"{generations}, problem {number}: {len(samples)} samples, but problem 0 has {len(texts[0])}; was it stopped? Generate it again"
+                f"{generations}, problem {number}: {len(samples)} samples, but problem 0 has {len(texts[0])}; "
+                "was it stopped? Generate it again"
             )
         if not isinstance(test, str) or not test.strip():
             raise LogError(f"{references}, problem {number}: expected the tests as text, found {str(test)[:60]!r}")
@@ -85,7 +92,10 @@ def judge_generations(programs: Sequence[Sequence[Program]], store: Path, how: J
 
 
 def shares(passed: Sequence[Sequence[bool]]) -> list[float]:
-    """The share of each problem's samples that pass, in [0, 1]: the paper's score of an LLM on a query (section 3.1)."""
+    """The share of each problem's samples that pass, in [0, 1].
+
+    It is the paper's score of an LLM on a query (section 3.1).
+    """
     return [sum(samples) / len(samples) for samples in passed]
 
 
@@ -135,7 +145,8 @@ def main(argv: list[str] | None = None) -> int:
         return 130
     share = 100 * sum(scores) / len(scores)
     print(
-        f"{args.task} of {args.llm}: {len(scores)} problems with {len(passed[0])} samples each, {share:.2f} % pass; written to {args.output}"
+        f"{args.task} of {args.llm}: {len(scores)} problems with {len(passed[0])} samples each, {share:.2f} % "
+        f"pass; written to {args.output}"
     )
     return 0
 

@@ -1,10 +1,12 @@
-"""The process in which `utils.scoring.sandbox` runs one program: it shuts itself in, starts the program, watches over it and reports.
+"""The process in which `utils.scoring.sandbox` runs one program: it shuts itself in, starts the program, watches over
+it and reports.
 
     python -I -S cell.py SETTINGS < source
 
-Three processes: the outer one enters the namespaces; the keeper, process 1 of the new process namespace, makes the file systems
-read-only, starts the program and ends everything when the program ends, when its time is over or when it has grown too large; the
-program runs with limits and without rights. Only the standard library is imported, since every program pays for it.
+Three processes: the outer one enters the namespaces; the keeper, process 1 of the new process namespace, makes the file
+systems read-only, starts the program and ends everything when the program ends, when its time is over or when it has
+grown too large; the program runs with limits and without rights. Only the standard library is imported, since every
+program pays for it.
 """
 
 import ctypes
@@ -28,7 +30,8 @@ MOUNT_SETATTR, HERE, WHOLE_TREE = 442, -100, 0x8000  # system call, AT_FDCWD, AT
 DEATH_SIGNAL, KEEP_CAPABILITIES, SECURE_BITS, SUBREAPER, NO_NEW_RIGHTS, AMBIENT = 1, 8, 28, 36, 38, 47  # linux/prctl.h
 READ_EVERYTHING = 2  # CAP_DAC_READ_SEARCH
 
-# What runs the program in its own process. It ends by passing on a token that lies in a pipe, which nothing before that has read.
+# What runs the program in its own process. It ends by passing on a token that lies in a pipe, which nothing before that
+# has read.
 PYTHON = """
 import os, sys, types
 def run(token, proof):
@@ -66,7 +69,9 @@ def write(path: str, text: str) -> None:
 
 
 def enter_namespaces(user: bool) -> None:
-    """Leave the network, the processes and (as a copy) the mounts of the system; `user`: by way of a user namespace, without being root."""
+    """Leave the network, the processes and (as a copy) the mounts of the system; `user`: by way of a user namespace,
+    without being root.
+    """
     uid, gid = os.getuid(), os.getgid()
     call("unshare", NEW_MOUNT | NEW_PID | NEW_NETWORK | NEW_IPC | (NEW_USER if user else 0))
     if user:
@@ -76,7 +81,9 @@ def enter_namespaces(user: bool) -> None:
 
 
 def shut_mounts(work: str, megabytes: int, uid: int, gid: int) -> None:
-    """Everything read-only but the working folder, which is a small file system in memory; /proc shows the cell's processes only."""
+    """Everything read-only but the working folder, which is a small file system in memory; /proc shows the cell's
+    processes only.
+    """
     call("mount", b"none", b"/", None, RECURSIVE | PRIVATE, None)
     attributes = (ctypes.c_uint64 * 4)(READ_ONLY | NO_SUID, 0, 0, 0)  # to set, to clear, propagation, user namespace
     call("syscall", MOUNT_SETATTR, HERE, b"/", WHOLE_TREE, attributes, ctypes.sizeof(attributes))
@@ -86,7 +93,10 @@ def shut_mounts(work: str, megabytes: int, uid: int, gid: int) -> None:
 
 
 def give_up_root(uid: int, keep_reading: bool) -> None:
-    """Become a user that nobody is, for good. `keep_reading`: the interpreter lies where that user could not read it."""
+    """Become a user that nobody is, for good.
+
+    keep_reading: the interpreter lies where that user could not read it.
+    """
     if keep_reading:
         call("prctl", KEEP_CAPABILITIES, 1, 0, 0, 0)
     os.setgroups([])

@@ -1,18 +1,21 @@
-"""From the answers of LLMs to routing data: the logs of lm-evaluation-harness become files of `{"question", "scores"}` rows.
+"""From the answers of LLMs to routing data: the logs of lm-evaluation-harness become files of `{"question", "scores"}`
+rows.
 
     bash eval_scripts/score.sh                                              # writes eval_outputs/<org__name>/<group>/
-    python -m utils.scoring.convert --logs eval_outputs --output datasets/mine      # the tasks of the paper that have logs
-    python -m utils.scoring.convert --logs eval_outputs --output datasets/mine --spec my_tasks.json --tasks sums --run_code
+    python -m utils.scoring.convert --logs eval_outputs --output datasets/mine      # the tasks of the paper that have
+    logs python -m utils.scoring.convert --logs eval_outputs --output datasets/mine --spec my_tasks.json --tasks sums
+    --run_code
 
-Which leaf tasks make a file, how they are scored, what the question's text is and how it is split, is a table of `Conversion` records:
-PAPER below, and one's own with --spec, a JSON list of objects with the same fields, such as
+Which leaf tasks make a file, how they are scored, what the question's text is and how it is split, is a table of
+`Conversion` records: PAPER below, and one's own with --spec, a JSON list of objects with the same fields, such as
 
     [{"task": "sums", "leaves": ["mini_sums"], "rule": "number", "question": "{question}",
       "train": "sums_train.json", "test": "sums_test.json", "test_fraction": 0.3}]
 
 Programs judged by eval_scripts/bigcode.sh are converted with the rule "verdicts"; datasets/README.md has an example.
 
-A log that is cut off, limited, incomplete or about other documents than another LLM's is refused, and then nothing is written.
+A log that is cut off, limited, incomplete or about other documents than another LLM's is refused, and then nothing is
+written.
 """
 
 import argparse
@@ -21,7 +24,7 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
@@ -29,6 +32,7 @@ from string import Formatter
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
 from utils.data import RoutingData, load
 from utils.files import atomic_folder, replaceable_folder, write_json
@@ -69,15 +73,18 @@ class Conversion:
     """How the logs of some leaf tasks become one file, or a training and a test file.
 
     task: its name; the files' names must give it (`utils.tasks.task_of`).
-    leaves: the harness's leaf tasks; each LLM must have a log of each. A pattern such as "mini_*" stands for those that any LLM has.
+    leaves: the harness's leaf tasks; each LLM must have a log of each. A pattern such as "mini_*" stands for those that
+    any LLM has.
     rule: "choice", "number", "metric", "python", "javascript" or "verdicts", see utils/scoring/rules.py.
     question: the query's text, with fields of the document in braces, `{choices[0]}` for the first of a list.
-    train, test: file names. With both, `test_fraction` of the rows are drawn for the test file, by --seed; equal questions stay together.
+    train, test: file names. With both, `test_fraction` of the rows are drawn for the test file, by --seed; equal
+    questions stay together.
     train_rows: the training file keeps so many of its rows, the first; 0 keeps all.
     filter: which of the harness's filters to take, where a log has several.
     metric: for the rule "metric", its name.
     group: look for logs in this folder of an LLM only.
-    documents: for the rule "verdicts", the data set in its order, a file of JSON lines; bigcode-evaluation-harness saves no questions.
+    documents: for the rule "verdicts", the data set in its order, a file of JSON lines; bigcode-evaluation-harness
+    saves no questions.
     """
 
     task: str
@@ -116,7 +123,8 @@ class Conversion:
             fail(f"the name {', '.join(kept)} is taken, by what tells how files came about; choose another task name")
         if bool(self.train and self.test) != (0 < self.test_fraction < 1):
             fail(
-                f"'test_fraction' is {self.test_fraction}; it must be between 0 and 1 with both files, and left out with one"
+                f"'test_fraction' is {self.test_fraction}; it must be between 0 and 1 with both files, and left "
+                "out with one"
             )
 
     @property
@@ -128,57 +136,98 @@ class Conversion:
         return KIND_OF_RULE[self.rule]
 
 
-MMLU = """abstract_algebra anatomy astronomy business_ethics clinical_knowledge college_biology college_chemistry college_computer_science
-college_mathematics college_medicine college_physics computer_security conceptual_physics econometrics electrical_engineering
-elementary_mathematics formal_logic global_facts high_school_biology high_school_chemistry high_school_computer_science
-high_school_european_history high_school_geography high_school_government_and_politics high_school_macroeconomics high_school_mathematics
-high_school_microeconomics high_school_physics high_school_psychology high_school_statistics high_school_us_history
-high_school_world_history human_aging human_sexuality international_law jurisprudence logical_fallacies machine_learning management
-marketing medical_genetics miscellaneous moral_disputes moral_scenarios nutrition philosophy prehistory professional_accounting
-professional_law professional_medicine professional_psychology public_relations security_studies sociology us_foreign_policy virology
-world_religions""".split()  # 57
-CMMLU = """agronomy anatomy ancient_chinese arts astronomy business_ethics chinese_civil_service_exam chinese_driving_rule
-chinese_food_culture chinese_foreign_policy chinese_history chinese_literature chinese_teacher_qualification clinical_knowledge
-college_actuarial_science college_education college_engineering_hydrology college_law college_mathematics college_medical_statistics
-college_medicine computer_science computer_security conceptual_physics construction_project_management economics education
-electrical_engineering elementary_chinese elementary_commonsense elementary_information_and_technology elementary_mathematics ethnology
-food_science genetics global_facts high_school_biology high_school_chemistry high_school_geography high_school_mathematics
-high_school_physics high_school_politics human_sexuality international_law journalism jurisprudence legal_and_moral_basis logical
-machine_learning management marketing marxist_theory modern_chinese nutrition philosophy professional_accounting professional_law
-professional_medicine professional_psychology public_relations security_study sociology sports_science traditional_chinese_medicine
-virology world_history world_religions""".split()  # 67
-CEVAL = """accountant advanced_mathematics art_studies basic_medicine business_administration chinese_language_and_literature civil_servant
-clinical_medicine college_chemistry college_economics college_physics college_programming computer_architecture computer_network
-discrete_mathematics education_science electrical_engineer environmental_impact_assessment_engineer fire_engineer high_school_biology
-high_school_chemistry high_school_chinese high_school_geography high_school_history high_school_mathematics high_school_physics
-high_school_politics ideological_and_moral_cultivation law legal_professional logic mao_zedong_thought marxism metrology_engineer
-middle_school_biology middle_school_chemistry middle_school_geography middle_school_history middle_school_mathematics
-middle_school_physics middle_school_politics modern_chinese_history operating_system physician plant_protection
-probability_and_statistics professional_tour_guide sports_science tax_accountant teacher_qualification urban_and_rural_planner
-veterinary_medicine""".split()  # 52
+MMLU = """
+abstract_algebra anatomy astronomy business_ethics clinical_knowledge college_biology college_chemistry
+college_computer_science college_mathematics college_medicine college_physics computer_security
+conceptual_physics econometrics electrical_engineering elementary_mathematics formal_logic global_facts
+high_school_biology high_school_chemistry high_school_computer_science high_school_european_history
+high_school_geography high_school_government_and_politics high_school_macroeconomics high_school_mathematics
+high_school_microeconomics high_school_physics high_school_psychology high_school_statistics
+high_school_us_history high_school_world_history human_aging human_sexuality international_law jurisprudence
+logical_fallacies machine_learning management marketing medical_genetics miscellaneous moral_disputes
+moral_scenarios nutrition philosophy prehistory professional_accounting professional_law professional_medicine
+professional_psychology public_relations security_studies sociology us_foreign_policy virology world_religions
+""".split()  # 57
+CMMLU = """
+agronomy anatomy ancient_chinese arts astronomy business_ethics chinese_civil_service_exam
+chinese_driving_rule chinese_food_culture chinese_foreign_policy chinese_history chinese_literature
+chinese_teacher_qualification clinical_knowledge college_actuarial_science college_education
+college_engineering_hydrology college_law college_mathematics college_medical_statistics college_medicine
+computer_science computer_security conceptual_physics construction_project_management economics education
+electrical_engineering elementary_chinese elementary_commonsense elementary_information_and_technology
+elementary_mathematics ethnology food_science genetics global_facts high_school_biology high_school_chemistry
+high_school_geography high_school_mathematics high_school_physics high_school_politics human_sexuality
+international_law journalism jurisprudence legal_and_moral_basis logical machine_learning management marketing
+marxist_theory modern_chinese nutrition philosophy professional_accounting professional_law
+professional_medicine professional_psychology public_relations security_study sociology sports_science
+traditional_chinese_medicine virology world_history world_religions
+""".split()  # 67
+CEVAL = """
+accountant advanced_mathematics art_studies basic_medicine business_administration
+chinese_language_and_literature civil_servant clinical_medicine college_chemistry college_economics
+college_physics college_programming computer_architecture computer_network discrete_mathematics
+education_science electrical_engineer environmental_impact_assessment_engineer fire_engineer
+high_school_biology high_school_chemistry high_school_chinese high_school_geography high_school_history
+high_school_mathematics high_school_physics high_school_politics ideological_and_moral_cultivation law
+legal_professional logic mao_zedong_thought marxism metrology_engineer middle_school_biology
+middle_school_chemistry middle_school_geography middle_school_history middle_school_mathematics
+middle_school_physics middle_school_politics modern_chinese_history operating_system physician
+plant_protection probability_and_statistics professional_tour_guide sports_science tax_accountant
+teacher_qualification urban_and_rural_planner veterinary_medicine
+""".split()  # 52
 
 _ABCD = "\nA. {A}\nB. {B}\nC. {C}\nD. {D}"
 _ARC = "Question:{question}\nAnswer:"
 PAPER = (  # files, question texts and splits of the released data
     Conversion(
-        "mmlu", tuple(f"mmlu_{name}" for name in MMLU), "choice", "{question}\nA. {choices[0]}\nB. {choices[1]}\nC. {choices[2]}\nD. {choices[3]}",
-        "mmlu_train.json", "mmlu_test.json", 0.3, train_rows=2000,
+        "mmlu",
+        tuple(f"mmlu_{name}" for name in MMLU),
+        "choice",
+        "{question}\nA. {choices[0]}\nB. {choices[1]}\nC. {choices[2]}\nD. {choices[3]}",
+        "mmlu_train.json",
+        "mmlu_test.json",
+        0.3,
+        train_rows=2000,
     ),
-    Conversion("gsm8k", ("gsm8k_train",), "number", "{question}", train="gsm8k-train.json", train_rows=1000, filter="strict-match"),
+    Conversion(
+        "gsm8k",
+        ("gsm8k_train",),
+        "number",
+        "{question}",
+        train="gsm8k-train.json",
+        train_rows=1000,
+        filter="strict-match",
+    ),
     Conversion("gsm8k", ("gsm8k_test",), "number", "{question}", test="gsm8k-test.json", filter="strict-match"),
     Conversion(
-        "cmmlu", tuple(f"cmmlu_{name}" for name in CMMLU), "choice", "{Question}" + _ABCD + "\n答案：",
-        "cmmlu_train.json", "cmmlu_test.json", 0.3, train_rows=2000,
+        "cmmlu",
+        tuple(f"cmmlu_{name}" for name in CMMLU),
+        "choice",
+        "{Question}" + _ABCD + "\n答案：",
+        "cmmlu_train.json",
+        "cmmlu_test.json",
+        0.3,
+        train_rows=2000,
     ),
-    Conversion("arc_challenge", ("arc_challenge",), "choice", _ARC, "arc_challenge_train.json", "arc_challenge_test.json", 0.3),
-    Conversion("humaneval", ("humaneval_generate",), "python", "{prompt}", "humaneval_train.json", "humaneval_test.json", 0.3),
+    Conversion(
+        "arc_challenge", ("arc_challenge",), "choice", _ARC, "arc_challenge_train.json", "arc_challenge_test.json", 0.3
+    ),
+    Conversion(
+        "humaneval", ("humaneval_generate",), "python", "{prompt}", "humaneval_train.json", "humaneval_test.json", 0.3
+    ),
     Conversion("math_prealgebra", ("minerva_math_prealgebra",), "metric", "{problem}", test="MATH_prealgebra.json"),
     Conversion("mbpp", ("mbpp_generate",), "python", '"""\n{text}\n{test_list[0]}\n"""\n', test="mbpp.json"),
-    Conversion("ceval", tuple(f"ceval-valid_{name}" for name in CEVAL), "choice", "{question}" + _ABCD + "答案：", test="ceval.json"),
+    Conversion(
+        "ceval",
+        tuple(f"ceval-valid_{name}" for name in CEVAL),
+        "choice",
+        "{question}" + _ABCD + "答案：",
+        test="ceval.json",
+    ),
     Conversion("javascript", ("humaneval_js_generate",), "javascript", "{prompt}", test="javascript.json"),
     Conversion("arc_easy", ("arc_easy",), "choice", _ARC, "arc_easy_train.json", "arc_easy_test.json", 0.3),
     Conversion("hellaswag", ("hellaswag",), "choice", "{query}", "hellaswag_train.json", "hellaswag_test.json", 0.3),
-)  # fmt: skip
+)
 
 
 def read_spec(path: Path) -> list[Conversion]:
@@ -227,7 +276,9 @@ def question_of(sample: Sample, template: str) -> str:
 
 @dataclass
 class Entry:
-    """One document of a leaf as one LLM answered it. tests: for the rule "verdicts", SHA-256 of the file with the tests that judged it."""
+    """One document of a leaf as one LLM answered it. tests: for the rule "verdicts", SHA-256 of the file with the tests
+    that judged it.
+    """
 
     doc_hash: str
     question: str
@@ -252,7 +303,8 @@ def score(log: Log, record: Conversion, args: argparse.Namespace, warnings: list
     for sample in samples(log, record.filter, args.allow_limit):
         if answers and len(sample.responses[0]) != answers:
             raise LogError(
-                f"{sample.where}: {len(sample.responses[0])} answers, and {answers} to the document before; score this task again"
+                f"{sample.where}: {len(sample.responses[0])} answers, and {answers} to the document before; "
+                "score this task again"
             )
         answers, settings = len(sample.responses[0]), settings or sampling(sample)
         equal += record.rule != "choice" and len(set(texts(sample))) == 1
@@ -270,7 +322,8 @@ def score(log: Log, record: Conversion, args: argparse.Namespace, warnings: list
             outcomes[doc_id] = share([key[:12] for key in keys], [passed[key] for key in keys])
     if answers > 1 and equal >= 0.95 * len(found):
         warnings.append(
-            f"{log}: all {answers} answers are equal for {equal} of {len(found)} documents: {_cause(settings)}. Its scores rest on one answer"
+            f"{log}: all {answers} answers are equal for {equal} of {len(found)} documents: {_cause(settings)}. "
+            "Its scores rest on one answer"
         )
     return {doc_id: Entry(*found[doc_id], outcomes[doc_id]) for doc_id in sorted(found)}
 
@@ -279,18 +332,23 @@ def _cause(settings: dict[str, Any]) -> str:
     """Why M sampled answers may be equal, from the generation settings in the log."""
     temperature = settings.get("temperature")
     if settings.get("do_sample") is False or temperature == 0:
-        return f"greedy decoding (do_sample {settings.get('do_sample')}, temperature {temperature}); give both do_sample=true and a temperature above 0"
+        return (
+            f"greedy decoding (do_sample {settings.get('do_sample')}, temperature {temperature}); give both "
+            "do_sample=true and a temperature above 0"
+        )
     return (
-        f"a fixed seed, or greedy decoding in spite of temperature {temperature}. Give no seed (local-completions sends one by itself unless told "
+        f"a fixed seed, or greedy decoding in spite of temperature {temperature}. Give no seed "
+        "(local-completions sends one by itself unless told "
         "--gen_kwargs seed=None), and both do_sample=true and temperature"
     )
 
 
 def score_verdicts(log: Log, record: Conversion) -> dict[int, Entry]:
-    """The scores that utils/scoring/bigcode.py wrote, {number of the problem: entry}, with questions from `record.documents`.
+    """The scores that utils/scoring/bigcode.py wrote, {number of the problem: entry}, with questions from
+    `record.documents`.
 
-    Raises: LogError if a file is missing or broken, if the documents are not as many, or if the verdicts are on other generations or by other
-    references than those beside them.
+    Raises: LogError if a file is missing or broken, if the documents are not as many, or if the verdicts are on other
+    generations or by other references than those beside them.
     """
     try:
         log.sha256, found = hashlib.sha256(log.path.read_bytes()).hexdigest(), json.loads(log.path.read_bytes())
@@ -300,7 +358,8 @@ def score_verdicts(log: Log, record: Conversion) -> dict[int, Entry]:
         passed, made = found["passed"], {what: found[f"{what}_sha256"] for what in ("generations", "references")}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise LogError(
-            f"{log}: the verdicts, or the documents {record.documents}, cannot be read ({type(error).__name__}: {error})"
+            f"{log}: the verdicts, or the documents {record.documents}, cannot be read ({type(error).__name__}: "
+            f"{error})"
         ) from None
     if len(docs) != len(passed):
         what = f"verdicts on {len(passed)} problems, and {record.documents} has {len(docs)} documents"
@@ -323,7 +382,8 @@ def score_verdicts(log: Log, record: Conversion) -> dict[int, Entry]:
 
 
 def join(leaf: str, sheets: dict[str, dict[int, Entry]]) -> None:
-    """Check that all LLMs answered the same documents of a leaf: the same doc ids, each with the same hash and tests, as often.
+    """Check that all LLMs answered the same documents of a leaf: the same doc ids, each with the same hash and tests,
+    as often.
 
     Raises: LogError naming the LLMs, the leaf and the doc id.
     """
@@ -331,29 +391,36 @@ def join(leaf: str, sheets: dict[str, dict[int, Entry]]) -> None:
     for llm, found in others:
         if found.keys() != expected.keys():
             raise LogError(
-                f"{leaf}: {first} has {len(expected)} documents and {llm} {len(found)}; doc_id {min(found.keys() ^ expected.keys())} is in one log only. "
+                f"{leaf}: {first} has {len(expected)} documents and {llm} {len(found)}; doc_id "
+                f"{min(found.keys() ^ expected.keys())} is in one log only. "
                 "Score both on the same data, without --limit"
             )
         for doc_id, entry in found.items():
             if entry.doc_hash != expected[doc_id].doc_hash:
                 raise LogError(
-                    f"{leaf}, doc_id {doc_id}: {first} and {llm} answered different documents (doc_hash {expected[doc_id].doc_hash[:12]} and "
-                    f"{entry.doc_hash[:12]}): another version or order of the data set, or of the task. Score both with the same"
+                    f"{leaf}, doc_id {doc_id}: {first} and {llm} answered different documents (doc_hash "
+                    f"{expected[doc_id].doc_hash[:12]} and "
+                    f"{entry.doc_hash[:12]}): another version or order of the data set, or of the task. Score "
+                    "both with the same"
                 )
             if entry.tests != expected[doc_id].tests:
                 raise LogError(
-                    f"{leaf}: the programs of {first} and {llm} were judged by different tests (references_sha256 {expected[doc_id].tests[:12]} and "
-                    f"{entry.tests[:12]}): another version or order of the data set. Generate and judge both with the same"
+                    f"{leaf}: the programs of {first} and {llm} were judged by different tests "
+                    f"(references_sha256 {expected[doc_id].tests[:12]} and "
+                    f"{entry.tests[:12]}): another version or order of the data set. Generate and judge both "
+                    "with the same"
                 )
             have, has = len(expected[doc_id].outcome.answers), len(entry.outcome.answers)
             if have != has:
                 raise LogError(
-                    f"{leaf}, doc_id {doc_id}: {first} gave {have} answers and {llm} {has}; score both with the same `repeats`"
+                    f"{leaf}, doc_id {doc_id}: {first} gave {have} answers and {llm} {has}; score both with the "
+                    "same `repeats`"
                 )
 
 
 def split(questions: Sequence[str], fraction: float, seed: int) -> tuple[list[int], list[int]]:
-    """Rows for training and for testing, both in drawn order; round(fraction * N) rows are for testing. Equal questions stay together.
+    """Rows for training and for testing, both in drawn order; round(fraction * N) rows are for testing. Equal questions
+    stay together.
 
     The draw depends on the number of distinct questions and the seed alone.
     Raises: ValueError if one side would be empty.
@@ -380,96 +447,164 @@ class Job:
 
 
 def plan(args: argparse.Namespace) -> tuple[list[str], list[Job]]:
-    """The LLMs, and what is to be converted. Raises: ValueError for a name that is unknown, a leaf that an LLM lacks."""
-    own = read_spec(args.spec) if args.spec else []
-    taken = {name for record in own for name in record.files}
-    table = [*own, *(record for record in PAPER if taken.isdisjoint(record.files))]
-    names = list(dict.fromkeys(record.task for record in table))
-    if unknown := [name for name in args.tasks or () if name not in names]:
-        raise ValueError(
-            f"--tasks: no conversion for {', '.join(unknown)}; known: {', '.join(names)}; --spec adds others"
-        )
+    """The LLMs, and what is to be converted.
+
+    Raises: ValueError for a name that is unknown, or a leaf that an LLM lacks.
+    """
+    table = conversions_of(args)
     folders = find_llms(args.logs)
-    if unknown := [llm for llm in args.llms or () if llm not in folders]:
-        raise ValueError(f"--llms: {args.logs} has no logs of {', '.join(unknown)}; it has {', '.join(folders)}")
-    llms = list(
-        dict.fromkeys(
-            args.llms or sorted(folders, key=lambda llm: (LLMS.index(llm) if llm in LLMS else len(LLMS), llm))
-        )
-    )
+    llms = chosen_llms(args, folders)
     jobs = []
     for record in table:
         if args.tasks and record.task not in args.tasks:
             continue
-        find = find_verdicts if record.rule == "verdicts" else find_logs
-        found = {llm: find(llm, folders[llm] / (record.group or ""), record.leaves) for llm in llms}
-        named = [leaf for leaf in record.leaves if not any(mark in leaf for mark in "*?[")]
-        leaves = list(dict.fromkeys([*named, *sorted({leaf for logs in found.values() for leaf in logs})]))
-        if not any(found.values()):
-            continue
-        for llm, logs in found.items():
-            if missing := [leaf for leaf in leaves if leaf not in logs]:
-                raise LogError(
-                    f"{record.task}: {llm} has no log of {len(missing)} of its {len(leaves)} leaf tasks: {_some(missing)} (below {folders[llm]}). "
-                    "Run eval_scripts/score.sh for it, or leave out the LLM (--llms) or the task (--tasks)"
-                )
-        jobs.append(Job(record, {leaf: {llm: found[llm][leaf] for llm in llms} for leaf in leaves}))
+        logs = logs_of(record, llms, folders)
+        if logs:
+            jobs.append(Job(record, logs))
     for name in args.tasks or ():
         if name not in [job.record.task for job in jobs]:
             leaves = [leaf for record in table if record.task == name for leaf in record.leaves]
-            raise LogError(f"--tasks {name}: no logs of {_some(leaves)} below {args.logs}")
+            raise LogError(f"--tasks {name}: no logs of {_first_few(leaves)} below {args.logs}")
     if not jobs:
-        raise LogError(f"{args.logs}: no logs of any task in the table ({', '.join(names)}); --spec adds your own")
+        names = ", ".join(dict.fromkeys(record.task for record in table))
+        raise LogError(f"{args.logs}: no logs of any task in the table ({names}); --spec adds your own")
     return llms, jobs
 
 
-def _some(names: Sequence[str]) -> str:
+def conversions_of(args: argparse.Namespace) -> list[Conversion]:
+    """The conversions of --spec, and those of the paper's tasks whose files it does not write.
+
+    Raises: ValueError for a task in --tasks that has none.
+    """
+    own = read_spec(args.spec) if args.spec else []
+    taken = {name for record in own for name in record.files}
+    table = [*own, *(record for record in PAPER if taken.isdisjoint(record.files))]
+    known = list(dict.fromkeys(record.task for record in table))
+    if unknown := [name for name in args.tasks or () if name not in known]:
+        raise ValueError(
+            f"--tasks: no conversion for {', '.join(unknown)}; known: {', '.join(known)}; --spec adds others"
+        )
+    return table
+
+
+def chosen_llms(args: argparse.Namespace, folders: Mapping[str, Path]) -> list[str]:
+    """The LLMs of --llms, by default all that have logs: the paper's first, in its order.
+
+    Raises: ValueError for one without logs.
+    """
+    if unknown := [llm for llm in args.llms or () if llm not in folders]:
+        raise ValueError(f"--llms: {args.logs} has no logs of {', '.join(unknown)}; it has {', '.join(folders)}")
+    if args.llms:
+        return list(dict.fromkeys(args.llms))
+    return sorted(folders, key=lambda llm: (LLMS.index(llm) if llm in LLMS else len(LLMS), llm))
+
+
+def logs_of(record: Conversion, llms: Sequence[str], folders: Mapping[str, Path]) -> dict[str, dict[str, Log]]:
+    """The log of each leaf task and LLM, {leaf: {llm: log}}; {} where no LLM has any.
+
+    Raises: LogError for a leaf that some LLMs have and one lacks.
+    """
+    find = find_verdicts if record.rule == "verdicts" else find_logs
+    by_llm = {llm: find(llm, folders[llm] / (record.group or ""), record.leaves) for llm in llms}
+    if not any(by_llm.values()):
+        return {}
+    named = [leaf for leaf in record.leaves if not any(mark in leaf for mark in "*?[")]
+    matched = sorted({leaf for logs in by_llm.values() for leaf in logs})
+    leaves = list(dict.fromkeys([*named, *matched]))
+    for llm, logs in by_llm.items():
+        if missing := [leaf for leaf in leaves if leaf not in logs]:
+            raise LogError(
+                f"{record.task}: {llm} has no log of {len(missing)} of its {len(leaves)} leaf tasks: "
+                f"{_first_few(missing)} (below {folders[llm]}). Run eval_scripts/score.sh for it, or leave out the LLM "
+                "(--llms) or the task (--tasks)"
+            )
+    return {leaf: {llm: by_llm[llm][leaf] for llm in llms} for leaf in leaves}
+
+
+def _first_few(names: Sequence[str]) -> str:
     return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
 
 
 def convert_job(
     job: Job, args: argparse.Namespace, warnings: list[str]
 ) -> tuple[dict[str, list[dict]], dict[str, list[dict]], dict[str, Any]]:
-    """Read, check, join and split one record. Returns: rows of each file, answers of each file, and where they came from.
+    """Read, check, join and split one record. Returns: rows of each file, answers of each file, where they came from.
 
     Raises: LogError for logs that cannot be trusted, do not fit each other, or have too few documents to split.
     """
-    record, rows, answers, sources = job.record, [], [], {}
-    with bar(sum(map(len, job.logs.values())), f"read {record.files[0]}", "log") as progress:
+    rows, answers, sources = [], [], {}
+    with bar(sum(map(len, job.logs.values())), f"read {job.record.files[0]}", "log") as progress:
         for leaf, logs in job.logs.items():
-            sheets, shots = {}, {}
-            for llm, log in logs.items():
-                sheets[llm] = (
-                    score_verdicts(log, record) if record.rule == "verdicts" else score(log, record, args, warnings)
-                )
-                results, _ = run_of(log, args.allow_limit)
-                version = results.get("lm_eval_version") or results.get("git_hash") or "unknown"
-                shots[llm] = results.get("n-shot", {}).get(leaf)
-                some = next(iter(sheets[llm].values()))
-                place = {"path": log.path.relative_to(args.logs).as_posix(), "sha256": log.sha256, "lm_eval": version}
-                sources.setdefault(llm, {})[leaf] = place | {
-                    "documents": len(sheets[llm]),
-                    "answers": len(some.outcome.answers),
-                }
-                progress.update()
+            sheets = read_leaf(leaf, logs, job.record, args, warnings, sources, progress)
             join(leaf, sheets)
-            if len({number_ for number_ in shots.values() if number_ is not None}) > 1:
-                shown = ", ".join(f"{llm} {number_}" for llm, number_ in shots.items())
-                warnings.append(f"{leaf}: the LLMs were shown different numbers of worked examples: {shown}")
-            for doc_id, entry in next(iter(sheets.values())).items():
-                outcomes = {llm: sheet[doc_id].outcome for llm, sheet in sheets.items()}
-                rows.append(
-                    {"question": entry.question, "scores": {llm: outcome.score for llm, outcome in outcomes.items()}}
-                )
-                given, right = (
-                    {llm: getattr(outcome, name) for llm, outcome in outcomes.items()} for name in ("answers", "right")
-                )
-                answers.append(
-                    {"leaf": leaf, "doc_id": doc_id, "gold": entry.outcome.gold, "answers": given, "right": right}
-                )
+            add_rows(leaf, sheets, rows, answers)
+    index = rows_of_files(job.record, rows, args.seed)
+
+    def chosen(values: list[dict]) -> dict[str, list[dict]]:
+        return {name: [values[row] for row in places] for name, places in index.items()}
+
+    conversion = asdict(job.record) | {"leaves": list(job.logs)}
+    return chosen(rows), chosen(answers), {"conversion": conversion, "logs": sources}
+
+
+def read_leaf(
+    leaf: str,
+    logs: Mapping[str, Log],
+    record: Conversion,
+    args: argparse.Namespace,
+    warnings: list[str],
+    sources: dict[str, dict[str, Any]],
+    progress: tqdm,
+) -> dict[str, dict[int, Entry]]:
+    """Score the logs of one leaf task: {llm: {document: entry}}. What was read is added to `sources`.
+
+    A different number of worked examples for some LLM is added to `warnings`.
+    """
+    sheets, shots = {}, {}
+    for llm, log in logs.items():
+        if record.rule == "verdicts":
+            sheets[llm] = score_verdicts(log, record)
+        else:
+            sheets[llm] = score(log, record, args, warnings)
+        run, _ = run_of(log, args.allow_limit)
+        shots[llm] = run.get("n-shot", {}).get(leaf)
+        first_entry = next(iter(sheets[llm].values()))
+        sources.setdefault(llm, {})[leaf] = {
+            "path": log.path.relative_to(args.logs).as_posix(),
+            "sha256": log.sha256,
+            "lm_eval": run.get("lm_eval_version") or run.get("git_hash") or "unknown",
+            "documents": len(sheets[llm]),
+            "answers": len(first_entry.outcome.answers),
+        }
+        progress.update()
+    if len({count for count in shots.values() if count is not None}) > 1:
+        shown = ", ".join(f"{llm} {count}" for llm, count in shots.items())
+        warnings.append(f"{leaf}: the LLMs were shown different numbers of worked examples: {shown}")
+    return sheets
+
+
+def add_rows(leaf: str, sheets: Mapping[str, Mapping[int, Entry]], rows: list[dict], answers: list[dict]) -> None:
+    """Add one row, and its answers, for each document that all LLMs were asked."""
+    for doc_id, entry in next(iter(sheets.values())).items():
+        outcomes = {llm: sheet[doc_id].outcome for llm, sheet in sheets.items()}
+        scores = {llm: outcome.score for llm, outcome in outcomes.items()}
+        rows.append({"question": entry.question, "scores": scores})
+        answers.append(
+            {
+                "leaf": leaf,
+                "doc_id": doc_id,
+                "gold": entry.outcome.gold,
+                "answers": {llm: outcome.answers for llm, outcome in outcomes.items()},
+                "right": {llm: outcome.right for llm, outcome in outcomes.items()},
+            }
+        )
+
+
+def rows_of_files(record: Conversion, rows: Sequence[dict], seed: int) -> dict[str, list[int]]:
+    """Which rows go to which file. Raises: LogError for too few documents to split."""
     if record.train and record.test:
         try:
-            train, test = split([row["question"] for row in rows], record.test_fraction, args.seed)
+            train, test = split([row["question"] for row in rows], record.test_fraction, seed)
         except ValueError as error:
             raise LogError(f"{record.task}: {error}") from None
         index = {record.train: train, record.test: test}
@@ -477,12 +612,12 @@ def convert_job(
         index = {record.files[0]: list(range(len(rows)))}
     if record.train and record.train_rows:
         index[record.train] = index[record.train][: record.train_rows]
-    pick = lambda values: {name: [values[row] for row in chosen] for name, chosen in index.items()}  # noqa: E731
-    return pick(rows), pick(answers), {"conversion": asdict(record) | {"leaves": list(job.logs)}, "logs": sources}
+    return index
 
 
 def check_folder(flag: str, folder: Path, note: str, files: Collection[str]) -> None:
-    """The folder is replaced as a whole: refuse one that holds files of others, which `note` does not list, or more of ours than `files`, which are to come.
+    """The folder is replaced as a whole: refuse one that holds files of others, which `note` does not list, or more of
+    ours than `files`, which are to come.
 
     Raises: ValueError naming them.
     """
@@ -493,7 +628,8 @@ def check_folder(flag: str, folder: Path, note: str, files: Collection[str]) -> 
     replaceable_folder(folder, flag, ours, "no conversion")
     if lost := sorted(name for name in ours.difference(files, [note]) if (folder / name).exists()):
         raise ValueError(
-            f"{flag} {folder}: the folder is replaced as a whole, and {_some(lost)} there would be lost, which this conversion does not write; "
+            f"{flag} {folder}: the folder is replaced as a whole, and {_first_few(lost)} there would be lost, "
+            "which this conversion does not write; "
             "convert those tasks too (--tasks, --spec), give another folder, or remove this one"
         )
 
@@ -507,40 +643,43 @@ class Converted:
     train: list[str]
 
 
+def check_options(args: argparse.Namespace, files: Collection[str]) -> None:
+    """Raise ValueError for a number that makes no sense, or a folder that cannot be replaced by these files."""
+    for name, least in {"workers": 1, "time_limit": 0.1, "memory_limit": 16, "seed": 0}.items():
+        if getattr(args, name) < least:
+            raise ValueError(f"--{name} is {getattr(args, name)}; it must be at least {least}")
+    check_folder("--output", args.output, "convert.json", files)
+    if args.answers:
+        here, there = args.answers.resolve(), args.output.resolve()
+        if here.is_relative_to(there) or there.is_relative_to(here):
+            raise ValueError(
+                f"--answers {args.answers}: give a folder outside --output, and not one that has it in it; "
+                "both are replaced as a whole"
+            )
+        check_folder("--answers", args.answers, "answers.json", files)
+
+
 def convert(args: argparse.Namespace) -> Converted:
     """Convert all logs, write the folder at once and read it again; prints warnings to stderr.
 
     Raises: ValueError (LogError, DataError) for bad input; nothing is written then.
     """
-    for name, least in {"workers": 1, "time_limit": 0.1, "memory_limit": 16, "seed": 0}.items():
-        if getattr(args, name) < least:
-            raise ValueError(f"--{name} is {getattr(args, name)}; it must be at least {least}")
     llms, jobs = plan(args)
-    names = [name for job in jobs for name in job.record.files]
-    check_folder("--output", args.output, "convert.json", names)
-    if args.answers:
-        here, there = args.answers.resolve(), args.output.resolve()
-        if here.is_relative_to(there) or there.is_relative_to(here):
-            raise ValueError(
-                f"--answers {args.answers}: give a folder outside --output, and not one that has it in it; both are replaced as a whole"
-            )
-        check_folder("--answers", args.answers, "answers.json", names)
+    check_options(args, [name for job in jobs for name in job.record.files])
     warnings: list[str] = []
     files: dict[str, dict[str, Any]] = {}
     data: dict[str, RoutingData] = {}
-    conversions, sides = [], {}
+    conversions, answers = [], {}
     with atomic_folder(args.output) as folder:
-        for job in sorted(
-            jobs, key=lambda job: job.record.rule in CODE
-        ):  # what takes long comes when the other logs are known to be good
-            rows, answers, sources = convert_job(job, args, warnings)
+        for job in sorted(jobs, key=lambda job: job.record.rule in CODE):  # programs run when other logs are known good
+            rows_by_file, answers_by_file, sources = convert_job(job, args, warnings)
             conversions.append(sources)
-            sides |= answers
-            for name, some in rows.items():
-                write_json(folder / name, some)
+            answers |= answers_by_file
+            for name, rows in rows_by_file.items():
+                write_json(folder / name, rows)
                 loaded = load(folder / name, job.record.kind)
                 data[name] = replace(loaded, path=str(args.output / name))
-                files[name] = {"kind": job.record.kind, "rows": len(some), "sha256": loaded.sha256}
+                files[name] = {"kind": job.record.kind, "rows": len(rows), "sha256": loaded.sha256}
         options = {name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()}
         write_json(
             folder / "convert.json",
@@ -548,19 +687,17 @@ def convert(args: argparse.Namespace) -> Converted:
         )
     if args.answers:
         with atomic_folder(args.answers) as folder:
-            for name, some in sides.items():
-                write_json(folder / name, some)
-            write_json(
-                folder / "answers.json",
-                {"llms": llms, "output": str(args.output), "files": {name: files[name]["sha256"] for name in sides}},
-            )
+            for name, of_file in answers.items():
+                write_json(folder / name, of_file)
+            digests = {name: files[name]["sha256"] for name in answers}
+            write_json(folder / "answers.json", {"llms": llms, "output": str(args.output), "files": digests})
     for warning in warnings:
         print(f"warning: {warning}", file=sys.stderr)
     return Converted(args.output, data, [job.record.train for job in jobs if job.record.train])
 
 
 def summary(data: dict[str, RoutingData]) -> str:
-    """Accuracy in % of each LLM on each file, the per-query oracle's, and the number of queries, as a Markdown table."""
+    """Accuracy in % of each LLM and of the per-query oracle on each file, and its queries, as a Markdown table."""
     columns = [{row: values[file.task] for row, values in references([file]).items()} for file in data.values()]
     llms = next(iter(data.values())).llms
     rows = [[short(row), *[f"{column[row]:.2f}" for column in columns]] for row in [*llms, "per-query oracle"]]
@@ -570,33 +707,39 @@ def summary(data: dict[str, RoutingData]) -> str:
 
 
 def next_commands(made: Converted) -> str:
-    """The commands that cluster, train and evaluate with these files."""
-    data, output, train = made.data, made.folder, made.train
-    test = [name for name in data if name not in train]
-    clustered = output.with_name(f"{output.name}_cluster")
-    paths = lambda folder, names: shlex.join(str(folder / name) for name in names)  # noqa: E731
-    kinds = lambda names: " ".join(data[name].kind for name in names)  # noqa: E731
+    """The commands that cluster, train and evaluate with these files, ready to be run."""
+    train = made.train
+    test = [name for name in made.data if name not in train]
+    clustered = made.folder.with_name(f"{made.folder.name}_cluster")
+    run = shlex.quote(f"runs/{made.folder.name}")
     lines = []
     if train:
+        files = paths_of(made.folder, train)
         lines += [
-            f"python -m utils.clustering --data_paths {paths(output, train)} --output {shlex.quote(str(clustered))}"
+            f"python -m utils.clustering --encoder minilm --data_paths {files} --output {shlex.quote(str(clustered))}",
+            f"python train_router_mdeberta.py --recipe tuned --save_path {run} \\",
+            f"  --data_paths {paths_of(clustered, train)} --data_type {kinds_of(made, train)} \\",
         ]
-        lines += [f"python train_router_mdeberta.py --encoder minilm --save_path runs/{shlex.quote(output.name)} \\"]
-        lines += [f"  --data_paths {paths(clustered, train)} --data_type {kinds(train)} \\"]
-        llms = len(data[train[0]].llms)
-        lines += [f"  --top_k {llms} --last_k {llms} \\"] if llms < 3 else []  # the paper's 3 are for 3 LLMs or more
-        tests = (
-            f"--test_data_paths {paths(output, test)} --test_data_type {kinds(test)} --final_eval_data_paths"
-            if test
-            else "--no-final_eval"
-        )
-        lines += [f"  {tests}"]
+        tests = f"--test_data_paths {paths_of(made.folder, test)} --test_data_type {kinds_of(made, test)}"
+        lines.append(f"  {tests} --final_eval_data_paths" if test else "  --no_final_eval")
     if test:
-        ckpt = f"runs/{shlex.quote(output.name)}" if train else "FOLDER"
+        ckpt = run if train else "FOLDER"
         lines += [
-            f"python evaluation_router.py --ckpt {ckpt} --test_data_paths {paths(output, test)} --test_data_type {kinds(test)}"
+            f"python evaluation_router.py --ckpt {ckpt} \\",
+            f"  --test_data_paths {paths_of(made.folder, test)} --test_data_type {kinds_of(made, test)}",
         ]
     return "\n".join(lines)
+
+
+def paths_of(folder: Path, names: Sequence[str]) -> str:
+    """Files as words of a command line."""
+    return shlex.join(str(folder / name) for name in names)
+
+
+def kinds_of(made: Converted, names: Sequence[str]) -> str:
+    """Score kinds as words of a command line: one for all files, or one each."""
+    kinds = [made.data[name].kind for name in names]
+    return kinds[0] if len(set(kinds)) == 1 else " ".join(kinds)
 
 
 def parser() -> argparse.ArgumentParser:

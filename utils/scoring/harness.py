@@ -1,9 +1,11 @@
-"""Read the sample logs of lm-evaluation-harness: today's (0.4.13: JSON lines, answers as strings) and those of 2024 (one JSON list a file, numbers).
+"""Read the sample logs of lm-evaluation-harness: today's (0.4.13: JSON lines, answers as strings) and those of 2024
+(one JSON list a file, numbers).
 
-An LLM's logs lie at or below one folder, `<logs>/<org>__<name>/`. Today a run writes `samples_<leaf>_<time>.jsonl` for each leaf task and
-`results_<time>.json` beside them; in 2024 it wrote `<model arguments>_<leaf>.jsonl` and `results.json`. A line is one document:
-`resps` holds one list of answers per request (an option of a multiple choice, else one request), so `resps[0]` has the M samples
-of a generated answer. Tested with logs that the harness wrote, see tests/test_convert.py.
+An LLM's logs lie at or below one folder, `<logs>/<org>__<name>/`. Today a run writes `samples_<leaf>_<time>.jsonl` for
+each leaf task and `results_<time>.json` beside them; in 2024 it wrote `<model arguments>_<leaf>.jsonl` and
+`results.json`. A line is one document: `resps` holds one list of answers per request (an option of a multiple choice,
+else one request), so `resps[0]` has the M samples of a generated answer. Tested with logs that the harness wrote, see
+tests/test_convert.py.
 """
 
 import hashlib
@@ -20,12 +22,16 @@ AGAIN = "delete the folder of this task and score it again (eval_scripts/score.s
 
 
 class LogError(ValueError):
-    """A log is missing, broken or does not fit the others; the message names the LLM, the leaf task or the file, and what to do."""
+    """A log is missing, broken or does not fit the others; the message names the LLM, the leaf task or the file, and
+    what to do.
+    """
 
 
 @dataclass
 class Log:
-    """The log of one LLM on one leaf task. `results` is the results file of its run, None where a run of 2024 left none."""
+    """The log of one LLM on one leaf task. `results` is the results file of its run, None where a run of 2024 left
+    none.
+    """
 
     llm: str
     leaf: str
@@ -42,8 +48,8 @@ class Log:
 class Sample:
     """One document and what the LLM answered.
 
-    arguments: of each request, (context, continuation) or (context, generation settings). responses: of each request, its M answers: a
-    string, or [log-likelihood, is greedy]. line: the whole line, which also has a key for each metric.
+    arguments: of each request, (context, continuation) or (context, generation settings). responses: of each request,
+    its M answers: a string, or [log-likelihood, is greedy]. line: the whole line, which also has a key for each metric.
     """
 
     where: str
@@ -73,7 +79,8 @@ def find_llms(folder: Path) -> dict[str, Path]:
     found = {llm: path for llm, path in found.items() if next(_logs_below(path), None)}
     if not found:
         raise LogError(
-            f"{folder}: no folder in it holds logs. Expected {folder}/<org>__<name>/**/samples_<task>_<time>.jsonl; was --log_samples given?"
+            f"{folder}: no folder in it holds logs. Expected "
+            f"{folder}/<org>__<name>/**/samples_<task>_<time>.jsonl; was --log_samples given?"
         )
     return found
 
@@ -95,7 +102,8 @@ def find_logs(llm: str, folder: Path, leaves: Collection[str]) -> dict[str, Log]
     """The newest log of each leaf task below an LLM's folder, {leaf: log}.
 
     Args:
-        leaves: names, or patterns such as "mmlu_*" (for today's logs only, which carry the leaf's name). Leaves without a log are left out.
+        leaves: names, or patterns such as "mmlu_*" (for today's logs only, which carry the leaf's name). Leaves without
+            a log are left out.
     Raises: LogError for two logs of 2024 of one leaf: their names have no time.
     """
     found: dict[str, Log] = {}
@@ -114,7 +122,8 @@ def find_logs(llm: str, folder: Path, leaves: Collection[str]) -> dict[str, Log]
         other = found.get(log.leaf)
         if other and other.time == log.time:
             raise LogError(
-                f"{llm}: {other} and {log} are both logs of {log.leaf}, and nothing tells which is newer; keep one of them"
+                f"{llm}: {other} and {log} are both logs of {log.leaf}, and nothing tells which is newer; keep "
+                "one of them"
             )
         if not other or other.time < log.time:
             found[log.leaf] = log
@@ -122,7 +131,7 @@ def find_logs(llm: str, folder: Path, leaves: Collection[str]) -> dict[str, Log]
 
 
 def find_verdicts(llm: str, folder: Path, leaves: Collection[str]) -> dict[str, Log]:
-    """The verdicts that eval_scripts/bigcode.sh left below an LLM's folder, {task of bigcode-evaluation-harness: file}."""
+    """The verdicts that eval_scripts/bigcode.sh left below an LLM's folder: {task of that harness: file}."""
     return {leaf: Log(llm, leaf, path) for leaf in leaves if (path := folder / leaf / "verdicts.json").is_file()}
 
 
@@ -142,7 +151,8 @@ def run_of(log: Log, allow_limit: bool) -> tuple[dict[str, Any], int | None]:
         results = json.loads(log.results.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise LogError(
-            f"{log}: its results file {log.results.name} is missing, and only it can tell whether the log is whole; copy both, or {AGAIN}"
+            f"{log}: its results file {log.results.name} is missing, and only it can tell whether the log is "
+            f"whole; copy both, or {AGAIN}"
         ) from None
     except ValueError as error:
         raise LogError(f"{log.results}: not valid JSON ({error}); {AGAIN}") from None
@@ -153,14 +163,17 @@ def run_of(log: Log, allow_limit: bool) -> tuple[dict[str, Any], int | None]:
     if not allow_limit and (limit is not None or original != effective):
         cause = f"--limit {limit}" if limit is not None else "--samples"
         raise LogError(
-            f"{log}: a run of {log.llm} with {cause}: {effective if effective is not None else 'only some'} of {original or 'all'} documents. "
+            f"{log}: a run of {log.llm} with {cause}: {effective if effective is not None else 'only some'} of "
+            f"{original or 'all'} documents. "
             f"Run it without, or take it for a trial with --allow_limit"
         )
     return results, effective
 
 
 def _lines(log: Log) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The lines of a log with their places, for errors. Sets log.sha256 at the end. Raises: LogError for a log that was cut off."""
+    """The lines of a log with their places, for errors. Sets log.sha256 at the end. Raises: LogError for a log that was
+    cut off.
+    """
     digest, seen = hashlib.sha256(), 0
     with log.path.open("rb") as file:
         if file.read(1) == b"[":  # 2024
@@ -170,7 +183,8 @@ def _lines(log: Log) -> Iterator[tuple[str, dict[str, Any]]]:
                 lines = json.loads(raw)
             except ValueError as error:
                 raise LogError(
-                    f"{log}: the list is cut off or broken ({error}): a truncated copy or a stopped run; copy it again, or {AGAIN}"
+                    f"{log}: the list is cut off or broken ({error}): a truncated copy or a stopped run; copy it "
+                    f"again, or {AGAIN}"
                 ) from None
             for seen, line in enumerate(lines, 1):
                 yield f"{log}, entry {seen}", line
@@ -184,7 +198,8 @@ def _lines(log: Log) -> Iterator[tuple[str, dict[str, Any]]]:
                         raise ValueError("no line end")
                 except ValueError as error:
                     raise LogError(
-                        f"{log}, line {seen}: cut off or broken ({error}): a truncated copy or a stopped run; copy it again, or {AGAIN}"
+                        f"{log}, line {seen}: cut off or broken ({error}): a truncated copy or a stopped run; "
+                        f"copy it again, or {AGAIN}"
                     ) from None
                 yield f"{log}, line {seen}", line
     if not seen:
@@ -221,7 +236,8 @@ def _sample(where: str, line: Any) -> Sample:
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise LogError(
-            f"{where}: not a sample of lm-evaluation-harness ({type(error).__name__}: {error}); was it written with --log_samples?"
+            f"{where}: not a sample of lm-evaluation-harness ({type(error).__name__}: {error}); was it written "
+            "with --log_samples?"
         ) from None
 
 
@@ -229,10 +245,12 @@ def samples(log: Log, filter: str | None = None, allow_limit: bool = False) -> I
     """The samples of a log, one for each document, in the file's order.
 
     Args:
-        filter: the harness's filter to take. A log has each document once per filter (GSM8K: strict-match, flexible-extract). Needed where there
-            are several; logs of 2024 do not name the filter, and their repeats, which hold the same answers, are dropped.
+        filter: the harness's filter to take. A log has each document once per filter (GSM8K: strict-match,
+            flexible-extract). Needed where there are several; logs of 2024 do not name the filter, and their repeats,
+            which hold the same answers, are dropped.
         allow_limit: take a run with --limit.
-    Raises: LogError for a truncated log, a run with --limit, a missing filter, a document that occurs twice with different answers.
+    Raises: LogError for a truncated log, a run with --limit, a missing filter, a document that occurs twice with
+    different answers.
     """
     _, expected = run_of(log, allow_limit)
     filters: dict[str | None, None] = {}
@@ -244,7 +262,8 @@ def samples(log: Log, filter: str | None = None, allow_limit: bool = False) -> I
         if name is not None and filter is None and len(filters) > 1:
             names = ", ".join(map(str, filters))
             raise LogError(
-                f'{log}: each document is there once per filter ({names}); choose one with "filter" in the conversion table'
+                f'{log}: each document is there once per filter ({names}); choose one with "filter" in the '
+                "conversion table"
             )
         if name is not None and filter is not None and name != filter:
             continue
@@ -252,7 +271,8 @@ def samples(log: Log, filter: str | None = None, allow_limit: bool = False) -> I
             place, before = seen[sample.doc_id]
             if name is not None or before != sample.responses:
                 raise LogError(
-                    f"{where}: doc_id {sample.doc_id} was there before, {place.rsplit(', ', 1)[1]}: two runs in one file? {AGAIN}"
+                    f"{where}: doc_id {sample.doc_id} was there before, {place.rsplit(', ', 1)[1]}: two runs in "
+                    f"one file? {AGAIN}"
                 )
             continue
         seen[sample.doc_id] = (where, sample.responses if name is None else None)
@@ -261,11 +281,14 @@ def samples(log: Log, filter: str | None = None, allow_limit: bool = False) -> I
         raise LogError(f"{log}: no line has the filter {filter!r}; it has {', '.join(map(str, filters))}")
     if expected is not None and len(seen) != expected:
         raise LogError(
-            f"{log}: {len(seen)} documents, and {log.results.name} says {expected}: a truncated copy; copy it again, or {AGAIN}"
+            f"{log}: {len(seen)} documents, and {log.results.name} says {expected}: a truncated copy; copy it "
+            f"again, or {AGAIN}"
         )
 
 
 def sampling(sample: Sample) -> dict[str, Any]:
-    """The generation settings that the sample was made with (temperature, do_sample, until, ...); empty for a multiple choice."""
+    """The generation settings that the sample was made with (temperature, do_sample, until, ...); empty for a multiple
+    choice.
+    """
     last = sample.arguments[0][-1] if sample.arguments and sample.arguments[0] else None
     return last if isinstance(last, dict) else {}

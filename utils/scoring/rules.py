@@ -1,13 +1,15 @@
 """From what an LLM answered to its score in [0, 1], one rule per family of tasks.
 
-    choice       multiple choice: softmax over the options' log-likelihoods; the right option's probability if it is the arg-max, else 0
+    choice       multiple choice: softmax over the options' log-likelihoods; the right option's probability if it is the
+        arg-max, else 0
     number       the number after "####" (GSM8K): share of the M answers that give the reference
     metric       what the harness found for its one answer, 0 to 1 (MATH: exact_match or math_verify)
     python       HumanEval and MBPP: share of the M programs that pass the tests of the document
     javascript   HumanEval-JavaScript, likewise
     verdicts     what utils/scoring/bigcode.py found for the programs of bigcode-evaluation-harness
 
-Shares are means over all M answers in the log, never the harness's own metric, which with `take_first` counts the first alone.
+Shares are means over all M answers in the log, never the harness's own metric, which with `take_first` counts the first
+alone.
 """
 
 import hashlib
@@ -34,7 +36,9 @@ CODE = ("python", "javascript")
 
 @dataclass(frozen=True)
 class Outcome:
-    """The score, and for each of the M answers what it was, in short (option's place, number, hash of a program), and whether it is right."""
+    """The score, and for each of the M answers what it was, in short (option's place, number, hash of a program), and
+    whether it is right.
+    """
 
     score: float
     answers: list[Any]
@@ -48,7 +52,8 @@ def share(answers: list[Any], right: list[bool], gold: Any = None) -> Outcome:
 
 
 def choice(sample: Sample) -> Outcome:
-    """Probability of the right option among the options, 0 unless it is the arg-max (the first of equals). Paper, section 3.1.
+    """Probability of the right option among the options, 0 unless it is the arg-max (the first of equals). Paper,
+    section 3.1.
 
     Raises: LogError if the log-likelihoods or the right option are not what they should be.
     """
@@ -56,18 +61,21 @@ def choice(sample: Sample) -> Outcome:
         values = np.array([float(answers[0][0]) for answers in sample.responses])
     except (TypeError, ValueError, IndexError):
         raise LogError(
-            f"{sample.where}: not the log-likelihoods of a multiple choice: {str(sample.responses)[:80]}; is the rule of this task right?"
+            f"{sample.where}: not the log-likelihoods of a multiple choice: {str(sample.responses)[:80]}; is the "
+            "rule of this task right?"
         ) from None
     if np.isnan(values).any() or not np.isfinite(values.max()):
         raise LogError(
-            f"{sample.where}: log-likelihoods {values.tolist()}: the LLM's arithmetic overflowed (try another dtype); score it again"
+            f"{sample.where}: log-likelihoods {values.tolist()}: the LLM's arithmetic overflowed (try another "
+            "dtype); score it again"
         )
     options = [str(request[-1]).strip() for request in sample.arguments]
     gold = str(sample.target).strip()
     place = int(gold) if re.fullmatch(r"\d+", gold) else options.index(gold) if gold in options else -1
     if not 0 <= place < len(values):
         raise LogError(
-            f"{sample.where}: the right option is {sample.target!r}, which is none of the {len(values)} options {options}"
+            f"{sample.where}: the right option is {sample.target!r}, which is none of the {len(values)} options "
+            f"{options}"
         )
     probabilities = np.exp(values - values.max())
     probabilities /= probabilities.sum()
@@ -95,10 +103,11 @@ def value_of(text: str) -> Decimal | None:
 
 
 def number(sample: Sample, numeric: bool = False) -> Outcome:
-    """Share of answers whose first "#### x" gives the reference, which is what follows "####" in the target (or all of it).
+    """Share of answers whose first "#### x" gives the reference, which is what follows "####" in the target (or all of
+    it).
 
-    Compares the text as it stands, as the paper's scores do: 1000 is then not 1,000, nor 72. or $72 the same as 72. `numeric`
-    compares values. Raises: LogError for `numeric` where the reference is no number.
+    Compares the text as it stands, as the paper's scores do: 1000 is then not 1,000, nor 72. or $72 the same as 72.
+    `numeric` compares values. Raises: LogError for `numeric` where the reference is no number.
     """
     gold = str(sample.target).rsplit("####", 1)[-1].strip()
     if numeric and value_of(gold) is None:
@@ -116,10 +125,13 @@ def number(sample: Sample, numeric: bool = False) -> Outcome:
 
 
 def metric(sample: Sample, name: str) -> Outcome:
-    """The harness's own metric of the document. It judges one answer: raises LogError if there are more, or if the metric is not there."""
+    """The harness's own metric of the document. It judges one answer: raises LogError if there are more, or if the
+    metric is not there.
+    """
     if len(texts(sample)) > 1:
         raise LogError(
-            f"{sample.where}: {len(texts(sample))} answers, and the harness's {name} judged the first alone; score it with `repeats: 1`"
+            f"{sample.where}: {len(texts(sample))} answers, and the harness's {name} judged the first alone; "
+            "score it with `repeats: 1`"
         )
     value = sample.line.get(name)
     if isinstance(value, str) or value is None or not 0 <= float(value) <= 1:
@@ -150,7 +162,9 @@ JAVASCRIPT_TOKEN = re.compile(
 
 
 def cut_balanced(start: str, text: str) -> str:
-    """The text up to the bracket that closes the last one that `start` left open; all of it if none does (the program then fails)."""
+    """The text up to the bracket that closes the last one that `start` left open; all of it if none does (the program
+    then fails).
+    """
     depth = sum({"{": 1, "}": -1}.get(token[0], 0) for token in JAVASCRIPT_TOKEN.finditer(start))
     for token in JAVASCRIPT_TOKEN.finditer(text):
         depth += {"{": 1, "}": -1}.get(token[0], 0)
@@ -160,7 +174,9 @@ def cut_balanced(start: str, text: str) -> str:
 
 
 def _after(prompt: str, sample: Sample) -> str:
-    """The prompt as the LLM saw it: the harness may have cut the white space at its end, and the answer then begins with its own."""
+    """The prompt as the LLM saw it: the harness may have cut the white space at its end, and the answer then begins
+    with its own.
+    """
     context = str(sample.arguments[0][0]) if sample.arguments and sample.arguments[0] else ""
     if not context.rstrip().endswith(prompt.strip()):
         return prompt
@@ -170,7 +186,8 @@ def _after(prompt: str, sample: Sample) -> str:
 def programs(sample: Sample, rule: str) -> list[Program]:
     """The M programs of a document: its prompt, the answer cut where it ends, its tests.
 
-    Fields: HumanEval has prompt, test, entry_point; MBPP has test_list; HumanEval-JavaScript has prompt (comment and declaration) and test.
+    Fields: HumanEval has prompt, test, entry_point; MBPP has test_list; HumanEval-JavaScript has prompt (comment and
+    declaration) and test.
     Raises: LogError for a document without them.
     """
     doc = sample.doc
@@ -185,7 +202,8 @@ def programs(sample: Sample, rule: str) -> list[Program]:
         return [Program(rule, f"{start}{cut(text, HUMANEVAL_STOPS)}\n{end}") for text in texts(sample)]
     except KeyError as error:
         raise LogError(
-            f"{sample.where}: rule {rule!r} needs the field {error} of the document, or test_list; it has {', '.join(doc)}"
+            f"{sample.where}: rule {rule!r} needs the field {error} of the document, or test_list; it has "
+            f"{', '.join(doc)}"
         ) from None
 
 
@@ -196,7 +214,9 @@ def key_of(program: Program) -> str:
 
 @dataclass(frozen=True)
 class Judging:
-    """How to run programs: `run` is the user's consent to run what LLMs wrote, seconds and megabytes are for each program."""
+    """How to run programs: `run` is the user's consent to run what LLMs wrote, seconds and megabytes are for each
+    program.
+    """
 
     run: bool = False
     workers: int = 1
@@ -205,7 +225,9 @@ class Judging:
 
 
 def read_verdicts(path: Path, how: Judging) -> dict[str, bool]:
-    """The verdicts of a file that were reached within the same limits, {key: passed}; a last line that was cut off is not one."""
+    """The verdicts of a file that were reached within the same limits, {key: passed}; a last line that was cut off is
+    not one.
+    """
     if not path.is_file():
         return {}
     lines = [
@@ -219,7 +241,8 @@ def read_verdicts(path: Path, how: Judging) -> dict[str, bool]:
 
 
 def verdicts(wanted: Sequence[Program], path: Path, how: Judging, title: str) -> dict[str, bool]:
-    """Whether each program passes, {key: passed}. Verdicts are kept in `path`, so that a stopped run goes on where it was.
+    """Whether each program passes, {key: passed}. Verdicts are kept in `path`, so that a stopped run goes on where it
+    was.
 
     Equal programs run once. Raises: LogError if a verdict is missing and how.run is False.
     """
@@ -227,8 +250,10 @@ def verdicts(wanted: Sequence[Program], path: Path, how: Judging, title: str) ->
     missing = list({key: program for program in wanted if (key := key_of(program)) not in known}.items())
     if missing and not how.run:
         raise LogError(
-            f"{title}: {len(missing)} programs that LLMs wrote must be run to score them. --run_code allows it (each in its own process, with limits of "
-            "time and memory; best in a container or on a machine that holds nothing of value); --tasks leaves this task out"
+            f"{title}: {len(missing)} programs that LLMs wrote must be run to score them. --run_code allows it "
+            "(each in its own process, with limits of "
+            "time and memory; best in a container or on a machine that holds nothing of value); --tasks leaves "
+            "this task out"
         )
     if missing:
         warn()

@@ -2,17 +2,19 @@
 
     python -m utils.scoring.sandbox          says, after trying it, what this machine can enforce
 
-Each program runs in processes of its own (`utils/scoring/cell.py`) in an empty folder that vanishes with it, without the environment
-variables of the caller, and all its processes are killed when its main one ends or its time is over. Where Linux allows it (as root, or
-with user namespaces), it has no network, sees no other process, and can write to that folder alone, 64 MB in memory; root's programs
-run as a user that nobody is, unless root may not make namespaces itself. Elsewhere the limits of time, memory, processes and file size
-remain, as far as the system has them, and a warning says so before programs run.
+Each program runs in processes of its own (`utils/scoring/cell.py`) in an empty folder that vanishes with it, without
+the environment variables of the caller, and all its processes are killed when its main one ends or its time is over.
+Where Linux allows it (as root, or with user namespaces), it has no network, sees no other process, and can write to
+that folder alone, 64 MB in memory; root's programs run as a user that nobody is, unless root may not make namespaces
+itself. Elsewhere the limits of time, memory, processes and file size remain, as far as the system has them, and a
+warning says so before programs run.
 
-A program passes if it ran to its very end: then the code around it takes a random token out of a pipe and sends it back. Printing, exit
-codes, `sys.exit(0)`, `os._exit(0)`, `process.exit(0)` and a killed process give no token. JavaScript must also have printed nothing on
-either stream, since a failed `console.assert` only prints (so does bigcode-evaluation-harness). What remains: a program written against
-this very sandbox could find the pipe among its open files, or change what `assert` meets; files that the user may read can be read; a flaw
-of the kernel is not covered. So the right place for programs from unknown LLMs is still a container or a machine with nothing of value.
+A program passes if it ran to its very end: then the code around it takes a random token out of a pipe and sends it
+back. Printing, exit codes, `sys.exit(0)`, `os._exit(0)`, `process.exit(0)` and a killed process give no token.
+JavaScript must also have printed nothing on either stream, since a failed `console.assert` only prints (so does
+bigcode-evaluation-harness). What remains: a program written against this very sandbox could find the pipe among its
+open files, or change what `assert` meets; files that the user may read can be read; a flaw of the kernel is not
+covered. So the right place for programs from unknown LLMs is still a container or a machine with nothing of value.
 """
 
 import functools
@@ -55,7 +57,8 @@ class Program:
 
 @dataclass(frozen=True)
 class Verdict:
-    """status: "passed", "failed" (an error, or output in JavaScript), "exited early", "timed out", "out of memory", "too many processes" or
+    """status: "passed", "failed" (an error, or output in JavaScript), "exited early", "timed out", "out of memory",
+    "too many processes" or
     "killed". detail: the last line of the error, or the signal."""
 
     passed: bool
@@ -65,7 +68,8 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Mode:
-    """How programs are shut in. namespaces: own network, processes and mounts; user: by way of a user namespace; drop: root becomes a user
+    """How programs are shut in. namespaces: own network, processes and mounts; user: by way of a user namespace; drop:
+    root becomes a user
     that nobody is."""
 
     namespaces: bool
@@ -91,7 +95,8 @@ def judge(
     """
     if workers < 1 or not 0 < seconds <= 86400 or megabytes < 64:
         raise ValueError(
-            f"workers {workers}, seconds {seconds}, megabytes {megabytes}: at least 1 worker, some time up to a day and 64 MB are needed"
+            f"workers {workers}, seconds {seconds}, megabytes {megabytes}: at least 1 worker, some time up to a "
+            "day and 64 MB are needed"
         )
     if unknown := {program.language for program in programs} - {*LANGUAGES}:
         raise ValueError(f"programs in {', '.join(map(repr, unknown))} cannot be run; {' and '.join(LANGUAGES)} can")
@@ -119,7 +124,8 @@ def interpreter(language: str) -> str:
     found = sys.executable if language == "python" else shutil.which("node")
     if not found:
         raise SandboxError(
-            "no `node` command, which runs JavaScript; install Node.js (Debian, Ubuntu: apt install nodejs), or leave such tasks out"
+            "no `node` command, which runs JavaScript; install Node.js (Debian, Ubuntu: apt install nodejs), or "
+            "leave such tasks out"
         )
     return found
 
@@ -156,8 +162,12 @@ def run(program: Program, seconds: float, megabytes: int, how: Mode) -> Verdict:
         want |= {"work": work, "token": given.read, "proof": proof.write, "report": report.write}
         cell = subprocess.Popen(
             [sys.executable, "-I", "-S", str(Path(__file__).with_name("cell.py")), json.dumps(want)],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, pass_fds=(given.read, proof.write, report.write), start_new_session=True,
-        )  # fmt: skip
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            pass_fds=(given.read, proof.write, report.write),
+            start_new_session=True,
+        )
         try:
             proof.close_write()
             report.close_write()
@@ -222,7 +232,8 @@ def _verdict(language: str, heard: dict[str, bytes], token: bytes) -> Verdict:
     lines = heard["report"].splitlines()
     if not lines:
         raise SandboxError(
-            f"a program's cell ended without a report ({last or 'it said nothing'}); is the machine short of memory? Use fewer workers"
+            f"a program's cell ended without a report ({last or 'it said nothing'}); is the machine short of "
+            "memory? Use fewer workers"
         )
     first = json.loads(lines[0])
     if "setup" in first:
@@ -280,13 +291,17 @@ def mode() -> Mode:
 
 @functools.cache
 def warn() -> None:
-    """Say on stderr, once, what is not enforced where programs run without namespaces. Raises: SandboxError if they cannot run at all."""
+    """Say on stderr, once, what is not enforced where programs run without namespaces. Raises: SandboxError if they
+    cannot run at all.
+    """
     how = mode()
     if not how.namespaces:
         who = "any user may" if how.drop else "you may"
         print(
-            f"warning: no namespaces can be made here, so programs that LLMs wrote can use the network, see other processes, and read and write every file "
-            f"that {who}; only time, file size and, where the system can, memory and processes are limited. Best in a container; `python -m utils.scoring.sandbox` tells more",
+            "warning: no namespaces can be made here, so programs that LLMs wrote can use the network, see "
+            "other processes, and read and write every file "
+            f"that {who}; only time, file size and, where the system can, memory and processes are limited. Best "
+            "in a container; `python -m utils.scoring.sandbox` tells more",
             file=sys.stderr,
         )
 

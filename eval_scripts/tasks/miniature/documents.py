@@ -8,7 +8,8 @@ from datasets import Dataset
 
 
 def load(leaf: str, **_) -> dict[str, Dataset]:
-    """The documents of a leaf as the split "test", from the folder that `python -m utils.miniature texts` wrote ($MINIATURE_TEXTS).
+    """The documents of a leaf as the split "test", from the folder that `python -m utils.miniature texts` wrote
+    ($MINIATURE_TEXTS).
 
     Raises: FileNotFoundError if they are not there.
     """

@@ -1166,21 +1166,21 @@ def test_the_command_prints_the_table_and_commands_that_work(place, script, tiny
     quiz = [naive_choice(entry) > 0 for entry in choices(30, A)]
     shares = [float(table[0][[name.strip() for name in columns].index(f"quiz_{side}")]) for side in ("train", "test")]
     assert (21 * shares[0] + 9 * shares[1]) / 30 == pytest.approx(100 * np.mean(quiz), abs=0.01)
-    train = made.stdout[
-        made.stdout.index("python train_router_mdeberta.py") : made.stdout.index("python evaluation_router.py")
-    ]
-    words = shlex.split(train.replace("\\\n", " "))[1:]
-    words = [word.replace("mine_cluster/", "mine/") for word in words]
-    words[words.index("minilm")] = str(tiny_bert)
-    small = (
-        "--cluster_loss_weight 0 --training_steps 2 --eval_steps 2 --batch_size 8 --device cpu --precision fp32 "
-        "--max_length 32"
+    commands = made.stdout.replace("\\\n", " ").splitlines()
+    cluster, train, evaluate = (line for line in commands if line.startswith("python "))
+    tiny = ["--encoder", str(tiny_bert), "--device", "cpu", "--precision", "fp32", "--max_length", "32"]
+    steps = ["--training_steps", "2", "--eval_steps", "2", "--batch_size", "8"]
+    clustered = subprocess.run(
+        [sys.executable, *shlex.split(cluster)[1:], *tiny],
+        capture_output=True,
+        text=True,
+        cwd=place,
+        env=os.environ | {"PYTHONPATH": str(REPO)},
     )
-    run_ = script(words[0], *words[1:], *small.split(), cwd=place)
-    assert run_.returncode == 0, run_.stderr
-    evaluated = script(
-        "evaluation_router.py", *shlex.split(made.stdout[made.stdout.index("--ckpt") :]), "--device", "cpu", cwd=place
-    )
+    assert clustered.returncode == 0, clustered.stderr
+    trained = script(*shlex.split(train)[1:], *tiny, *steps, cwd=place)
+    assert trained.returncode == 0, trained.stderr
+    evaluated = script(*shlex.split(evaluate)[1:], "--device", "cpu", cwd=place)
     assert evaluated.returncode == 0 and "sums" in evaluated.stdout, evaluated.stderr
 
 

@@ -501,10 +501,10 @@ def test_what_is_drawn_and_lost_after_training_reads_the_embeddings_too(make, sc
     assert set(lines) == {"none", "llm-1", "llm-2", "llm-3"} and lines["none"]["metrics"] == pytest.approx(
         result["test"]["tasks"], abs=1e-3
     )
-    vectors, tasks, places = figures.query_embeddings(tmp_path / "run", 100, 1, "cpu", tmp_path / "c")
+    drawn = figures.query_embeddings(tmp_path / "run", 100, 1, "cpu", tmp_path / "c")
     llms = load_file(tmp_path / "run" / "checkpoint" / "model.safetensors")["llm_embeddings.weight"].numpy()
-    near = (vectors @ (llms / np.linalg.norm(llms, axis=1, keepdims=True)).T).argmax(axis=1)
-    assert {task: near[places == number].tolist() for number, task in enumerate(tasks)} == picks
+    near = (drawn.embeddings @ (llms / np.linalg.norm(llms, axis=1, keepdims=True)).T).argmax(axis=1)
+    assert {task: near[drawn.places == number].tolist() for number, task in enumerate(drawn.tasks)} == picks
 
 
 def test_text_and_embeddings_do_not_mix(script, make, tmp_path, routereval, fake):

@@ -1,5 +1,9 @@
-"""utils/checkpoint.py and utils/model.py: what is saved is what comes back, without a pickle; damage is named, never half a folder."""
+"""utils/checkpoint.py and utils/model.py: what is saved is what comes back, without a pickle.
 
+Damage is named, and there is never half a folder.
+"""
+
+import contextlib
 import json
 import pickle
 import shutil
@@ -8,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import LLMS
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from test_encoders import QUESTIONS, SMALL
 
 from utils import checkpoint
@@ -23,11 +27,9 @@ ABOUT = {
     "tests": [{"path": "mbpp.json", "kind": "multi_attempt"}],
     "settings": SETTINGS,
 }  # what a run adds
-TEXT = [
-    *QUESTIONS,
-    "ｗｈｉｃｈ　ｒｉｖｅｒ？",
-    "诗人",
-]  # full-width: what a tokenizer's normalisation is for; a query beyond max_length is among QUESTIONS
+# Full-width letters are what a tokenizer's normalisation is for; a query beyond max_length is among QUESTIONS.
+TEXT = [*QUESTIONS, "ｗｈｉｃｈ　ｒｉｖｅｒ？", "诗人"]
+DAMAGED = "the checkpoint is damaged, train or copy it again"
 
 
 def router(folder, similarity="cos", head=False, pooling="mean") -> RouterDC:
@@ -51,13 +53,30 @@ def saved(tiny_bert, tmp_path):
     return model, tmp_path / "run" / "checkpoint"
 
 
-WRONG = [  # keys of the config, and what may not stand there
-    ("encoder", None), ("pooling", ["mean"]), ("max_length", "40"), ("max_length", True), ("similarity_function", ["cos"]), ("head", None), ("llms", None),
-    ("llms", []), ("llms", "org/alpha-7b"), ("llms", [*LLMS[:3], 4]), ("llms", [*LLMS[:3], LLMS[0]]), ("router", None), ("precision", "fp8"), ("tests", None),
-    ("tests", ["mbpp.json"]), ("tests", [{"path": "mbpp.json"}]), ("settings", []), ("settings", None), ("settings.data_paths", None), ("settings.freeze_encoder", 1),
-    ("settings.keep_characters", "middle"),
-    ("settings.train_layers", "2"), ("settings.max_characters", "1400"), ("settings.missing_cells", None), ("settings.cost_rate", None), ("settings.dataset", []),
-]  # fmt: skip
+NEEDED = (
+    *("encoder", "pooling", "max_length", "similarity_function", "head", "llms", "router", "precision", "tests"),
+    *("settings", "settings.data_paths", "settings.freeze_encoder", "settings.train_layers"),
+)
+WRONG = {  # keys of the config, and values that may not stand there
+    "encoder": [None],
+    "pooling": [["mean"]],
+    "max_length": ["40", True],
+    "similarity_function": [["cos"]],
+    "head": [None],
+    "llms": [None, [], "org/alpha-7b", [*LLMS[:3], 4], [*LLMS[:3], LLMS[0]]],
+    "router": [None],
+    "precision": ["fp8"],
+    "tests": [None, ["mbpp.json"], [{"path": "mbpp.json"}]],
+    "settings": [[], None],
+    "settings.data_paths": [None],
+    "settings.freeze_encoder": [1],
+    "settings.train_layers": ["2"],
+    "settings.max_characters": ["1400"],
+    "settings.keep_characters": ["middle"],
+    "settings.missing_cells": [None],
+    "settings.cost_rate": [None],
+    "settings.dataset": [[]],
+}
 
 
 @pytest.mark.parametrize("encoder", ["tiny_bert", "tiny_deberta"])
@@ -73,26 +92,15 @@ def test_round_trip(encoder, similarity, head, pooling, request, tmp_path, monke
     def forbidden(*args, **kwargs):
         raise AssertionError("a pickle")
 
-    for module, name in (
-        (torch, "save"),
-        (torch, "load"),
-        (pickle, "load"),
-        (pickle, "loads"),
-        (pickle, "dump"),
-        (pickle, "dumps"),
-        (pickle, "Unpickler"),
-        (pickle, "Pickler"),
-    ):
-        monkeypatch.setattr(module, name, forbidden)
+    for name in ("save", "load"):
+        monkeypatch.setattr(torch, name, forbidden)
+    for name in ("load", "loads", "dump", "dumps", "Unpickler", "Pickler"):
+        monkeypatch.setattr(pickle, name, forbidden)
     checkpoint.save(model, tmp_path / "checkpoint", ABOUT)
     found, config = checkpoint.load(tmp_path / "checkpoint")
     assert not found.training and found.llms == LLMS
-    assert (config["encoder"], config["pooling"], config["max_length"], config["llms"]) == (
-        str(source),
-        pooling,
-        40,
-        list(LLMS),
-    )
+    of_encoder = (config["encoder"], config["pooling"], config["max_length"], config["llms"])
+    assert of_encoder == (str(source), pooling, 40, list(LLMS))
     for module in (model, found):
         module.encoder.place(SMALL)
     assert torch.equal(similarities(found), similarities(model))
@@ -134,77 +142,78 @@ def test_another_format(saved, config):
     assert f"{folder / 'config.json'}: format is {found!r}, this code reads 'routerdc-checkpoint-1'" in str(error.value)
 
 
-def test_damage_is_named(saved):
-    folder = saved[1]
-    weights, config = (folder / "model.safetensors").read_bytes(), (folder / "config.json").read_text()
+def message_of(folder) -> str:
+    """What loading a damaged checkpoint says."""
+    with pytest.raises(CheckpointError) as error:
+        checkpoint.load(folder)
+    assert str(folder) in str(error.value) and "damaged" in str(error.value)
+    return str(error.value)
 
-    def message() -> str:
-        with pytest.raises(CheckpointError) as error:
-            checkpoint.load(folder)
-        assert str(folder) in str(error.value) and "damaged" in str(error.value)
-        return str(error.value)
 
-    for size in (0, 5, len(weights) // 2, len(weights) - 1):
-        (folder / "model.safetensors").write_bytes(weights[:size])
-        message()
-    (folder / "model.safetensors").write_bytes(weights)
-    (folder / "config.json").write_text(config[: len(config) // 2])
-    assert "not valid JSON" in message()
-    for key in (
-        "encoder",
-        "pooling",
-        "max_length",
-        "similarity_function",
-        "head",
-        "llms",
-        "router",
-        "precision",
-        "tests",
-        "settings",
-    ):
-        (folder / "config.json").write_text(
-            json.dumps({name: value for name, value in json.loads(config).items() if name != key})
-        )
-        assert (
-            message()
-            == f"{folder / 'config.json'}: {key} is missing; the checkpoint is damaged, train or copy it again"
-        )
-    for key in ("data_paths", "freeze_encoder", "train_layers"):
-        (folder / "config.json").write_text(
-            json.dumps(
-                json.loads(config) | {"settings": {name: value for name, value in SETTINGS.items() if name != key}}
-            )
-        )
-        assert message().startswith(f"{folder / 'config.json'}: settings.{key} is missing; ")
-    for key, value in WRONG:
-        found = json.loads(config)
-        (found["settings"] if key.startswith("settings.") else found)[key.removeprefix("settings.")] = value
-        (folder / "config.json").write_text(json.dumps(found))
-        assert message().startswith(f"{folder / 'config.json'}: {key} is {json.dumps(value)}, it must be "), (
-            key,
-            value,
-        )
-    (folder / "config.json").write_text(config.replace(f'"{LLMS[0]}",', ""))  # one LLM less than the weights have
-    assert "llm_embeddings" in message()
-    (folder / "config.json").write_text(config)
-    tensors = load_file(folder / "model.safetensors")
+@contextlib.contextmanager
+def file_with(path, content: bytes):
+    """A block in which a file has another content; afterwards it loads as before."""
+    before = path.read_bytes()
+    path.write_bytes(content)
+    yield
+    path.write_bytes(before)
+    checkpoint.load(path.parent if path.parent.name == "checkpoint" else path.parent.parent)
+
+
+def test_damaged_weights_are_named(saved):
+    weights = saved[1] / "model.safetensors"
+    content = weights.read_bytes()
+    for size in (0, 5, len(content) // 2, len(content) - 1):
+        with file_with(weights, content[:size]):
+            message_of(saved[1])
+    tensors = load_file(weights)
     tensors.pop("llm_embeddings.weight")
-    save_file(tensors, folder / "model.safetensors")
-    assert "llm_embeddings.weight" in message()
-    (folder / "model.safetensors").write_bytes(weights)
-    checkpoint.load(folder)  # undamaged again
+    with file_with(weights, save(tensors)):
+        assert "llm_embeddings.weight" in message_of(saved[1])
+
+
+def test_a_damaged_config_is_named(saved):
+    path = saved[1] / "config.json"
+    text = path.read_text()
+    with file_with(path, text[: len(text) // 2].encode()):
+        assert "not valid JSON" in message_of(saved[1])
+    with file_with(path, text.replace(f'"{LLMS[0]}",', "").encode()):  # one LLM less than the weights have
+        assert "llm_embeddings" in message_of(saved[1])
+
+
+@pytest.mark.parametrize("key", NEEDED)
+def test_a_missing_key_is_named(saved, key):
+    path = saved[1] / "config.json"
+    config = json.loads(path.read_text())
+    values = config["settings"] if key.startswith("settings.") else config
+    del values[key.removeprefix("settings.")]
+    path.write_text(json.dumps(config))
+    assert message_of(saved[1]) == f"{path}: {key} is missing; {DAMAGED}"
+
+
+@pytest.mark.parametrize("key", WRONG)
+def test_a_wrong_value_is_named(saved, key):
+    path = saved[1] / "config.json"
+    text = path.read_text()
+    for value in WRONG[key]:
+        config = json.loads(text)
+        values = config["settings"] if key.startswith("settings.") else config
+        values[key.removeprefix("settings.")] = value
+        path.write_text(json.dumps(config))
+        assert message_of(saved[1]).startswith(f"{path}: {key} is {json.dumps(value)}, it must be "), value
+
+
+def test_a_damaged_encoder_is_named(saved):
+    encoder = saved[1] / "encoder"
     for name, text in (
         ("tokenizer.json", '{"version": 1}'),
         ("tokenizer_config.json", "[]"),
         ("config.json", '{"model_type": "bert", "hidden_size": null}'),
     ):
-        before = (folder / "encoder" / name).read_text()
-        (folder / "encoder" / name).write_text(text)
-        message()
-        (folder / "encoder" / name).write_text(before)
-    checkpoint.load(folder)
-    (folder / "encoder" / "config.json").unlink()
-    message()
+        with file_with(encoder / name, text.encode()):
+            message_of(saved[1])
+    (encoder / "config.json").unlink()
+    message_of(saved[1])
 
 
 @pytest.mark.parametrize("stage", ["write_json", "save_file"])
@@ -237,9 +246,8 @@ def test_the_router_is_the_similarity_to_each_llm(tiny_bert):
     weights = model.state_dict()
     expected = embedded.double().numpy() @ weights["head.weight"].double().numpy().T
     np.testing.assert_allclose(queries.detach(), expected, rtol=1e-4, atol=1e-4)
-    np.testing.assert_allclose(
-        similarity.detach(), expected @ weights["llm_embeddings.weight"].double().numpy().T, rtol=1e-3, atol=1e-3
-    )
+    products = expected @ weights["llm_embeddings.weight"].double().numpy().T
+    np.testing.assert_allclose(similarity.detach(), products, rtol=1e-3, atol=1e-3)
 
 
 def test_a_fresh_head_changes_nothing(tiny_bert):

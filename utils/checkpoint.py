@@ -1,8 +1,11 @@
-"""Checkpoints are folders that describe themselves: safetensors weights, a JSON config, the tokenizer. Nothing is unpickled."""
+"""Checkpoints are folders that describe themselves: safetensors weights, a JSON config, the tokenizer.
+
+Nothing is unpickled.
+"""
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +13,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import AutoConfig, AutoModel
 
+from utils.config import GIVEN
 from utils.data import ENDS, MISSING
-from utils.encoders import GIVEN, Encoder, Given, load_tokenizer
+from utils.encoders import Encoder, Given, load_tokenizer
 from utils.files import atomic_folder, write_json
 from utils.model import RouterDC
 from utils.tasks import DATASETS
@@ -21,49 +25,65 @@ WEIGHTS, CONFIG, ENCODER = "model.safetensors", "config.json", "encoder"
 AGAIN = "the checkpoint is damaged, train or copy it again"
 
 
-def _text(value: Any) -> bool:
+def _is_text(value: Any) -> bool:
     return isinstance(value, str) and value != ""
 
 
-def _number(value: Any) -> bool:
+def _is_bool(value: Any) -> bool:
+    return isinstance(value, bool)
+
+
+def _is_count(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 
-def _texts(value: Any) -> bool:
-    return isinstance(value, list) and value != [] and all(map(_text, value))
+def _is_count_or_null(value: Any) -> bool:
+    return value is None or _is_count(value)
 
 
-def _tests(value: Any) -> bool:
-    return isinstance(value, list) and all(
-        isinstance(test, dict) and _text(test.get("path")) and _text(test.get("kind")) for test in value
-    )
+def _are_texts(value: Any) -> bool:
+    return isinstance(value, list) and value != [] and all(map(_is_text, value))
 
 
-NEEDED: dict[
-    str, tuple[Callable[[Any], bool], str]
-] = {  # what the config must hold: for the router itself, then for those who evaluate it
-    "encoder": (_text, "a name"),
-    "pooling": (_text, "a name"),
-    "max_length": (lambda value: value == 0 or _number(value), "a number of tokens"),  # 0: `Given` reads no text
-    "similarity_function": (_text, "a name"),
-    "head": (lambda value: isinstance(value, bool), "true or false"),
-    "llms": (lambda value: _texts(value) and len(set(value)) == len(value), "a list of different names"),
-    "router": (_text, "a name"),
-    "precision": (lambda value: value in ("bf16", "fp32"), "bf16 or fp32"),
-    "tests": (_tests, "a list of objects with path and kind"),
+def _are_different_texts(value: Any) -> bool:
+    return _are_texts(value) and len(set(value)) == len(value)
+
+
+def _are_tests(value: Any) -> bool:
+    if not isinstance(value, list):
+        return False
+    return all(isinstance(test, dict) and _is_text(test.get("path")) and _is_text(test.get("kind")) for test in value)
+
+
+def _is_one_of(words: Collection[str]) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, str) and value in words
+
+
+# What the config must hold, as (test of the value, what it must be in words): first for the router itself, then for
+# those who evaluate it.
+NEEDED: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "encoder": (_is_text, "a name"),
+    "pooling": (_is_text, "a name"),
+    "max_length": (lambda value: value == 0 or _is_count(value), "a number of tokens"),  # 0: `Given` reads no text
+    "similarity_function": (_is_text, "a name"),
+    "head": (_is_bool, "true or false"),
+    "llms": (_are_different_texts, "a list of different names"),
+    "router": (_is_text, "a name"),
+    "precision": (_is_one_of(("bf16", "fp32")), "bf16 or fp32"),
+    "tests": (_are_tests, "a list of objects with path and kind"),
     "settings": (lambda value: isinstance(value, dict), "an object"),
-    "settings.data_paths": (_texts, "a list of paths"),
-    "settings.freeze_encoder": (lambda value: isinstance(value, bool), "true or false"),
-    "settings.train_layers": (lambda value: value is None or _number(value), "null or a number of layers"),
-    "settings.max_characters": (lambda value: value is None or _number(value), "null or a number of characters"),
-    "settings.keep_characters": (lambda value: value in ENDS, " or ".join(ENDS)),
-    "settings.missing_cells": (lambda value: value in MISSING, " or ".join(MISSING)),
-    "settings.cost_rate": (lambda value: isinstance(value, (int, float)) and value >= 0, "a number that is at least 0"),
-    "settings.dataset": (lambda value: value in [*DATASETS], " or ".join(DATASETS)),
+    "settings.data_paths": (_are_texts, "a list of paths"),
+    "settings.freeze_encoder": (_is_bool, "true or false"),
+    "settings.train_layers": (_is_count_or_null, "null or a number of layers"),
 }
-LATER = tuple(  # older checkpoints have none of these
-    f"settings.{name}" for name in ("max_characters", "keep_characters", "missing_cells", "cost_rate", "dataset")
-)
+# The same for keys that older checkpoints do not have.
+NEEDED_IF_THERE: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "settings.max_characters": (_is_count_or_null, "null or a number of characters"),
+    "settings.keep_characters": (_is_one_of(ENDS), " or ".join(ENDS)),
+    "settings.missing_cells": (_is_one_of(MISSING), " or ".join(MISSING)),
+    "settings.cost_rate": (lambda value: isinstance(value, (int, float)) and value >= 0, "a number that is at least 0"),
+    "settings.dataset": (_is_one_of(tuple(DATASETS)), " or ".join(DATASETS)),
+}
 EMBEDS = ("pooling", "max_length", "head")  # keys of the config that change the embedding of a query
 
 
@@ -72,7 +92,10 @@ class CheckpointError(RuntimeError):
 
 
 def save(model: RouterDC, folder: Path, about: dict[str, Any]) -> None:
-    """Write a checkpoint atomically. `about` (arguments, data hashes, metrics, ...) is kept in its config; NEEDED says what `load` asks of it."""
+    """Write a checkpoint atomically.
+
+    about: settings, data hashes, metrics, ...: kept in the config. NEEDED says what `load` asks of it.
+    """
     encoder = model.encoder
     config = {
         "format": FORMAT,
@@ -84,14 +107,13 @@ def save(model: RouterDC, folder: Path, about: dict[str, Any]) -> None:
         "llms": list(model.llms),
         **about,
     }
-    with atomic_folder(folder) as part:
+    weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    with atomic_folder(folder) as unfinished:
         if encoder.name != GIVEN:
-            encoder.backbone.config.save_pretrained(part / ENCODER)
-            encoder.tokenizer.save_pretrained(part / ENCODER)
-        save_file(
-            {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}, part / WEIGHTS
-        )
-        write_json(part / CONFIG, config)
+            encoder.backbone.config.save_pretrained(unfinished / ENCODER)
+            encoder.tokenizer.save_pretrained(unfinished / ENCODER)
+        save_file(weights, unfinished / WEIGHTS)
+        write_json(unfinished / CONFIG, config)
 
 
 def find(folder: str | Path, flag: str = "--ckpt") -> Path:
@@ -106,17 +128,21 @@ def find(folder: str | Path, flag: str = "--ckpt") -> Path:
     raise CheckpointError(f"{flag} {folder}: {missing}. Give the --save_path of a finished training run")
 
 
-def check(config: dict[str, Any], path: Path) -> None:
-    """Raises: CheckpointError naming the file `path` and the key, unless everything NEEDED is in its content `config`."""
-    for key, (fits, words) in NEEDED.items():
-        *above, name = key.split(".")
-        inside = config[above[0]] if above else config
-        if name not in inside:
-            if key in LATER:
+def check_config(config: dict[str, Any], path: Path) -> None:
+    """Raise CheckpointError, naming the file and the key, unless everything NEEDED is in a config.
+
+    path: of the file that the config was read from.
+    """
+    for key, (fits, words) in (NEEDED | NEEDED_IF_THERE).items():
+        in_settings = key.startswith("settings.")
+        name = key.removeprefix("settings.")
+        values = config["settings"] if in_settings else config
+        if name not in values:
+            if key in NEEDED_IF_THERE:
                 continue
             raise CheckpointError(f"{path}: {key} is missing; {AGAIN}")
-        if not fits(inside[name]):
-            raise CheckpointError(f"{path}: {key} is {json.dumps(inside[name])[:100]}, it must be {words}; {AGAIN}")
+        if not fits(values[name]):
+            raise CheckpointError(f"{path}: {key} is {json.dumps(values[name])[:100]}, it must be {words}; {AGAIN}")
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -131,9 +157,10 @@ def read_config(folder: Path) -> dict[str, Any]:
     found = config.get("format") if isinstance(config, dict) else None
     if found != FORMAT:
         raise CheckpointError(
-            f"{folder / CONFIG}: format is {found!r}, this code reads {FORMAT!r}. Weights of the released code (.pth) cannot be read: they are bare pickles"
+            f"{folder / CONFIG}: format is {found!r}, this code reads {FORMAT!r}. Weights of the released code (.pth) "
+            "cannot be read: they are bare pickles"
         )
-    check(config, folder / CONFIG)
+    check_config(config, folder / CONFIG)
     return config
 
 

@@ -24,7 +24,9 @@ class RouterDC(nn.Module):
         super().__init__()
         if similarity not in SIMILARITIES:
             raise ValueError(f"--similarity_function is {similarity!r}; it must be one of {', '.join(SIMILARITIES)}")
-        self.encoder, self.llms, self.similarity_function = encoder, tuple(llms), similarity
+        self.encoder = encoder
+        self.llms = tuple(llms)
+        self.similarity_function = similarity
         self.llm_embeddings = nn.Embedding(len(self.llms), encoder.hidden_size)
         self.head = nn.Linear(encoder.hidden_size, encoder.hidden_size, bias=False) if head else nn.Identity()
         if head:
@@ -40,7 +42,10 @@ class RouterDC(nn.Module):
         return queries, self.similarity(queries, self.llm_embeddings.weight)
 
     def place(self, hardware: Hardware, trained_layers: TrainedLayers, layers: int | None = None) -> None:
-        """Move to the device and leave only that part of the encoder trainable (`layers` counts the last ones for "last")."""
+        """Move to the device and leave only these layers of the encoder trainable.
+
+        layers: how many train, where `trained_layers` is "last".
+        """
         self.to(hardware.device)
         self.encoder.place(hardware)
         if trained_layers == "none":
@@ -60,5 +65,7 @@ class RouterDC(nn.Module):
 
 
 def trained_layers_of(settings: Mapping[str, object]) -> TrainedLayers:
-    """Which layers of the encoder a training run with these arguments changes."""
-    return "none" if settings["freeze_encoder"] else "last" if settings["train_layers"] else "all"
+    """Which layers of the encoder a training run with these settings changes."""
+    if settings["freeze_encoder"]:
+        return "none"
+    return "last" if settings["train_layers"] else "all"

@@ -10,7 +10,7 @@ import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
-from conftest import LLMS, REPO, arguments
+from conftest import LLMS, REPO, arguments, make_rows
 from matplotlib.image import imread
 from safetensors.torch import load_file
 from sklearn.metrics.pairwise import cosine_similarity
@@ -19,6 +19,7 @@ import evaluation_router
 import train_router_mdeberta
 from utils import plots
 from utils.config import parse_arguments
+from utils.data import load
 from utils.report import ablations, drawings, figures
 
 
@@ -159,6 +160,19 @@ def test_llms_of_one_short_name_stay_apart():
     rows = figures.lost_rows(lines)
     assert [row["in distribution"]["RouterDC"][0] for row in rows.values()] == [50, 40, 30, 20]
     assert list(rows) == ["none", "org-a/x", "org-b/x", "y"]
+
+
+@pytest.mark.parametrize("draw", [plots.llm_accuracies, plots.llm_disagreement])
+def test_figures_of_a_data_set_tell_llms_of_one_short_name_apart(tmp_path, monkeypatch, draw):
+    kept = []
+    monkeypatch.setattr(plots.plt, "close", kept.append)
+    rows = make_rows(12, "probability", 1, clusters=False)
+    for row in rows:
+        row["scores"] = dict(zip(("org-a/x", "org-b/x", "org-c/y"), row["scores"].values()))
+    (tmp_path / "poems_test.json").write_text(json.dumps(rows))
+    draw({"poems_test.json": load(tmp_path / "poems_test.json", "probability")}, tmp_path / "figure.png")
+    assert (tmp_path / "figure.png").stat().st_size > 5000
+    assert {"org-a/x", "org-b/x", "y", "poems_test"} <= set(words(kept[0]))
 
 
 # A router

@@ -44,14 +44,14 @@ def check_format(target: Path, flag: str) -> None:
         raise ValueError(f"{flag} {target}: its name must end in {', '.join(FORMATS)}")
 
 
-def save(figure: Figure, target: Path, dpi: int = 150) -> None:
+def save(figure: Figure, target: Path, dpi: int = 150, pdf: bool = True) -> None:
     """Write a figure to a file whose ending gives the format, and forget the figure.
 
-    A .png gets a .pdf of the same name beside it. Each file is written as a whole or not at all.
+    A .png gets a .pdf of the same name beside it, unless `pdf` is False. Each file is written as a whole or not at all.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     use_fonts(figure)
-    paths = [target, target.with_suffix(".pdf")] if target.suffix == ".png" else [target]
+    paths = [target, target.with_suffix(".pdf")] if pdf and target.suffix == ".png" else [target]
     for path in paths:
         part = path.with_name(f".{path.name}.part")
         with matplotlib.rc_context(EMBEDDED_FONTS):
@@ -64,7 +64,10 @@ def save(figure: Figure, target: Path, dpi: int = 150) -> None:
 
 
 def training_curve(metrics: Path, target: Path, best_step: int) -> None:
-    """Loss and validation accuracy over the steps of one run, with the chosen step, from its metrics.jsonl."""
+    """Loss and validation accuracy over the steps of one run, with the chosen step, from its metrics.jsonl.
+
+    To look at, in the run's folder, and so without a .pdf; `utils.report.figures` draws those to print.
+    """
     lines = read_metrics(metrics)
     figure, (top, bottom) = plt.subplots(2, 1, figsize=(7, 6), sharex=True, layout="constrained")
     losses = [line for line in lines if "loss" in line]
@@ -84,7 +87,7 @@ def training_curve(metrics: Path, target: Path, best_step: int) -> None:
         bottom.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=8)
     bottom.set_ylabel("validation accuracy (%)")
     bottom.set_xlabel("optimizer step")
-    save(figure, target, dpi=120)
+    save(figure, target, dpi=120, pdf=False)
 
 
 # A map of queries

@@ -123,20 +123,10 @@ for step in $STEPS; do
       )
       for seed in $SEEDS; do
         python train_router_mdeberta.py \
+          --recipe miniature \
           "${data[@]}" \
           --encoder "$ENCODER" \
-          --freeze_encoder \
-          --label miniature \
           --device "$DEVICE" \
-          --top_k 1 \
-          --last_k 2 \
-          --targets gain \
-          --temperature 0.2 \
-          --learning_rate 1e-3 \
-          --llm_learning_rate 1e-2 \
-          --training_steps 200 \
-          --eval_steps 25 \
-          --training_samples_per_dataset 0 \
           --seed "$seed" \
           --save_path "$ROUTER/seed_$seed" \
           "$@"

@@ -5,115 +5,92 @@ import os
 import re
 import shlex
 import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-import train_router_mdeberta as trainer
 from tests.conftest import REPO, arguments
-from utils.baselines import __main__ as baselines
-from utils.ceiling import __main__ as ceiling
+from utils import plan
+from utils.baselines.arguments import parse as parse_baselines
+from utils.ceiling.arguments import parse as parse_ceiling
+from utils.config import leaves, parse_config, recipes
 from utils.tasks import DATASETS, LLMS, TASKS, task_of
 
 
 @pytest.fixture
-def bash(mirror, tiny_bert, tmp_path):
-    """Runs a script with the tiny encoder in the current environment; settings go in by environment variables."""
+def bash(mirror, tmp_path):
+    """Runs a script with these flags in the current environment; folders go in by environment variables."""
 
     def run(name, flags, **settings):
-        environment = os.environ | {
-            "ROUTERDC_NO_VENV": "1",
-            "ROUTERDC_MIRROR": str(mirror),
-            "ENCODER": str(tiny_bert),
-            "DEVICE": "cpu",
-            "PRECISION": "fp32",
-        }
+        environment = os.environ | {"ROUTERDC_NO_VENV": "1", "ROUTERDC_MIRROR": str(mirror)} | settings
         command = ["bash", str(REPO / "train_scripts" / name), *flags]
-        return subprocess.run(
-            command, capture_output=True, text=True, cwd=tmp_path, timeout=600, env=environment | settings
-        )
+        return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=600, env=environment)
 
     return run
 
 
 @pytest.fixture
 def flags(fake, tiny_bert, tmp_path):
-    """Settings of a short run on the made-up data, without those that a script sets by itself."""
-    values = arguments(fake, tiny_bert, tmp_path / "unused", last_k=3, device=None, precision=None)
-    for name in ("--encoder", "--save_path"):
-        del values[values.index(name) : values.index(name) + 2]
-    return values
+    """Settings of a short run of the tiny encoder on the made-up data, without the folder that a script sets."""
+    values = arguments(fake, tiny_bert, tmp_path / "unused", last_k=3)
+    place = values.index("--save_path")
+    return values[:place] + values[place + 2 :]
 
 
 def rows_of(text):
     return re.findall(r"^\| RouterDC \(this run\).*$", text, re.MULTILINE)
 
 
-def test_quickstart_prints_the_tables_and_the_checkpoint_gives_them_again(bash, flags, tmp_path):
-    run = bash("quickstart.sh", flags, SAVE_PATH=str(tmp_path / "quick"), SEED="7")
+def test_quickstart_prints_the_tables_and_the_checkpoint_gives_them_again(bash, flags, script, tmp_path):
+    folder = tmp_path / "quick" / "seed_1"
+    run = bash("quickstart.sh", flags, SAVE_PATH=str(folder.parent))
     assert run.returncode == 0, run.stderr
     rows = rows_of(run.stdout)
     assert len(rows) == 4 and rows[:2] == rows[2:]
-    assert json.loads((tmp_path / "quick" / "seed_7" / "results.json").read_text())["settings"]["seed"] == 7
-    again = bash(
-        "router_train_minilm.sh", flags, RUNS=str(tmp_path / "quick"), SEEDS="7", COLLECT="0"
-    )  # what quickstart.sh does again: see the last test
+    assert json.loads((folder / "results.json").read_text())["settings"]["seed"] == 1
+    again = script("train_router_mdeberta.py", "--recipe", "tuned", "--seed", "1", "--save_path", folder, *flags)
     assert again.returncode == 0 and "already done" in again.stdout and rows_of(again.stdout) == rows[:2]
 
 
-@pytest.mark.parametrize(("recipe", "seeds"), [("frozen", [1, 2]), ("tuned-layers", [3])])
+@pytest.mark.parametrize(("recipe", "seeds"), [("frozen", ["1", "2"]), ("tuned-layers", ["3"])])
 def test_a_minilm_recipe_runs(bash, flags, tmp_path, recipe, seeds):
-    run = bash(
-        "router_train_minilm.sh",
-        flags,
-        RECIPE=recipe,
-        SEEDS=" ".join(map(str, seeds)),
-        RUNS=str(tmp_path / "runs"),
-        COLLECT="0",
-    )
+    own = ["--recipe", recipe, "--label", f"{recipe}-tiny", "--seeds", *seeds, "--runs", str(tmp_path / "runs")]
+    run = bash("router_train_minilm.sh", [*own, "--name", "here", *flags], RESULTS=str(tmp_path / "results"))
     assert run.returncode == 0, run.stderr
-    results = [json.loads((tmp_path / "runs" / f"seed_{seed}" / "results.json").read_text()) for seed in seeds]
-    assert [result["settings"]["seed"] for result in results] == seeds
-    assert all(result["recipe"] == recipe for result in results)
-    assert (results[0]["settings"]["freeze_encoder"], results[0]["settings"]["train_layers"]) == {
-        "frozen": (True, None),
-        "tuned-layers": (False, 2),
-    }[recipe]
+    folders = [tmp_path / "runs" / "here" / f"seed_{seed}" for seed in seeds]
+    results = [json.loads((folder / "results.json").read_text()) for folder in folders]
+    assert [str(result["settings"]["seed"]) for result in results] == seeds
+    assert all(result["recipe"] == f"{recipe}-tiny" for result in results)
+    trained = {"frozen": (True, None), "tuned-layers": (False, 2)}
+    settings = results[0]["settings"]
+    assert (settings["freeze_encoder"], settings["train_layers"]) == trained[recipe]
+    collected = (tmp_path / "results" / "runs.jsonl").read_text().splitlines()
+    assert [str(json.loads(line)["seed"]) for line in collected] == seeds
 
 
 def test_an_unknown_recipe_is_refused(bash):
-    run = bash("router_train_minilm.sh", [], RECIPE="best")
-    assert run.returncode == 2 and "RECIPE is 'best'" in run.stderr and "tuned" in run.stderr
+    run = bash("router_train_minilm.sh", ["--recipe", "best"])
+    assert run.returncode == 2 and "best.yaml: no such recipe" in run.stderr and "tuned" in run.stderr
 
 
 # What the scripts would run, without running it
 
 STUB = """#!/usr/bin/env bash
-if [[ "$1" == -c ]]; then exec {python} "$@"; fi
 printf '%q ' "$@" >> {record}
 echo >> {record}
 """
-SCRIPTS = sorted(path.name for path in (REPO / "train_scripts").glob("*.sh"))
 LOOKAHEAD = "router_train_lookahead.sh"  # reads files that an importer made, which no manifest lists: a test of its own
-SOURCED, TRAIN_NOTHING = ("env.sh", "recipes.sh", "overrides.sh"), ("figures.sh", "ceiling.sh")
-for other in (*SOURCED, *TRAIN_NOTHING, "ablations.sh", LOOKAHEAD):  # test_ablations.py has the ablations
-    SCRIPTS.remove(other)
-LABELS = {"save_path", "recipe", "seed"}  # what differs between any two runs
-AVERAGED = {
-    "targets",
-    "target_shrinkage",
-    "top_k",
-    "last_k",
-    "negative_below",
-    "temperature",
-    "llm_learning_rate",
-    "training_samples_per_dataset",
-}
-AVERAGED |= {"validation_fraction", "selection"}
-DENOISED = AVERAGED - {"target_shrinkage"} | {"target_pooling"}
-CHANGED = {  # what the recipes set otherwise than the paper, as router_train_minilm.sh says
+TRAIN_NOTHING = {"env.sh", "figures.sh", "ceiling.sh"}
+SCRIPTS = sorted({path.name for path in (REPO / "train_scripts").glob("*.sh")} - TRAIN_NOTHING - {LOOKAHEAD})
+LOSSES = ("routerdc", "cosine_classifier", "zooter")
+LABELS = {"save_path", "label", "seed"}  # what differs between any two runs
+LEARNING = {"top_k", "last_k", "negative_below", "temperature", "llm_learning_rate", "training_samples_per_dataset"}
+LEARNING |= {"targets", "validation_fraction", "selection", "missing_clusters"}
+AVERAGED = LEARNING | {"target_shrinkage"}
+DENOISED = LEARNING | {"target_pooling"}
+CHANGED = {  # what the recipes set otherwise than the paper, as their files say
     "paper": {"dropout"},
     "layers": {"train_layers", "learning_rate", "llm_learning_rate", "training_steps"},
     "frozen": {"freeze_encoder", "learning_rate"},
@@ -123,51 +100,56 @@ CHANGED = {  # what the recipes set otherwise than the paper, as router_train_mi
     "denoised": DENOISED | {"freeze_encoder", "learning_rate"},
     "denoised-layers": DENOISED | {"train_layers", "learning_rate", "training_steps", "dropout"},
 }
+OTHER_RECIPES = {"mdeberta", "miniature", "routerbench", "routerbench_tuned"}  # not for router_train_minilm.sh
 
 
 @pytest.fixture
 def commands(tmp_path):
-    """Runs a script with a `python` that only notes what it is asked for: commands("fidelity.sh", SEEDS="1") -> the arguments of each call."""
+    """Runs a script with a `python` that only notes what it is asked for.
+
+    commands("fidelity.sh", "--seeds", "1") -> the arguments of each call of `python`.
+    """
 
     def commands(name, *flags, **settings) -> list[list[str]]:
         record = tmp_path / "record"
         record.write_text("")
         (tmp_path / "bin").mkdir(exist_ok=True)
-        (tmp_path / "bin" / "python").write_text(
-            STUB.format(python=shlex.quote(sys.executable), record=shlex.quote(str(record)))
-        )
-        (tmp_path / "bin" / "python").chmod(0o755)
-        environment = {
-            "PATH": f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}",
-            "ROUTERDC_NO_VENV": "1",
-        } | settings
-        run = subprocess.run(
-            ["bash", str(REPO / "train_scripts" / name), *flags],
-            capture_output=True,
-            text=True,
-            cwd=tmp_path,
-            timeout=60,
-            env=environment,
-        )
+        python = tmp_path / "bin" / "python"
+        python.write_text(STUB.format(record=shlex.quote(str(record))))
+        python.chmod(0o755)
+        path = f"{python.parent}{os.pathsep}{os.environ['PATH']}"
+        environment = {"PATH": path, "ROUTERDC_NO_VENV": "1"} | settings
+        command = ["bash", str(REPO / "train_scripts" / name), *flags]
+        run = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=60, env=environment)
         assert run.returncode == 0, run.stderr
         return [shlex.split(line) for line in record.read_text().splitlines()]
 
     return commands
 
 
+def flat(arguments_class) -> SimpleNamespace:
+    """Parsed arguments without their parts: .top_k, .data_paths, .label."""
+    return SimpleNamespace(**dict(leaves(arguments_class)))
+
+
+def parsed(words) -> SimpleNamespace:
+    """The settings of a run of the trainer, which ends the test if it refuses them."""
+    return flat(parse_config(words))
+
+
 @pytest.fixture
-def planned(commands):
-    """The training runs of a script, as the trainer reads its arguments; one that it refuses ends the test."""
+def planned(commands, monkeypatch):
+    """The training runs of a script, those of its plans among them, as the trainer reads their arguments."""
+    monkeypatch.chdir(REPO)
 
     def planned(name, *flags, **settings):
-        runs = [
-            trainer.parse(command[1:])
-            for command in commands(name, *flags, **settings)
-            if command[0] == "train_router_mdeberta.py"
-        ]
-        for run in runs:
-            trainer.check_numbers(run)
-            trainer.fidelity_rows(run.fidelity)
+        runs = []
+        for command in commands(name, *flags, **settings):
+            if command[0] == "train_router_mdeberta.py":
+                runs.append(parsed(command[1:]))
+            elif command[:2] == ["-m", "utils.plan"]:
+                args, extra = plan.parser().parse_known_args(command[2:])
+                runs += [parsed(run.arguments) for run in plan.planned(args, extra)[1]]
         assert runs
         return runs
 
@@ -182,80 +164,89 @@ def changed(run, other) -> set[str]:
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_every_script_trains_with_what_the_trainer_accepts(planned, name):
     known = {f"datasets/{path}" for path in json.loads((REPO / "datasets" / "manifest.json").read_text())["files"]}
-    runs = planned(name, FINETUNED="1")
+    runs = planned(name, RECIPES="frozen tuned tuned-layers") if name == "baselines.sh" else planned(name)
     assert len({run.save_path for run in runs}) == len(runs)  # none is taken for another
     for run in runs:
         assert run.selection == "last" or run.validation_fraction > 0  # or there is nothing to choose by
-        assert {*run.data_paths, *run.test_data_paths, *run.final_eval_data_paths} <= known
-        assert max(run.top_k, run.last_k) <= len(LLMS) and not run.overwrite
+        if " N=" in run.label:  # its plan makes the training files
+            assert all("/clusters/N=" in path for path in run.data_paths)
+        else:
+            assert {*run.data_paths} <= known
+        assert {*run.test_data_paths, *run.final_eval_data_paths} <= known
+        assert max(run.top_k, run.last_k or 0) <= len(LLMS) and not run.overwrite
 
 
 def test_the_main_script_has_the_settings_of_the_paper(planned):
     runs = planned("router_train.sh")
     expected = {
-        "encoder": "microsoft/mdeberta-v3-base", "freeze_encoder": False, "train_layers": None, "loss": "routerdc", "batch_size": 64, "training_steps": 1000,
-        "eval_steps": 50, "learning_rate": 5e-5, "llm_learning_rate": None, "weight_decay": 0.01, "top_k": 3, "last_k": 3, "H": 3, "temperature": 1.0,
-        "cluster_loss_weight": 1.0, "sample_loss_weight": 0.0, "similarity_function": "cos", "targets": "score", "target_shrinkage": 0.0, "fidelity": "paper",
-    }  # fmt: skip
+        "encoder": "microsoft/mdeberta-v3-base",
+        "freeze_encoder": False,
+        "train_layers": None,
+        "loss": "routerdc",
+        "batch_size": 64,
+        "training_steps": 1000,
+        "eval_steps": 50,
+        "learning_rate": 5e-5,
+        "llm_learning_rate": None,
+        "weight_decay": 0.01,
+        "top_k": 3,
+        "last_k": 3,
+        "H": 3,
+        "temperature": 1.0,
+        "cluster_loss_weight": 1.0,
+        "sample_loss_weight": 0.0,
+        "similarity_function": "cos",
+        "targets": "score",
+        "target_shrinkage": 0.0,
+        "fidelity": "paper",
+        "dropout": None,  # the encoder's own
+    }
     for run in runs:
         assert {name: getattr(run, name) for name in expected} == expected
-        assert run.recipe == "paper" and changed(run, trainer.parse([])) == {"device"}
+        assert run.label == "paper" and changed(run, parsed([])) == {"device"}
     assert [run.seed for run in runs] == [1, 2, 3, 4, 5]
 
 
 def test_the_recipes_differ_from_the_paper_where_they_say(planned):
-    named = re.findall(r"^  ([\w-]+)\) flags=", (REPO / "train_scripts" / "recipes.sh").read_text(), re.MULTILINE)
-    assert {*named} == {*CHANGED}
+    assert {*recipes()} == {*CHANGED} | OTHER_RECIPES
     runs = {}
-    for recipe in named:
-        runs[recipe], second = planned("router_train_minilm.sh", RECIPE=recipe, SEEDS="4 7")
-        assert (runs[recipe].seed, second.seed, runs[recipe].recipe) == (4, 7, recipe) and not changed(
-            runs[recipe], second
-        )
-        assert (
-            runs[recipe].encoder == "minilm"
-            and changed(runs[recipe], trainer.parse(["--encoder", "minilm"])) == CHANGED[recipe]
-        )
+    for recipe in CHANGED:
+        run, second = planned("router_train_minilm.sh", "--recipe", recipe, "--seeds", "4", "7")
+        assert (run.seed, second.seed, run.label) == (4, 7, recipe) and not changed(run, second)
+        assert run.encoder == "minilm" and changed(run, parsed(["--encoder", "minilm"])) == CHANGED[recipe]
+        runs[recipe] = run
     trained = {
         recipe: (run.freeze_encoder, run.train_layers, run.training_steps, run.dropout) for recipe, run in runs.items()
     }
     assert trained == {
-        "paper": (False, None, 1000, 0.0), "layers": (False, 2, 100, None), "frozen": (True, None, 1000, None),
-        "tuned": (True, None, 1000, None), "tuned-layers": (False, 2, 200, 0.0), "tuned-all": (False, None, 200, 0.0),
-        "denoised": (True, None, 1000, None), "denoised-layers": (False, 2, 200, 0.0),
-    }  # fmt: skip
+        "paper": (False, None, 1000, 0.0),
+        "layers": (False, 2, 100, None),
+        "frozen": (True, None, 1000, None),
+        "tuned": (True, None, 1000, None),
+        "tuned-layers": (False, 2, 200, 0.0),
+        "tuned-all": (False, None, 200, 0.0),
+        "denoised": (True, None, 1000, None),
+        "denoised-layers": (False, 2, 200, 0.0),
+    }
     for name in ("", "-layers"):  # what differs is how the targets are pooled
         assert changed(runs[f"tuned{name}"], runs[f"denoised{name}"]) == {"target_shrinkage", "target_pooling"}
+    tuned = runs["tuned"]
     for recipe in ("tuned-layers", "tuned-all"):  # the same targets
-        assert {name: getattr(runs[recipe], name) for name in AVERAGED} == {
-            name: getattr(runs["tuned"], name) for name in AVERAGED
-        }
-    assert (
-        runs["tuned"].targets,
-        runs["tuned"].target_shrinkage,
-        runs["tuned"].target_groups,
-        runs["tuned"].validation_fraction,
-    ) == ("gain", 1.0, "task", 0.0)
+        assert not changed(runs[recipe], tuned) & AVERAGED
+    assert (tuned.targets, tuned.target_shrinkage, tuned.target_groups) == ("gain", 1.0, "task")
+    assert tuned.validation_fraction == 0.0 and tuned.last_k is None
 
 
-def test_further_flags_and_settings_reach_the_trainer(planned):
+def test_further_flags_reach_the_trainer(planned):
     for name in ("router_train.sh", "router_train_minilm.sh"):
-        runs = planned(
-            name,
-            "--H",
-            "5",
-            SEEDS="2",
-            LABEL="mine",
-            ENCODER="some/encoder",
-            DEVICE="cpu",
-            PRECISION="fp32",
-            FIDELITY="1,3",
-            RUNS="elsewhere",
-        )
-        assert [(run.seed, run.H, run.encoder, run.device, run.precision, run.fidelity) for run in runs] == [
-            (2, 5, "some/encoder", "cpu", "fp32", "1,3")
-        ]
-        assert runs[0].save_path == "elsewhere/seed_2"
+        own = ["--seeds", "2", "--label", "mine", "--runs", "elsewhere", "--name", "here"]
+        others = ["--H", "5", "--encoder", "some/encoder", "--device", "cpu", "--precision", "fp32", "--fidelity", "1,3"]
+        (run,) = planned(name, *own, *others)
+        assert (run.seed, run.H, run.encoder, run.fidelity) == (2, 5, "some/encoder", "1,3")
+        assert (run.device, run.precision, run.label) == ("cpu", "fp32", "mine")
+        assert run.save_path == "elsewhere/here/seed_2"
+        (named,) = planned(name, "--seeds", "2", "--label", "mine", *others)  # a folder of its own without a name
+        assert named.save_path == "runs/encoder_mine/1,3/seed_2"
 
 
 def test_the_search_reads_validation_rows_alone_and_has_its_winners_in_the_recipes(commands, planned):

@@ -24,7 +24,8 @@ AGAINST="${AGAINST:-tuned}"
 RESAMPLES="${RESAMPLES:-10000}"
 RUNS="${RUNS:-runs/baselines}"
 RESULTS="${RESULTS:-results}"
-if [[ $# -gt 0 && "$1" != --seeds && "$RESULTS" == results ]]; then
+only_seeds='^(--seeds( [0-9]+)+)?$'
+if [[ ! "$*" =~ $only_seeds && "$RESULTS" == results ]]; then
   echo "error: with other settings the rows of results/ would no longer be those recipes;" \
     "give RESULTS and RUNS folders of their own" >&2
   exit 2

@@ -10,4 +10,4 @@ cd "$(dirname "$0")/.."
 
 source train_scripts/env.sh
 python -m utils.download
-python -m utils.plan --recipe paper --device cuda --jobs 1 --threads 0 --collect "${RESULTS:-results}" "$@"
+python -m utils.plan --recipe mdeberta --device cuda --jobs 1 --threads 0 --collect "${RESULTS:-results}" "$@"

@@ -195,7 +195,7 @@ class RunConfig:
     overwrite: bool = False
     """start again even if --save_path holds a run"""
     label: str | None = None
-    """name of the settings in results; default: the recipe, if no flag changes it"""
+    """name of the settings in results; default: that of the recipe, if no flag changes it"""
     final_eval: bool = True
     """score the test sets at the end"""
     resume_minutes: float = bounded(5.0, at_least=0)
@@ -322,14 +322,16 @@ def parse_config(arguments: Sequence[str], description: str = "") -> Config:
     source.add_argument("--config", type=Path)
     named, flags = before.parse_known_args(arguments)
     path = RECIPES / f"{named.recipe}.yaml" if named.recipe else named.config
-    recipe_flags = flags_of(read_recipe(path)) if path else []
+    recipe = read_recipe(path) if path else {}
+    recipe_label = recipe.pop("label", path.stem if path else None)
+    recipe_flags = flags_of(recipe)
 
     def parsed(words: Sequence[str]) -> Config:
         return parse_arguments(Config, words, PROGRAM, f"{description}\n\n{RECIPE_HELP}", DATASETS_OF_TRAINING)
 
     config = parsed([*recipe_flags, *flags])
     if config.run.label is None:
-        label = path.stem if path and has_settings_of(config, parsed(recipe_flags)) else CUSTOM
+        label = recipe_label if path and has_settings_of(config, parsed(recipe_flags)) else CUSTOM
         config = replace(config, run=replace(config.run, label=label))
     check_config(config)
     if config.loss.loss != "routerdc":

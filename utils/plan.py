@@ -228,7 +228,8 @@ def plan_of_recipe(arguments: Sequence[str], name: str | None) -> dict[str, Any]
     """A plan of one variant for the trainer's arguments; without a name its folder is ENCODER_LABEL/FIDELITY."""
     config = parse_config(arguments)
     name = name or f"{Path(config.encoder.encoder).name}_{config.run.label}/{config.loss.fidelity}"
-    return {"runs": "runs", "seeds": [1, 2, 3, 4, 5], "variants": {name: {}}}
+    unnamed = {"label": None}  # the trainer names it: --label, or the recipe
+    return {"runs": "runs", "seeds": [1, 2, 3, 4, 5], "variants": {name: unnamed}}
 
 
 def parser() -> argparse.ArgumentParser:

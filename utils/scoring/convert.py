@@ -176,6 +176,7 @@ plant_protection probability_and_statistics professional_tour_guide sports_scien
 teacher_qualification urban_and_rural_planner veterinary_medicine
 """.split()  # 52
 
+FEW_QUERIES = 100  # with fewer, t-SNE has too little to go by at its default perplexity of 30
 _ABCD = "\nA. {A}\nB. {B}\nC. {C}\nD. {D}"
 _ARC = "Question:{question}\nAnswer:"
 PAPER = (  # files, question texts and splits of the released data
@@ -715,8 +716,11 @@ def next_commands(made: Converted) -> str:
     lines = []
     if train:
         files = paths_of(made.folder, train)
+        rows = sum(len(made.data[name]) for name in train)
+        space = " --space embedding" if rows < FEW_QUERIES else ""
+        output = shlex.quote(str(clustered))
         lines += [
-            f"python -m utils.clustering --encoder minilm --data_paths {files} --output {shlex.quote(str(clustered))}",
+            f"python -m utils.clustering --encoder minilm --data_paths {files} --output {output}{space}",
             f"python train_router_mdeberta.py --recipe tuned --save_path {run} \\",
             f"  --data_paths {paths_of(clustered, train)} --data_type {kinds_of(made, train)} \\",
         ]

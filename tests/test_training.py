@@ -1,5 +1,8 @@
-"""train_router_mdeberta.py from its command line: it learns, resumes, repeats, obeys every flag and names every mistake."""
+"""train_router_mdeberta.py from its command line: it learns, resumes, repeats, obeys every flag and names every
+mistake.
+"""
 
+import dataclasses
 import hashlib
 import inspect
 import json
@@ -18,12 +21,13 @@ from safetensors.torch import load_file
 
 import evaluation_router
 import train_router_mdeberta as program
-from utils import encoders
+from utils import encoders, training
+from utils.config import Fidelity, parse_config, settings_of
 from utils.data import load
 from utils.denoise import pool_targets
 from utils.experiment import batch_rows
 from utils.losses import sample_sample_loss
-from utils.training_set import split_validation, targets
+from utils.training_set import TrainingSet, load_training_set, split_validation, targets
 
 
 @pytest.fixture(autouse=True)
@@ -138,7 +142,7 @@ def test_a_frozen_encoder_learns_by_its_head(train, tiny_bert):
 
 
 def test_a_tiny_mdeberta_end_to_end(fake, tiny_deberta, script, tmp_path, capsys):
-    """The paper's kind of encoder, through the real command, from training to a checkpoint that needs no other folder."""
+    """The paper's kind of encoder, by the real command, from training to a checkpoint that needs no other folder."""
     run = script(
         "train_router_mdeberta.py", *arguments(fake, tiny_deberta, tmp_path / "run", training_steps=80, eval_steps=20)
     )
@@ -286,63 +290,73 @@ def test_validation_is_the_held_out_rows_and_with_fidelity_row_5_the_training_fi
         assert metrics(run, "validation")[5] == pytest.approx(np.mean(scores))
 
 
-def problem(fake, *more: str, rows=frozenset()) -> program.Problem:
-    args = program.parser().parse_args([*fake.arguments(), "--training_samples_per_dataset", "60", *more])
-    return program.Problem(args, rows, torch.device("cpu"))
+def training_set(fake, *flags: str, validate_on_training: bool = False) -> TrainingSet:
+    """The rows of the made-up files, 60 a task."""
+    config = parse_config([*fake.arguments(), "--training_samples_per_dataset", "60", *flags])
+    return load_training_set(
+        config.data,
+        config.encoder,
+        config.training_set,
+        config.optimization.seed,
+        need_clusters=config.loss.cluster_loss_weight > 0,
+        validate_on_training=validate_on_training,
+    )
 
 
-def test_no_validation_question_is_trained_on(fake):
-    for rows, disjoint in ((frozenset(), True), (frozenset({5}), False)):
-        found = problem(fake, "--validation_fraction", "0.3", rows=rows)
-        trained_questions = {found.questions[i] for i in found.pool}
-        held = {found.questions[i] for _, part in found.validation for i in part}
-        assert trained_questions | held == set(found.questions)
-        assert trained_questions.isdisjoint(held) if disjoint else trained_questions == held
-        assert len(found.pool) == 180  # 60 a task, repeated where there are fewer
-    for data, part in found.validation:
-        assert data.questions == [found.questions[i] for i in part]
+@pytest.mark.parametrize("validate_on_training", [False, True])
+def test_no_validation_question_is_trained_on(fake, validate_on_training):
+    rows = training_set(fake, "--validation_fraction", "0.3", validate_on_training=validate_on_training)
+    questions = rows.inputs
+    trained = {questions[row] for row in rows.pool}
+    held = {questions[row] for _, places in rows.validation for row in places}
+    assert trained | held == set(questions)
+    assert trained == held if validate_on_training else trained.isdisjoint(held)
+    assert len(rows.pool) == 180  # 60 a task, repeated where there are fewer
+    for data, places in rows.validation:
+        assert data.questions == [questions[row] for row in places]
 
 
 def test_targets_are_scores_gains_and_group_means_of_training_rows(fake):
     files = [load(path).for_llms(LLMS) for path in fake.train.values()]
-    plain = problem(fake)
+    plain = training_set(fake)
     np.testing.assert_array_equal(plain.targets, np.concatenate([data.scores for data in files]))
     np.testing.assert_array_equal(plain.tasks, np.repeat([0, 1, 2], [60, 48, 40]))
     np.testing.assert_array_equal(plain.clusters, np.concatenate([data.clusters for data in files]))
-    gain = problem(fake, "--targets", "gain").targets.numpy()
+    gain = training_set(fake, "--targets", "gain").targets
     np.testing.assert_array_equal(gain[:60], files[0].scores)
     np.testing.assert_array_equal(gain[60:], np.concatenate([data.scores > 0 for data in files[1:]]))
-    train, held = split_validation(files[0], 0.1, 1)
-    shrunk = problem(fake, "--target_shrinkage", "1").targets.numpy()
+    train, _ = split_validation(files[0], 0.1, 1)
+    shrunk = training_set(fake, "--target_shrinkage", "1").targets
     np.testing.assert_allclose(shrunk[train], np.tile(files[0].scores[train].mean(axis=0), (len(train), 1)), rtol=1e-5)
-    by_cluster = problem(
-        fake, "--target_shrinkage", "1", "--target_groups", "cluster", "--cluster_loss_weight", "0"
-    ).targets.numpy()
+    flags = ("--target_shrinkage", "1", "--target_groups", "cluster", "--cluster_loss_weight", "0")
+    by_cluster = training_set(fake, *flags).targets
     for cluster in range(4):
         members = train[files[0].clusters[train] == cluster]
-        np.testing.assert_allclose(
-            by_cluster[members], np.tile(files[0].scores[members].mean(axis=0), (len(members), 1)), rtol=1e-5
-        )
+        mean = files[0].scores[members].mean(axis=0)
+        np.testing.assert_allclose(by_cluster[members], np.tile(mean, (len(members), 1)), rtol=1e-5)
 
 
-def test_pooled_targets_come_from_the_training_rows_alone(fake, tiny_bert):
+def test_pooled_targets_come_from_the_training_rows_alone(fake):
     """Other scores and embeddings in the validation rows change nothing, and what validation counts stays as it is."""
-    found = problem(fake, "--validation_fraction", "0.3", "--target_pooling", "alike")
-    before = found.targets.clone()
-    x = torch.randn(len(found.questions), 8, generator=torch.Generator().manual_seed(0))
-    about = found.pool_targets(x, "alike")
-    other = problem(fake, "--validation_fraction", "0.3", "--target_pooling", "alike")
-    held = torch.from_numpy(np.concatenate([rows for _, rows in other.validation]))
-    other.targets[held], x[held] = 1 - other.targets[held], -7.0
-    assert other.pool_targets(x, "alike") == about
-    trains = torch.from_numpy(np.unique(found.pool))
-    assert torch.equal(found.targets[trains], other.targets[trains])
-    assert not torch.equal(found.targets[trains], before[trains])
-    assert torch.equal(found.targets[held], before[held])
-    for data, train, offset in found.training:  # what the module says of these rows
-        values = targets(data)[train]
-        expected, _ = pool_targets(data.rows(train), values, x.numpy()[offset + train], "alike")
-        np.testing.assert_array_equal(found.targets[offset + train], expected)
+    flags = ("--validation_fraction", "0.3", "--target_pooling", "alike")
+    rows, other = training_set(fake, *flags), training_set(fake, *flags)
+    before = rows.targets
+    x = np.random.default_rng(0).standard_normal((len(rows.inputs), 8)).astype(np.float32)
+    estimated = rows.pool_targets(x.copy(), "alike")
+    held = np.concatenate([places for _, places in other.validation])
+    for part in other.parts:
+        part.targets[part.held] = 1 - part.targets[part.held]
+    x_other = x.copy()
+    x_other[held] = -7.0
+    assert other.pool_targets(x_other, "alike") == estimated
+    trains = np.unique(rows.pool)
+    np.testing.assert_array_equal(rows.targets[trains], other.targets[trains])
+    assert not np.array_equal(rows.targets[trains], before[trains])
+    np.testing.assert_array_equal(rows.targets[held], before[held])
+    for part, offset in zip(rows.parts, rows.offsets):  # what the module says of these rows
+        values = targets(part.data)[part.train]
+        expected, _ = pool_targets(part.data.rows(part.train), values, x[offset + part.train], "alike")
+        np.testing.assert_array_equal(rows.targets[offset + part.train], expected)
 
 
 def test_pooling_is_estimated_once_kept_and_the_same_whatever_trains(train, monkeypatch):
@@ -519,7 +533,7 @@ def test_a_finished_run_is_not_trained_again(train, fake, tiny_bert, tmp_path, c
         raise AssertionError("it began anew")
 
     with monkeypatch.context() as patch:
-        patch.setattr(program, "load_encoder", forbidden)
+        patch.setattr(training, "load_encoder", forbidden)
         again = train()
     assert (
         "already done (--overwrite trains it again)" in again.text
@@ -537,7 +551,10 @@ def test_a_finished_run_is_not_trained_again(train, fake, tiny_bert, tmp_path, c
 
 def test_two_processes_do_not_train_in_one_folder(fails, tmp_path):
     (tmp_path / "run").mkdir()
-    code = "import sys, utils.experiment as e, pathlib\nwith e.locked(pathlib.Path(sys.argv[1])):\n    print('held', flush=True)\n    sys.stdin.read()"
+    code = (
+        "import sys, pathlib\nfrom utils.files import locked\nwith locked(pathlib.Path(sys.argv[1])):\n"
+        "    print('held', flush=True)\n    sys.stdin.read()"
+    )
     with subprocess.Popen(
         [sys.executable, "-c", code, tmp_path / "run"],
         cwd=REPO,
@@ -608,37 +625,77 @@ def test_changed_data_in_the_same_folder_are_refused(train, fails, fake, tmp_pat
 def test_the_flags_that_users_know():
     """Those of the released command, with a value that is not the default, and our own."""
     values = {
-        "data_paths": ["a", "b"], "data_type": ["probability", "multi_attempt"], "test_data_paths": ["c"], "test_data_type": ["probability"],
-        "final_eval_data_paths": ["d"], "final_eval_data_type": ["multi_attempt"], "batch_size": 7, "training_steps": 9, "eval_steps": 11,
-        "learning_rate": 0.25, "save_path": "e", "top_k": 2, "last_k": 1, "gradient_accumulation": 4, "similarity_function": "inner",
-        "sample_loss_weight": 0.5, "cluster_loss_weight": 1.5, "H": 6, "seed": 5, "training_samples_per_dataset": 8, "encoder": "f",
-        "pooling": "mean", "fidelity": "1,4", "precision": "bf16", "device": "cuda:1", "validation_fraction": 0.2, "weight_decay": 0.05,
-        "max_length": 33, "train_layers": 2,
-    }  # fmt: skip
+        "data_paths": ["a", "b"],
+        "data_type": ["probability", "multi_attempt"],
+        "test_data_paths": ["c"],
+        "test_data_type": ["probability"],
+        "final_eval_data_paths": ["d"],
+        "final_eval_data_type": ["multi_attempt"],
+        "batch_size": 7,
+        "training_steps": 9,
+        "eval_steps": 11,
+        "learning_rate": 0.25,
+        "save_path": "e",
+        "top_k": 2,
+        "last_k": 1,
+        "gradient_accumulation": 4,
+        "similarity_function": "inner",
+        "sample_loss_weight": 0.5,
+        "cluster_loss_weight": 1.5,
+        "H": 6,
+        "seed": 5,
+        "training_samples_per_dataset": 8,
+        "encoder": "f",
+        "pooling": "mean",
+        "fidelity": "1,4",
+        "precision": "bf16",
+        "device": "cuda:1",
+        "validation_fraction": 0.2,
+        "weight_decay": 0.05,
+        "max_length": 33,
+        "train_layers": 2,
+    }
     command = [
         part
         for name, value in values.items()
         for part in (f"--{name}", *map(str, value if isinstance(value, list) else [value]))
     ]
-    found = vars(program.parser().parse_args([*command, "--final_eval"]))
-    assert {name: found[name] for name in values} == values and found["final_eval"] is True
+    config = parse_config([*command, "--final_eval"])
+    assert {name: settings_of(config)[name] for name in values if name != "save_path"} == {
+        name: value for name, value in values.items() if name != "save_path"
+    }
+    assert config.run.save_path == "e" and config.run.final_eval is True
     for name in ("--temperature", "--tempreture"):  # the released spelling too
-        assert program.parser().parse_args([name, "0.07"]).temperature == 0.07
-    assert (
-        program.parser().parse_args(["--freeze_encoder"]).freeze_encoder
-        and not program.parser().parse_args(["--no-final_eval"]).final_eval
-    )
+        assert parse_config([name, "0.07"]).loss.temperature == 0.07
+    assert parse_config(["--freeze_encoder"]).model.freeze_encoder
+    assert not parse_config(["--no-final_eval"]).run.final_eval and not parse_config(["--no_final_eval"]).run.final_eval
 
 
 def test_the_defaults_are_the_papers():
-    found = vars(program.parser().parse_args([]))
+    settings = settings_of(parse_config([]))
     expected = {
-        "top_k": 3, "last_k": 3, "H": 3, "cluster_loss_weight": 1, "sample_loss_weight": 0, "temperature": 1, "learning_rate": 5e-5, "weight_decay": 0.01,
-        "batch_size": 64, "training_steps": 1000, "eval_steps": 50, "max_length": 512, "training_samples_per_dataset": 1000, "fidelity": "paper",
-        "similarity_function": "cos", "encoder": "microsoft/mdeberta-v3-base", "negative_below": 0.5, "targets": "score", "target_shrinkage": 0,
-    }  # fmt: skip
-    assert {name: found[name] for name in expected} == expected
-    assert [path.rsplit("/", 1)[-1] for path in found["data_paths"]] == [
+        "top_k": 3,
+        "last_k": 3,
+        "H": 3,
+        "cluster_loss_weight": 1,
+        "sample_loss_weight": 0,
+        "temperature": 1,
+        "learning_rate": 5e-5,
+        "weight_decay": 0.01,
+        "batch_size": 64,
+        "training_steps": 1000,
+        "eval_steps": 50,
+        "max_length": 512,
+        "training_samples_per_dataset": 1000,
+        "fidelity": "paper",
+        "similarity_function": "cos",
+        "encoder": "microsoft/mdeberta-v3-base",
+        "negative_below": 0.5,
+        "targets": "score",
+        "target_shrinkage": 0,
+    }
+    assert {name: settings[name] for name in expected} == expected
+    assert [path.rsplit("/", 1)[-1] for path in settings["data_paths"]] == [
         "gsm8k-train.json",
         "humaneval_train.json",
         "arc_challenge_train.json",
@@ -649,14 +706,37 @@ def test_the_defaults_are_the_papers():
 
 STEPS = {"training_steps": 3, "eval_steps": 3, "selection": "last", "no-final_eval": True}
 EFFECTS = [
-    {"top_k": 1}, {"last_k": 1}, {"temperature": 0.5}, {"tempreture": 0.5}, {"cluster_loss_weight": 0.5}, {"sample_loss_weight": 0.5}, {"H": 1},
-    {"negative_below": 0.2}, {"targets": "gain"}, {"target_shrinkage": 0.9}, {"target_shrinkage": 0.9, "target_groups": "cluster"},
-    {"similarity_function": "inner"}, {"pooling": "mean"}, {"dropout": 0.5}, {"max_length": 8}, {"batch_size": 8}, {"gradient_accumulation": 2},
-    {"learning_rate": 1e-3}, {"llm_learning_rate": 1e-1}, {"weight_decay": 1.0}, {"validation_fraction": 0.5}, {"training_samples_per_dataset": 0},
-    {"target_pooling": "alike"}, {"target_pooling": "question"},
-    {"training_steps": 4}, {"seed": 2}, {"freeze_encoder": True}, {"train_layers": 2}, {"data_type": ["probability"] * 3, "targets": "gain"},
+    {"top_k": 1},
+    {"last_k": 1},
+    {"temperature": 0.5},
+    {"tempreture": 0.5},
+    {"cluster_loss_weight": 0.5},
+    {"sample_loss_weight": 0.5},
+    {"H": 1},
+    {"negative_below": 0.2},
+    {"targets": "gain"},
+    {"target_shrinkage": 0.9},
+    {"target_shrinkage": 0.9, "target_groups": "cluster"},
+    {"similarity_function": "inner"},
+    {"pooling": "mean"},
+    {"dropout": 0.5},
+    {"max_length": 8},
+    {"batch_size": 8},
+    {"gradient_accumulation": 2},
+    {"learning_rate": 1e-3},
+    {"llm_learning_rate": 1e-1},
+    {"weight_decay": 1.0},
+    {"validation_fraction": 0.5},
+    {"training_samples_per_dataset": 0},
+    {"target_pooling": "alike"},
+    {"target_pooling": "question"},
+    {"training_steps": 4},
+    {"seed": 2},
+    {"freeze_encoder": True},
+    {"train_layers": 2},
+    {"data_type": ["probability"] * 3, "targets": "gain"},
     *({"last_k": 1, "ties": ties} for ties in ("random", "released", "columns")),
-]  # fmt: skip
+]
 
 
 def test_no_flag_is_dead(train):
@@ -682,7 +762,9 @@ def test_both_spellings_of_temperature_do_the_same(train):
 
 
 def test_what_the_sample_sample_loss_is_given(train, fake, monkeypatch):
-    """Cluster ids and ids of the very queries of the batch, so that copies of a query are known; H and the temperature too."""
+    """Cluster ids and ids of the very queries of the batch, so that copies of a query are known; H and the temperature
+    too.
+    """
     calls, batches = [], []
 
     def loss(*args, **kwargs):
@@ -728,7 +810,9 @@ def optimizers(monkeypatch):
 
 
 def test_accumulated_gradients_are_those_of_the_large_batch(train, optimizers):
-    """Two batches of 8 make the gradient of the batch of 16, without the loss that looks across a batch and without dropout."""
+    """Two batches of 8 make the gradient of the batch of 16, without the loss that looks across a batch and without
+    dropout.
+    """
     flags = {"cluster_loss_weight": 0, "dropout": 0, "training_steps": 2}
     train("one", batch_size=16, **flags)
     train("two", batch_size=8, gradient_accumulation=2, **flags)
@@ -757,7 +841,9 @@ def test_learning_rates_and_weight_decay_reach_the_optimizer(train, optimizers):
 
 
 def test_fidelity_rows_act_where_they_should_and_nowhere_else(train):
-    """Row 1 on the sample-LLM loss, rows 3 and 4 on the sample-sample loss, row 4 only where negatives run short, row 2 is dropout 0."""
+    """Row 1 on the sample-LLM loss, rows 3 and 4 on the sample-sample loss, row 4 only where negatives run short, row 2
+    is dropout 0.
+    """
     count = iter(range(100))
 
     def run(fidelity, **flags):
@@ -784,17 +870,22 @@ def test_fidelity_rows_act_where_they_should_and_nowhere_else(train):
     assert same(run("upstream", **many), run("1,2,3,4,5,6,7", **many))
 
 
-def test_fidelity_rows_by_name():
+def test_fidelity_by_row_and_by_name():
+    names = [field.name for field in dataclasses.fields(Fidelity)]
+    assert len(names) == 7
+    assert Fidelity.parse("paper") == Fidelity() and str(Fidelity()) == "paper"
+    assert Fidelity.parse("upstream") == Fidelity(*[True] * 7) == Fidelity.parse("1,2,3,4,5,6,7")
+    assert str(Fidelity.parse("upstream")) == "upstream"
+    some = Fidelity.parse("2, 5")
     assert (
-        program.fidelity_rows("paper") == frozenset()
-        and program.fidelity_rows("upstream") == {1, 2, 3, 4, 5, 6, 7}
-        and program.fidelity_rows("2, 5") == {2, 5}
+        some == Fidelity(no_dropout=True, train_as_validation=True) == Fidelity.parse("train_as_validation,no_dropout")
     )
+    assert str(some) == "2,5"
 
 
 @pytest.mark.parametrize("text", ["released", "0", "8", "1;2", "1,", "18"])
 def test_other_fidelity_rows_are_refused(fails, text):
-    assert repr(text) in fails(fidelity=text) and "paper, upstream, or rows from 1 to 7" in fails(fidelity=text)
+    assert repr(text) in fails(fidelity=text) and "paper, upstream, rows from 1 to 7" in fails(fidelity=text)
 
 
 # Test files of all sorts
@@ -824,7 +915,8 @@ def test_training_on_a_task_that_the_paper_has_not(train, fake):
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        ({"top_k": 0}, "--top_k is 0; with 4 LLMs it must be from 1 to 4"),
+        ({"top_k": 0}, "--top_k is 0; it must be at least 1"),
+        ({"freeze_encoder": True, "train_layers": 1}, "--freeze_encoder and --train_layers exclude each other"),
         ({"top_k": 5}, "--top_k is 5; with 4 LLMs it must be from 1 to 4"),
         ({"last_k": 0}, "--last_k is 0; with 4 LLMs it must be from 1 to 4"),
         ({"last_k": 5}, "--last_k is 5; with 4 LLMs it must be from 1 to 4"),
@@ -843,7 +935,7 @@ def test_training_on_a_task_that_the_paper_has_not(train, fake):
         ({"cluster_loss_weight": -1.0}, "--cluster_loss_weight is -1.0; it must be at least 0"),
         ({"sample_loss_weight": "inf"}, "--sample_loss_weight is inf; it must be at least 0"),
         ({"dropout": 1.0}, "--dropout is 1.0; it must be at least 0 and below 1"),
-        ({"target_shrinkage": 2.0}, "--target_shrinkage is 2.0; it must be from 0 to 1"),
+        ({"target_shrinkage": 2.0}, "--target_shrinkage is 2.0; it must be at least 0 and at most 1"),
         ({"target_pooling": "alike", "target_shrinkage": 0.5}, "the pooling that --target_shrinkage 0.5 sets by hand"),
         ({"target_pooling": "question", "target_groups": "cluster"}, "that --target_groups cluster sets by hand"),
         ({"validation_fraction": 1.0}, "--validation_fraction is 1.0; it must be at least 0 and below 1"),
@@ -856,8 +948,8 @@ def test_training_on_a_task_that_the_paper_has_not(train, fake):
         ({"max_length": 65}, "--max_length is 65"),
         ({"device": "cuda:99"}, "--device cuda:99: PyTorch sees"),
         ({"device": "tpu!"}, "--device is 'tpu!'; it must be auto, cpu, cuda, cuda:N or mps"),
-        ({"data_type": ["probability"]}, "--data_paths names 3 files and --data_type 1 kinds"),
-        ({"test_data_type": ["probability"]}, "--test_data_paths names 2 files and --test_data_type 1 kinds"),
+        ({"data_type": ["probability"] * 2}, "--data_paths names 3 files and --data_type 2 kinds"),
+        ({"test_data_type": ["probability"] * 3}, "--test_data_paths names 2 files and --test_data_type 3 kinds"),
         (
             {"final_eval_data_type": ["probability"] * 2},
             "--final_eval_data_paths names 1 files and --final_eval_data_type 2 kinds",
@@ -916,9 +1008,52 @@ def test_mistakes_have_status_2_and_no_traceback(script, fake, tiny_bert, tmp_pa
 
 @pytest.mark.parametrize(
     "flags",
-    [{"pooling": "max"}, {"freeze_encoder": True, "train_layers": 1}, {"batch_size": "many"}, {"no_such_flag": True}],
+    [{"pooling": "max"}, {"batch_size": "many"}, {"no_such_flag": True}],
 )
-def test_values_that_argparse_refuses(fake, tiny_bert, tmp_path, capsys, flags):
+def test_values_that_the_command_line_refuses(fake, tiny_bert, tmp_path, capsys, flags):
     with pytest.raises(SystemExit) as stop:
         program.main(arguments(fake, tiny_bert, tmp_path / "run", **flags))
     assert stop.value.code == 2 and f"--{list(flags)[-1]}" in capsys.readouterr().err
+
+
+# One's own data: no cluster ids, other LLMs, tasks that the paper has not
+
+
+@pytest.mark.parametrize("llms", [2, 3, 4])
+@pytest.mark.parametrize("clusters", [True, False])
+def test_the_tuned_recipe_works_on_any_files(tiny_bert, tmp_path, capsys, llms, clusters):
+    """K- follows from the number of LLMs, and without cluster ids the sample-sample loss is by task, which is said."""
+    paths = {}
+    for number, name in enumerate(("riddles_train", "poems_train", "riddles_test")):
+        rows = make_rows(24, "multi_attempt", number, LLMS[:llms], clusters)
+        paths[name] = tmp_path / f"{name}.json"
+        paths[name].write_text(json.dumps(rows))
+    command = [
+        "--recipe",
+        "tuned",
+        "--encoder",
+        str(tiny_bert),
+        "--device",
+        "cpu",
+        "--save_path",
+        str(tmp_path / "run"),
+    ]
+    command += ["--data_paths", str(paths["riddles_train"]), str(paths["poems_train"]), "--data_type", "multi_attempt"]
+    command += ["--test_data_paths", str(paths["riddles_test"]), "--final_eval_data_paths", "--training_steps", "3"]
+    command += ["--cache_dir", str(tmp_path / "cache"), "--label", "mine", "--max_length", "64"]
+    status = program.main(command)
+    out, err = capsys.readouterr()
+    assert status == 0, err
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert results["settings"]["top_k"] == 1 and results["settings"]["last_k"] == llms - 1
+    assert results["recipe"] == "mine" and f"{llms} LLMs: {', '.join(LLMS[:llms])}" in out
+    assert ("sample_sample_loss" in results) is not clusters
+    assert ("the sample-sample loss is by task (--missing_clusters task)" in out) is not clusters
+    assert evaluation_router.main(["--ckpt", str(tmp_path / "run"), "--device", "cpu"]) == 0
+
+
+def test_without_the_recipe_missing_clusters_are_an_error_that_names_what_helps(fake, fails, tmp_path):
+    path = tmp_path / "riddles_train.json"
+    path.write_text(json.dumps(make_rows(24, "multi_attempt", 1, LLMS, clusters=False)))
+    text = fails(data_paths=[str(path)], data_type=["multi_attempt"])
+    assert f"{path}, row 0: 'cluster_id' must be an integer" in text and "--missing_clusters task" in text

@@ -17,7 +17,7 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer
 
 import train_router_mdeberta as program
 from utils.baselines import __main__ as command
-from utils.baselines import problem as problem_module
+from utils.baselines import embeddings as embeddings_module
 from utils.baselines.arguments import parse
 from utils.baselines.base import Rows, choose, group_means, unit
 from utils.baselines.controls import BestPerTask, BestSingle, Oracle, Random
@@ -27,7 +27,8 @@ from utils.baselines.knn import KNN
 from utils.baselines.lora_retriever import LoraRetriever
 from utils.baselines.matrix_factorization import MatrixFactorization
 from utils.baselines.mlp import MLP
-from utils.baselines.problem import Embeddings, Problem
+from utils.baselines.embeddings import Embeddings
+from utils.baselines.problem import Problem
 from utils.baselines.ridge import Ridge
 from utils.baselines.task_classifier import TaskClassifier
 from utils.baselines.trained_encoder import clustered
@@ -536,7 +537,7 @@ def test_finished_runs_are_skipped_and_others_made_again_to_the_digit(run, line,
     def forbidden(*args, **kwargs):
         raise AssertionError("the encoder was loaded")
 
-    monkeypatch.setattr(problem_module, "load_encoder", forbidden)
+    monkeypatch.setattr(embeddings_module, "load_encoder", forbidden)
     assert run("runs", *routers).split("Table 1")[1] == text.split("Table 1")[1]
     process = subprocess.run(
         [sys.executable, "-m", "utils.baselines", *line("other", *map(str, routers[:3]))],

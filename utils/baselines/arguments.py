@@ -3,22 +3,47 @@
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Annotated, Literal
+
+import tyro
 
 from utils.baselines.registry import BOUNDED, CONTROLS, KNOWN, ROUTERS, TRAINED, VOTING
-from utils.config import MDEBERTA, DataConfig, HardwareConfig, TrainingSetConfig, parse_arguments, settings_of
+from utils.config import (
+    Config,
+    DataConfig,
+    EncoderConfig,
+    HardwareConfig,
+    TrainingSetConfig,
+    check_config,
+    parse_arguments,
+    settings_of,
+)
 
-MAX_LENGTH = 512
+ROUTERS_HELP = (
+    f"of {', '.join(KNOWN)}; default: all but {VOTING}, which needs --answers, and with --cost_rate all but "
+    f"{' and '.join(BOUNDED)}, which cannot learn a cost"
+)
 NO_COST = "predict the probability of a right answer and cannot learn score - cost_rate * cost"
 NOT_SETTINGS = ("routers", "seeds", "device", "answers")  # change no result, or, the answers, voting's alone
+
+
+@dataclass(frozen=True)
+class OptionalEncoderConfig(EncoderConfig):
+    """encoder; --encoder_ckpt takes its place"""
+
+    encoder: str | None = None
+    """hub name, local folder, minilm (a PyPI package), or given (data files of embeddings); default: mDeBERTaV3-base"""
+    pooling: Literal["first", "mean"] | None = None
+    """default: first token; mean for minilm"""
+    max_length: int | None = None
+    """tokens kept of a query, the last ones; default: 512"""
 
 
 @dataclass(frozen=True)
 class Arguments:
     """what is fitted"""
 
-    routers: tuple[str, ...] | None = None
-    """default: all but voting, which needs answers, and with --cost_rate all but those that cannot learn a cost"""
+    routers: Annotated[tuple[str, ...] | None, tyro.conf.arg(help=ROUTERS_HELP)] = None
     seeds: tuple[int, ...] = (1,)
     """of the validation split and of whatever is drawn"""
     data: DataConfig = field(default_factory=DataConfig)
@@ -27,15 +52,10 @@ class Arguments:
     """for voting: what each LLM answered to each test query, from `python -m utils.scoring.convert --answers DIR`"""
     refit: bool = False
     """fit the chosen setting again on training and validation rows"""
-    encoder: str | None = None
-    """hub name, local folder, minilm (a PyPI package), or given (data files of embeddings); default: mDeBERTaV3-base"""
-    pooling: Literal["first", "mean"] | None = None
-    """default: first token; mean for minilm"""
-    max_length: int | None = None
-    """tokens kept of a query, the last ones; default: 512"""
+    encoder: OptionalEncoderConfig = field(default_factory=OptionalEncoderConfig)
     encoder_ckpt: str | None = None
-    """finished run of train_router_mdeberta.py whose query embeddings to take in place of these three, {seed} in it
-    standing for the seed; training files and split must be those of the baseline"""
+    """finished run of train_router_mdeberta.py whose query embeddings to take in place of --encoder, --pooling and
+    --max_length, {seed} in it standing for the seed; training files and split must be those of the baseline"""
     hardware: HardwareConfig = field(default_factory=HardwareConfig)
     label: str = "frozen"
     """name of the settings in results"""
@@ -55,12 +75,18 @@ def parse(arguments: Sequence[str], description: str = "") -> Arguments:
     """
     args = parse_arguments(Arguments, arguments, "python -m utils.baselines", description)
     if not args.encoder_ckpt:
-        args = replace(args, encoder=args.encoder or MDEBERTA, max_length=args.max_length or MAX_LENGTH)
+        args = replace(args, encoder=with_defaults(args.encoder))
     if args.routers is None:
         args = replace(args, routers=default_routers(args.training_set.cost_rate))
     check_routers(args)
     check_values(args)
     return args
+
+
+def with_defaults(encoder: OptionalEncoderConfig) -> OptionalEncoderConfig:
+    """The encoder with the values of `EncoderConfig` for what was not given."""
+    given = {name: value for name, value in vars(encoder).items() if value is not None}
+    return replace(encoder, **(vars(EncoderConfig()) | given))
 
 
 def default_routers(cost_rate: float) -> tuple[str, ...]:
@@ -93,13 +119,8 @@ def check_routers(args: Arguments) -> None:
 
 def check_values(args: Arguments) -> None:
     """Raise ValueError for values that exclude each other, stand twice, or are out of their range."""
-    rows = args.training_set
-    if rows.target_pooling != "none" and rows.target_shrinkage:
-        raise ValueError(
-            f"--target_pooling {rows.target_pooling} estimates the pooling that "
-            f"--target_shrinkage {rows.target_shrinkage:g} sets by hand; leave out one of them"
-        )
-    for name, values in (("routers", args.routers), ("seeds", args.seeds), ("llms", args.data.llms or ())):
+    check_config(Config(data=args.data, training_set=args.training_set))
+    for name, values in (("routers", args.routers), ("seeds", args.seeds)):
         if len(set(values)) < len(values):
             raise ValueError(f"--{name} names something twice: {' '.join(map(str, values))}")
     if min(args.seeds) < 0:

@@ -1,4 +1,7 @@
-"""Controls: routers that look at no query, know what no router can know, or both. What a router earns is read against them."""
+"""Controls: routers that look at no query, know what no router can know, or both.
+
+What a router earns is read against them.
+"""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -27,21 +30,26 @@ class Control(ABC):
     def fit(self, rows: Rows) -> "Control":
         """Learn from training rows; returns itself."""
         names, groups = np.unique(rows.tasks, return_inverse=True)
-        self.tasks, self.means = list(names), group_means(rows.y, groups, len(names))  # (tasks, T)
+        self.tasks = list(names)
+        self.means = group_means(rows.y, groups, len(names))  # (tasks, T)
         return self
 
     @abstractmethod
     def pick(self, data: RoutingData, columns: Sequence[int]) -> np.ndarray:
-        """The LLM for each query of `data`, a place in `columns`, which are the LLMs present among those of training -> (n,)."""
+        """The LLM for each query of `data` -> (n,).
+
+        columns: the LLMs present, among those of training. A pick is a position in them.
+        """
 
 
 class Random(Control):
     """Any LLM present, each as likely; its expected accuracy is the mean over the single LLMs."""
 
-    name, drawn = "Random", True
+    name = "Random"
+    drawn = True
 
     def pick(self, data, columns):
-        key = int.from_bytes(data.task.encode()) % 2**63  # a task's picks do not depend on which other tasks are tested
+        key = int.from_bytes(data.task.encode()) % 2**63  # so picks do not depend on which other tasks are tested
         return np.random.default_rng((self.seed, key)).integers(len(columns), size=len(data))
 
 
@@ -55,18 +63,24 @@ class BestSingle(Control):
 
 
 class BestPerTask(Control):
-    """Knows which task a query came from: the LLM best on that task's training rows, and BestSingle where a task has none."""
+    """Knows which task a query came from: the LLM that is best on that task's training rows.
+
+    Where a task has no training rows, it is BestSingle.
+    """
 
     name = "BestPerTask"
 
     def pick(self, data, columns):
         means = self.means[:, list(columns)]
-        row = means[self.tasks.index(data.task)] if data.task in self.tasks else means.mean(axis=0)
-        return np.full(len(data), row.argmax())
+        of_task = means[self.tasks.index(data.task)] if data.task in self.tasks else means.mean(axis=0)
+        return np.full(len(data), of_task.argmax())
 
 
 class Oracle(Control):
-    """Knows the test scores: an LLM that earns most on each query, less its cost's charge; of equals the cheapest. No router can do better."""
+    """Knows the test scores: an LLM that earns most on each query, less its cost's charge; of equals the cheapest.
+
+    No router can do better.
+    """
 
     name = "Oracle"
 
@@ -74,4 +88,5 @@ class Oracle(Control):
         earned = net(gains(data.scores, data.kind), data, self.cost_rate)
         if data.costs is None:
             return earned.argmax(axis=1)
-        return np.where(earned == earned.max(axis=1, keepdims=True), data.costs, np.inf).argmin(axis=1)
+        costs_of_best = np.where(earned == earned.max(axis=1, keepdims=True), data.costs, np.inf)
+        return costs_of_best.argmin(axis=1)

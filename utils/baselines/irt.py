@@ -1,4 +1,7 @@
-"""IRT: a two-parameter item-response router; a query's discrimination and difficulty are predicted from its embedding."""
+"""IRT: a two-parameter item-response router.
+
+A query's discrimination and difficulty are predicted from its embedding.
+"""
 
 import torch
 from torch import Tensor, nn
@@ -7,7 +10,11 @@ from utils.baselines.base import Gradient
 
 
 class TwoParameter(nn.Module):
-    """logit(x, t) = a(x) . theta_t - b(x): abilities theta_t, discriminations a(x) = softplus(A x + a0) >= 0, difficulty b(x) linear."""
+    """logit(x, t) = a(x) . theta_t - b(x).
+
+    theta_t are the abilities of LLM t, a(x) = softplus(A x + a0) >= 0 the discriminations and b(x), linear in x, the
+    difficulty of a query.
+    """
 
     def __init__(self, dimension: int, llms: int, abilities: int):
         super().__init__()
@@ -16,16 +23,15 @@ class TwoParameter(nn.Module):
         self.difficulty = nn.Linear(dimension, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return nn.functional.softplus(self.discrimination(x)) @ self.ability.T - self.difficulty(
-            x
-        )  # (n, d), (d, T) -> (n, T)
+        discriminations = nn.functional.softplus(self.discrimination(x))  # (n, d)
+        return discriminations @ self.ability.T - self.difficulty(x)  # (n, T)
 
 
 class IRT(Gradient):
     """The multidimensional two-parameter logistic model (Reckase), compensatory form.
 
-    With one ability dimension and a(x) >= 0 the ablest LLM would be picked for every query, whatever a(x) and b(x) are; the
-    grid therefore begins at two. The difficulty b(x) moves all LLMs alike: it explains answers, never the pick.
+    With one ability dimension and a(x) >= 0 the ablest LLM would be picked for every query, whatever a(x) and b(x) are;
+    the grid therefore begins at two. The difficulty b(x) moves all LLMs alike: it explains answers, never the pick.
     """
 
     name = "IRT"

@@ -7,7 +7,10 @@ from utils.baselines.base import Router, Rows
 
 
 class KNN(Router):
-    """Mean targets of the k training queries nearest to a query. Embeddings have length 1, so Euclidean order is cosine order."""
+    """Mean targets of the k training queries nearest to a query.
+
+    Embeddings have length 1, so the order by Euclidean distance is that by cosine.
+    """
 
     name = "kNN"
     grid = {"k": (5, 10, 20, 40, 80, 160)}

@@ -1,4 +1,4 @@
-"""LoraRetriever (clustering), as the paper compares with it: the best LLM of the nearest cluster of training queries."""
+"""LoraRetriever (clustering), as the paper compares with it: the best LLM of the nearest cluster of queries."""
 
 import numpy as np
 
@@ -6,11 +6,12 @@ from utils.baselines.base import Router, Rows, group_means, unit
 
 
 class LoraRetriever(Router):
-    """Clusters are those of the paper's sample-sample loss (`cluster_id`: t-SNE, then k-means); each stands for its mean embedding.
+    """Clusters are those of the paper's sample-sample loss (`cluster_id`: t-SNE, then k-means).
 
-    A query goes to the cluster with the most similar (cosine) mean embedding and takes that cluster's best LLM. There is nothing
-    to choose. `KMeans` clusters the embeddings themselves and chooses how many clusters. As released it routes with a
-    trained encoder: with `--encoder_ckpt` the clusters, as many, are those of k-means in the space of that encoder.
+    A query goes to the cluster with the most similar (cosine) mean embedding and takes that cluster's best LLM. There
+    is nothing to choose. `KMeans` clusters the embeddings themselves and chooses how many clusters. As released it
+    routes with a trained encoder: with `--encoder_ckpt` the clusters, as many, are those of k-means in the space of
+    that encoder.
     Raises: ValueError where training rows have no clusters.
     """
 
@@ -19,7 +20,8 @@ class LoraRetriever(Router):
     def fit(self, rows: Rows) -> "LoraRetriever":
         if rows.clusters is None:
             raise ValueError(
-                "LoraRetriever needs the cluster of every training row: `cluster_id` in each --data_paths file, as in datasets/split2_model7_cluster"
+                "LoraRetriever needs the cluster of every training row: `cluster_id` in each --data_paths file, as in "
+                "datasets/split2_model7_cluster"
             )
         names, groups = np.unique(rows.clusters, return_inverse=True)
         self.centres = unit(group_means(rows.x, groups, len(names)))  # (clusters, p)

@@ -16,14 +16,13 @@ class Factors(nn.Module):
         self.classifier = nn.Linear(rank, 1)  # w, c
 
     def forward(self, x: Tensor) -> Tensor:
-        vectors = nn.functional.normalize(self.llms, dim=1)
-        return (
-            self.query(x) * self.classifier.weight
-        ) @ vectors.T + self.classifier.bias  # (n, rank), (rank, T) -> (n, T)
+        vectors = nn.functional.normalize(self.llms, dim=1)  # (T, rank)
+        weighted = self.query(x) * self.classifier.weight  # (n, rank)
+        return weighted @ vectors.T + self.classifier.bias  # (n, T)
 
 
 class MatrixFactorization(Gradient):
-    """EmbedLLM's router: LLM vectors, a linear map of the query's embedding, and a linear classifier of their product."""
+    """EmbedLLM's router: LLM vectors, a linear map of the query's embedding, and a linear classifier of the product."""
 
     name = "MatrixFactorization"
     grid = {"rank": (8, 64), "weight_decay": (1e-2, 1.0), "passes": (5, 20)}

@@ -1,4 +1,8 @@
-"""The routers and controls that `python -m utils.baselines` knows: a new one is a file here and a line below."""
+"""The routers and controls that `python -m utils.baselines` knows.
+
+To add a router: write a file beside this one with a subclass of `utils.baselines.base.Router`, and add a line to
+ROUTERS. Its key is its name on the command line; `Router.name` is its name in results.
+"""
 
 from utils.baselines.base import Gradient, Router
 from utils.baselines.controls import BestPerTask, BestSingle, Control, Oracle, Random

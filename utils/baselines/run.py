@@ -1,7 +1,6 @@
 """Fit, test and write every (router, seed) as a run of its own; finished ones are skipped."""
 
 import hashlib
-import itertools
 import json
 import time
 from dataclasses import dataclass
@@ -13,8 +12,9 @@ from tqdm.auto import tqdm
 
 from utils.baselines import trained_encoder
 from utils.baselines.arguments import Arguments
-from utils.baselines.base import Choice, choose
-from utils.baselines.problem import Embeddings, Problem
+from utils.baselines.base import Choice, choose, settings_in
+from utils.baselines.embeddings import Embeddings
+from utils.baselines.problem import Problem
 from utils.baselines.registry import CONTROLS, ROUTERS, VOTING
 from utils.baselines.voting import answers_of, voting
 from utils.ceiling.known import known_ceilings
@@ -47,7 +47,7 @@ class Run:
     @property
     def fits(self) -> int:
         """How many settings of the router's grid are fitted."""
-        return len(list(itertools.product(*ROUTERS[self.key].grid.values()))) if self.key in ROUTERS else 1
+        return len(settings_in(ROUTERS[self.key])) if self.key in ROUTERS else 1
 
 
 def name_of(args: Arguments, key: str) -> str:
@@ -101,10 +101,10 @@ def is_finished(run: Run) -> bool:
 def planned(problem: Problem) -> list[Run]:
     """All runs of a command. What draws nothing is the same for every seed, and is run with the first one."""
     args, runs = problem.args, []
-    for key, seed in itertools.product(args.routers, args.seeds):
+    for key in args.routers:
         draws = key in ROUTERS or (key in CONTROLS and CONTROLS[key].drawn)
-        if draws or seed == args.seeds[0]:
-            folder = name_of(args, key).replace(", ", "_").replace(" ", "_")
+        folder = name_of(args, key).replace(", ", "_").replace(" ", "_")
+        for seed in args.seeds if draws else args.seeds[:1]:
             path = Path(args.save_path) / folder / f"seed_{seed}"
             runs.append(Run(key, seed, path, settings_of(problem, seed, key)))
     return runs
@@ -115,17 +115,20 @@ def fitted(problem: Problem, embeddings: Embeddings, run: Run, progress: tqdm) -
 
     With the embeddings of a checkpoint, clusters are made anew in their space.
     """
-    args, embedded = problem.args, embeddings.of(run.seed)[0]
-    config = args.training_set
+    args, config = problem.args, problem.args.training_set
+    embedded, _ = embeddings.of(run.seed)
 
     def worth(picks: np.ndarray, data: RoutingData) -> float:  # without a cost rate this is the accuracy
         return utility(picks, data, config.cost_rate)
 
-    rows, validation = problem.rows(embedded, run.seed, False, config.target_pooling)
-    everything = problem.rows(embedded, run.seed, True, config.target_pooling)[0] if args.refit else None
+    rows, validation = problem.rows(embedded, run.seed, everything=False, pooling=config.target_pooling)
+    everything = None
+    if args.refit:
+        everything, _ = problem.rows(embedded, run.seed, everything=True, pooling=config.target_pooling)
     if args.encoder_ckpt:
         rows = trained_encoder.clustered(rows, run.seed)
-        everything = None if everything is None else trained_encoder.clustered(everything, run.seed)
+        if everything is not None:
+            everything = trained_encoder.clustered(everything, run.seed)
     return choose(ROUTERS[run.key], rows, validation, run.seed, everything, worth, progress)
 
 
@@ -133,8 +136,9 @@ def test_router(problem: Problem, embeddings: Embeddings, run: Run, progress: tq
     """Fit a router and test it: its selection, and what `utils.evaluate.measure` returns."""
     choice = fitted(problem, embeddings, run, progress)
     selection = {"rule": "best", "step": None, "validation": choice.validation, "setting": choice.setting}
+    _, of_tests = embeddings.of(run.seed)
     picks = {}
-    for x, data in zip(embeddings.of(run.seed)[1], problem.tests):
+    for x, data in zip(of_tests, problem.tests):
         picks[data.task] = choice.router.pick(x, problem.columns)
     return selection, measure(picks, problem.tests, problem.inside, problem.args.training_set.cost_rate)
 
@@ -164,7 +168,10 @@ def test_voting(problem: Problem) -> tuple[dict[str, Any], dict[str, np.ndarray]
 
 
 def write_run(run: Run, results: dict[str, Any], test: dict[str, Any], earned: dict[str, np.ndarray] | None) -> None:
-    """Write tables.md, the picks (of voting, what each query earned), and at last results.json: it makes a run finished."""
+    """Write tables.md, the picks (of voting, what each query earned), and at last results.json: then a run is finished.
+
+    test: what `utils.evaluate.measure` returns. earned: of voting, by task, see `test_voting`.
+    """
     run.folder.mkdir(parents=True, exist_ok=True)
     if earned is None:
         write_text(run.folder / "picks.json", json.dumps(test["picks"]) + "\n")

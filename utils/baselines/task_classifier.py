@@ -7,10 +7,11 @@ from utils.baselines.base import Router, Rows, group_means
 
 
 class TaskClassifier(Router):
-    """Logistic regression from the embedding to the training task; an LLM is worth its mean on the training rows of that task.
+    """Logistic regression from the embedding to the training task, whose best LLM is taken.
 
-    It knows nothing of a query beyond its task: what a router earns above it was learned about the query itself. `c` is the
-    inverse of the penalty, and tasks count alike however many rows they have.
+    An LLM is worth its mean on the training rows of the task. So nothing is known of a query beyond its task: what a
+    router earns above this was learned about the query itself. `c` is the inverse of the penalty, and tasks count alike
+    however many rows they have.
     """
 
     name = "TaskClassifier"
@@ -21,10 +22,11 @@ class TaskClassifier(Router):
         self.means = group_means(rows.y, groups, len(names))  # (tasks, T)
         self.model = None
         if len(names) > 1:
-            self.model = LogisticRegression(C=self.setting["c"], class_weight="balanced", max_iter=1000).fit(
-                rows.x, groups
-            )
+            model = LogisticRegression(C=self.setting["c"], class_weight="balanced", max_iter=1000)
+            self.model = model.fit(rows.x, groups)
         return self
 
     def values(self, x: np.ndarray) -> np.ndarray:
-        return self.means[self.model.predict(x)] if self.model else np.repeat(self.means, len(x), axis=0)
+        if self.model is None:  # a single task
+            return np.repeat(self.means, len(x), axis=0)
+        return self.means[self.model.predict(x)]

@@ -3,9 +3,8 @@
 LoraRetriever as released routes with a trained encoder. How that one was trained is not stated: here it is RouterDC's.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,9 @@ FLAG = "--encoder_ckpt"
 SEED = "{seed}"  # stands for the seed of a run in the value of the flag
 SUFFIX = ", trained encoder"  # what the name of a router in results ends in
 OF_ENCODER = ("encoder", "pooling", "max_length")  # settings that the checkpoint decides
+
+# From N texts or embeddings (N, p), and a title for the progress bar, to embeddings (N, p) of length 1.
+Embed = Callable[[Sequence[str] | np.ndarray, str], np.ndarray]
 
 
 def folder_of(args: Arguments, seed: int) -> Path:
@@ -59,44 +61,42 @@ def check_fits(args: Arguments, seed: int, files: Sequence[RoutingData], folder:
         "validation_fraction": args.training_set.validation_fraction,
         "fidelity": "paper",
     }
-    there |= reading(settings)
+    there |= reading(settings)  # how the rows of the files are read
     here |= reading_of(args.data)
     for name in OF_ENCODER:  # flags that the checkpoint takes the place of; who gives them must mean the same
-        if getattr(args, name) is not None:
-            there[name], here[name] = config[name], getattr(args, name)
+        asked = getattr(args.encoder, name)
+        if asked is not None:
+            there[name], here[name] = config[name], asked
     hashes = settings.get("data", {})
     there["training files"] = sorted(str(hashes.get(str(Path(path))))[:12] for path in settings["data_paths"])
     here["training files"] = sorted(data.sha256[:12] for data in files)
-    if changed := [f"{name}: {there[name]!r} there, {here[name]!r} here" for name in here if there[name] != here[name]]:
+    changed = [f"{name}: {there[name]!r} there, {here[name]!r} here" for name in here if there[name] != here[name]]
+    if changed:
         raise ValueError(
             f"{FLAG} {folder}: its router was trained on other rows or with another encoder ({'; '.join(changed)}). "
             f"Train one with the same data, seed, split and encoder, and give its --save_path with {SEED} for the seed"
         )
 
 
-@torch.no_grad()
-def embeddings(
-    args: Arguments, seed: int, files: Sequence[RoutingData], tests: Sequence[RoutingData], hardware: Hardware
-) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """E(x) of a trained router, as its evaluation computes it, of length 1: (N, p) for each training and test file.
+def load_embedder(args: Arguments, seed: int, hardware: Hardware) -> Embed:
+    """How the trained router of a seed embeds queries: E(x) as its evaluation computes it, of length 1.
 
-    What lies below the trained layers is looked up in the cache, hardware training has left it.
-    Raises: CheckpointError for a damaged checkpoint; ValueError for text with a router of embeddings, or the reverse.
+    What lies below the trained layers is looked up in the cache, where training has left it.
+    Raises: CheckpointError for a damaged checkpoint. `Embed` raises ValueError for text with a router of embeddings, or
+        the reverse.
     """
     model, config = checkpoint.load(folder_of(args, seed))
-    part = trained_layers_of(config["settings"])
-    model.place(hardware, part, config["settings"]["train_layers"])
-    if files[0].embeddings is None:
-        together = list(chain.from_iterable(data.questions for data in files))  # one list, as training caches it
-    else:
-        together = np.concatenate([data.embeddings for data in files])
-    parts = {"training queries": together} | {data.task: data.inputs for data in tests}
-    found = []
-    with bar(sum(map(len, parts.values())), f"trained encoder, seed {seed}", "query") as progress:
-        for title, inputs in parts.items():
-            queries = Queries(model.encoder, inputs, hardware, part, args.hardware.cache_dir, title)
-            found.append(unit(model(queries.embed(progress=progress))[0].cpu().numpy()))
-    return np.split(found[0], np.cumsum([len(data) for data in files])[:-1]), found[1:]
+    trained_layers = trained_layers_of(config["settings"])
+    model.place(hardware, trained_layers, config["settings"]["train_layers"])
+
+    @torch.no_grad()
+    def embed(inputs: Sequence[str] | np.ndarray, title: str) -> np.ndarray:
+        queries = Queries(model.encoder, inputs, hardware, trained_layers, args.hardware.cache_dir, title)
+        with bar(len(queries), f"{title}, trained encoder, seed {seed}", "query") as progress:
+            embedded, _ = model(queries.embed(progress=progress))
+        return unit(embedded.cpu().numpy())
+
+    return embed
 
 
 def clustered(rows: Rows, seed: int) -> Rows:
@@ -107,6 +107,6 @@ def clustered(rows: Rows, seed: int) -> Rows:
     """
     if rows.clusters is None:
         return rows
-    points, place = np.unique(rows.x, axis=0, return_inverse=True)
+    points, point_of_row = np.unique(rows.x, axis=0, return_inverse=True)
     count = len(np.unique(rows.clusters))
-    return replace(rows, clusters=kmeans(points, count, seed)[place.reshape(-1)])
+    return replace(rows, clusters=kmeans(points, count, seed)[point_of_row.reshape(-1)])

@@ -1,4 +1,7 @@
-"""Voting: every LLM answers and the most frequent answer counts. It routes nothing, and costs as much as all LLMs together."""
+"""Voting: every LLM answers and the most frequent answer counts.
+
+It routes nothing, and costs as much as all LLMs together.
+"""
 
 import json
 from collections import Counter
@@ -9,6 +12,8 @@ from typing import Any
 import numpy as np
 
 from utils.data import DataError, RoutingData, gains
+
+AGAIN = "make both by one run of utils.scoring.convert"
 
 
 def vote(answers: Sequence[Hashable | None], right: Sequence[bool]) -> float:
@@ -29,15 +34,20 @@ def vote(answers: Sequence[Hashable | None], right: Sequence[bool]) -> float:
 
 
 def _key(answer: Any) -> str | None:
+    """An answer as something that can be counted; no answer stays None."""
     return None if answer is None else json.dumps(answer, sort_keys=True)
 
 
 def answers_of(data: RoutingData, folder: str | Path) -> Path:
-    """The file with the answers to the queries of `data`: that of the same name in `folder`. Raises: DataError if it is not there."""
+    """The file with the answers to the queries of `data`: that of the same name in `folder`.
+
+    Raises: DataError if it is not there.
+    """
     path = Path(folder) / Path(data.path).name
     if not path.is_file():
         raise DataError(
-            f"{path}: no such file; voting needs the answers to every query of {data.path}, and scores do not tell which wrong answers agree"
+            f"{path}: no such file; voting needs the answers to every query of {data.path}, and scores do not tell "
+            "which wrong answers agree"
         )
     return path
 
@@ -45,35 +55,50 @@ def answers_of(data: RoutingData, folder: str | Path) -> Path:
 def voting(data: RoutingData, folder: str | Path) -> np.ndarray:
     """What voting earns on each query of a file, (N,) in [0, 1]. With M answers of each LLM, the mean over M votes.
 
-    The answers are in the file of the same name in `folder`, as `python -m utils.scoring.convert --answers` writes them: for each row
-    `{"answers": {llm: [answer, ...]}, "right": {llm: [true or false, ...]}}`, M of each.
-    Raises: DataError that names file and row, also where verdicts and scores disagree: then the files do not belong together.
+    The answers are in the file of the same name in `folder`, as `python -m utils.scoring.convert --answers` writes
+    them: for each row `{"answers": {llm: [answer, ...]}, "right": {llm: [true or false, ...]}}`, M of each.
+    Raises: DataError that names file and row, also where verdicts and scores disagree: then the files do not belong
+    together.
     """
     path = answers_of(data, folder)
     rows = json.loads(path.read_text(encoding="utf-8"))
     if len(rows) != len(data):
-        raise DataError(
-            f"{path}: answers to {len(rows)} queries, {data.path} has {len(data)}; make both by one run of utils.scoring.convert"
-        )
+        raise DataError(f"{path}: answers to {len(rows)} queries, {data.path} has {len(data)}; {AGAIN}")
     earned = gains(data.scores, data.kind)  # (N, T)
     votes = np.empty(len(data))
     for number, row in enumerate(rows):
-        where = f"{path}, row {number}"
-        missing = [llm for llm in data.llms if llm not in row.get("answers", {}) or llm not in row.get("right", {})]
-        if missing:
-            raise DataError(f"{where}: no 'answers' or no 'right' of {', '.join(missing)}")
-        answers, right = ([row[name][llm] for llm in data.llms] for name in ("answers", "right"))
-        lengths = {len(part) for part in (*answers, *right)}
-        if len(lengths) != 1 or 0 in lengths:
-            raise DataError(
-                f"{where}: every LLM must have the same number of answers and verdicts, at least one; found {sorted(lengths)}"
-            )
+        location = f"{path}, row {number}"
+        answers, right = _answers_in(row, data.llms, location)
         if np.abs(np.mean(right, axis=1) - earned[number]).max() > 1e-4:
             raise DataError(
-                f"{where}: the verdicts are not those of the scores in row {number} of {data.path}; make both by one run of utils.scoring.convert"
+                f"{location}: the verdicts are not those of the scores in row {number} of {data.path}; {AGAIN}"
             )
         try:
-            votes[number] = np.mean([vote(list(map(_key, a)), r) for a, r in zip(zip(*answers), zip(*right))])
+            # The m-th vote is among the m-th answers of all LLMs.
+            votes[number] = np.mean([vote(*ballot) for ballot in zip(zip(*answers), zip(*right))])
         except ValueError as error:
-            raise DataError(f"{where}: {error}") from None
+            raise DataError(f"{location}: {error}") from None
     return votes
+
+
+def _answers_in(
+    row: dict[str, Any], llms: Sequence[str], location: str
+) -> tuple[list[list[str | None]], list[list[bool]]]:
+    """The answers of each LLM in a row and whether they are right, M of each.
+
+    location: of the row, for errors.
+    Raises: DataError if an LLM is missing, or has more or fewer answers than another.
+    """
+    answers, right = row.get("answers", {}), row.get("right", {})
+    missing = [llm for llm in llms if llm not in answers or llm not in right]
+    if missing:
+        raise DataError(f"{location}: no 'answers' or no 'right' of {', '.join(missing)}")
+    keys = [[_key(answer) for answer in answers[llm]] for llm in llms]
+    verdicts = [right[llm] for llm in llms]
+    lengths = {len(of_llm) for of_llm in (*keys, *verdicts)}
+    if len(lengths) != 1 or 0 in lengths:
+        raise DataError(
+            f"{location}: every LLM must have the same number of answers and verdicts, at least one; found "
+            f"{sorted(lengths)}"
+        )
+    return keys, verdicts

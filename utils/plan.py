@@ -261,9 +261,10 @@ def check_labels(variants: Sequence[Variant], extra: Sequence[str]) -> None:
         config = parse_config([*settings, *extra])
         renamed = variant.label and not has_settings_of(config, parse_config(settings))
         if renamed or (variant.label is None and config.run.label == CUSTOM):
+            by_label = "name its row with --label, or " if len(variants) == 1 and variant.label is None else ""
             raise ValueError(
-                f"with other settings ({' '.join(extra)}) this is not {variant.name} any more: name its row in results "
-                "with --label, or --collect into another folder"
+                f"with other settings ({' '.join(extra)}) this is not what {DEFAULT_RESULTS}/ has a row of: "
+                f"{by_label}--collect into another folder"
             )
 
 

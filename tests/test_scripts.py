@@ -1,4 +1,4 @@
-"""The shell scripts that a person runs, on made-up data and a tiny encoder: nothing is downloaded, nothing is installed."""
+"""The shell scripts that a person runs, on made-up data and a tiny encoder: nothing is downloaded or installed."""
 
 import json
 import os
@@ -66,8 +66,7 @@ def test_a_minilm_recipe_runs(bash, flags, tmp_path, recipe, seeds):
     trained = {"frozen": (True, None), "tuned-layers": (False, 2)}
     settings = results[0]["settings"]
     assert (settings["freeze_encoder"], settings["train_layers"]) == trained[recipe]
-    collected = (tmp_path / "results" / "runs.jsonl").read_text().splitlines()
-    assert [str(json.loads(line)["seed"]) for line in collected] == seeds
+    assert f"left out: {len(seeds)} runs" in run.stderr  # the report saw them: they are not of the paper's data
 
 
 def test_an_unknown_recipe_is_refused(bash):
@@ -240,7 +239,18 @@ def test_the_recipes_differ_from_the_paper_where_they_say(planned):
 def test_further_flags_reach_the_trainer(planned):
     for name in ("router_train.sh", "router_train_minilm.sh"):
         own = ["--seeds", "2", "--label", "mine", "--runs", "elsewhere", "--name", "here"]
-        others = ["--H", "5", "--encoder", "some/encoder", "--device", "cpu", "--precision", "fp32", "--fidelity", "1,3"]
+        others = [
+            "--H",
+            "5",
+            "--encoder",
+            "some/encoder",
+            "--device",
+            "cpu",
+            "--precision",
+            "fp32",
+            "--fidelity",
+            "1,3",
+        ]
         (run,) = planned(name, *own, *others)
         assert (run.seed, run.H, run.encoder, run.fidelity) == (2, 5, "some/encoder", "1,3")
         assert (run.device, run.precision, run.label) == ("cpu", "fp32", "mine")
@@ -249,148 +259,133 @@ def test_further_flags_reach_the_trainer(planned):
         assert named.save_path == "runs/encoder_mine/1,3/seed_2"
 
 
-def test_the_search_reads_validation_rows_alone_and_has_its_winners_in_the_recipes(commands, planned):
+def test_the_search_reads_validation_rows_alone_and_has_its_winners_in_the_recipes(planned):
     tests = {task.test for task in TASKS}
-    for command in commands("search_minilm.sh", SEEDS="1", SEEDS_LAYERS="1"):
-        assert not [word for word in command if word in tests or "test_data" in word or "final_eval_data" in word]
-    runs = planned("search_minilm.sh", SEEDS="1 2 3", SEEDS_LAYERS="2")
+    assert not re.search("test_data|final_eval_data", (REPO / "train_scripts/plans/search.yaml").read_text())
+    runs = planned("search_minilm.sh", "--seeds", "1", "2", "3")
     for run in runs:
-        assert (
-            not run.final_eval
-            and run.validation_fraction == 0.2
-            and run.selection == "last"
-            and not tests & {*run.data_paths}
-        )
-    seeds = {name: [run.seed for run in runs if run.recipe == name] for name in {run.recipe for run in runs}}
-    assert seeds.pop("task_mean_1_layers_2") == [2] and all(found == [1, 2, 3] for found in seeds.values())
-    candidates = {run.recipe: run for run in runs if run.seed == 2}
+        assert not run.final_eval and run.validation_fraction == 0.2 and run.selection == "last"
+        assert not tests & {*run.data_paths}
+    seeds = {name: [run.seed for run in runs if run.label == name] for name in {run.label for run in runs}}
+    assert len(seeds) == 34 and all(found == [1, 2, 3] for found in seeds.values())
+    candidates = {run.label: run for run in runs if run.seed == 2}
     assert all(changed(one, two) for one in candidates.values() for two in candidates.values() if one is not two)
     winners = {
         "tuned": "task_mean_1_head_3e-4",
         "tuned-layers": "task_mean_1_layers_2",
         "denoised": "pooled_alike_head_3e-4",
     }
+    differ = {"final_eval", "validation_fraction", "eval_steps", "missing_clusters", "last_k"}
     for recipe, winner in winners.items():
-        chosen = planned("router_train_minilm.sh", RECIPE=recipe, SEEDS="2")[0]
-        assert changed(chosen, candidates[winner]) == {"final_eval", "validation_fraction", "eval_steps"}
+        (chosen,) = planned("router_train_minilm.sh", "--recipe", recipe, "--seeds", "2")
+        assert changed(chosen, candidates[winner]) == differ
+        assert (chosen.last_k, candidates[winner].last_k) == (None, len(LLMS) - 1)  # the same, in two words
 
 
 def test_the_papers_settings_differ_in_one_thing_on_the_same_seeds(commands, planned):
-    runs = planned("paper_settings.sh", SEEDS="1 2", SEEDS_FEW="1", SEEDS_PAIR="2", RUNS="unused", LABEL="unused")
-    by = {(run.recipe, run.loss, run.fidelity, run.seed): run for run in runs}
+    runs = planned("paper_settings.sh", RUNS="unused", LABEL="unused")
+    by = {(run.label, run.loss, run.fidelity, run.seed): run for run in runs}
     assert len(by) == len(runs)
-    paper = {seed: by["paper", "routerdc", "paper", seed] for seed in (1, 2)}
-    expected = {
-        ("paper-lambda0", "routerdc", "paper", 1): {"cluster_loss_weight"},
-        ("paper", "cosine_classifier", "paper", 2): {"loss", "cluster_loss_weight"},  # that loss has no such part
-        ("paper", "zooter", "paper", 2): {"loss", "cluster_loss_weight"},
-        ("paper", "routerdc", "upstream", 1): {"fidelity"},
-        ("paper-dropout", "routerdc", "paper", 2): {"dropout"},
+    expected = {  # seeds, and what is changed
+        ("paper-lambda0", "routerdc", "paper"): (3, {"cluster_loss_weight"}),
+        ("paper", "cosine_classifier", "paper"): (2, {"loss", "cluster_loss_weight"}),  # that loss has no such part
+        ("paper", "zooter", "paper"): (2, {"loss", "cluster_loss_weight"}),
+        ("paper", "routerdc", "upstream"): (3, {"fidelity"}),
+        ("paper-dropout", "routerdc", "paper"): (2, {"dropout"}),
     }
-    for key, names in expected.items():
-        assert changed(by.pop(key), paper[key[-1]]) == names
-    assert {*by} == {
-        ("paper", "routerdc", "paper", 1),
-        ("paper", "routerdc", "paper", 2),
-        ("tuned-all", "routerdc", "paper", 1),
-    }
-    plain = planned("router_train_minilm.sh", RECIPE="paper", SEEDS="1 2")
+    paper = {seed: by.pop(("paper", "routerdc", "paper", seed)) for seed in range(1, 6)}
+    for key, (seeds, names) in expected.items():
+        for seed in range(1, seeds + 1):
+            assert changed(by.pop((*key, seed)), paper[seed]) == names
+    assert {*by} == {("tuned-all", "routerdc", "paper", seed) for seed in (1, 2, 3)}
+    plain = planned("router_train_minilm.sh", "--recipe", "paper")
     assert [run.save_path for run in plain] == [paper[run.seed].save_path for run in plain]  # trained once
-    report = commands("paper_settings.sh")[-1]
-    assert report[:2] == ["-m", "utils.report"] and len(report) == 2 + 7 + 2
+    assert not any(changed(run, paper[run.seed]) for run in plain)
+    (tuned, *_) = planned("router_train_minilm.sh", "--recipe", "tuned-all")
+    assert not changed(by["tuned-all", "routerdc", "paper", 1], tuned)
+    last = commands("paper_settings.sh")[-1]  # the report is of all runs of the plan
+    assert last[:2] == ["-m", "utils.plan"] and last[last.index("--collect") + 1] == "results"
 
 
 def test_the_fidelity_runs_differ_in_one_thing_on_the_same_seeds(commands, planned):
-    runs = planned("fidelity.sh", SEEDS="1 2", SEEDS_LAYERS="3", RUNS="unused", LABEL="unused")
-    by = {(run.recipe, run.fidelity, run.seed): run for run in runs}
+    runs = planned("fidelity.sh", RUNS="unused", LABEL="unused")
+    by = {(run.label, run.fidelity, run.seed): run for run in runs}
     assert len(by) == len(runs)
+    seeds = (1, 2, 3, 4, 5)
     expected = {"frozen": ["paper", "upstream", "1", "3", "7"], "frozen-lambda0": ["paper"], "tuned-lambda0": ["paper"]}
-    wanted = [(recipe, fidelity, seed) for recipe, rows in expected.items() for fidelity in rows for seed in (1, 2)]
-    assert {*by} == {*wanted, ("layers", "paper", 3), ("layers", "2", 3)}
-    for recipe, fidelity, seed in by:
+    wanted = {(label, fidelity, seed) for label, rows in expected.items() for fidelity in rows for seed in seeds}
+    wanted |= {("layers", fidelity, seed) for fidelity in ("paper", "2") for seed in (1, 2, 3)}
+    assert {*by} == wanted
+    for label, fidelity, seed in by:
         if fidelity != "paper":
-            assert changed(by[recipe, fidelity, seed], by[recipe, "paper", seed]) == {"fidelity"}
+            assert changed(by[label, fidelity, seed], by[label, "paper", seed]) == {"fidelity"}
     for recipe in ("frozen", "tuned"):
-        plain = planned("router_train_minilm.sh", RECIPE=recipe, SEEDS="1 2")
-        for run in plain:
+        for run in planned("router_train_minilm.sh", "--recipe", recipe):
             other = by[f"{recipe}-lambda0", "paper", run.seed]
             assert changed(other, run) == {"cluster_loss_weight"} and other.cluster_loss_weight == 0
             assert recipe == "tuned" or run.save_path == by[recipe, "paper", run.seed].save_path  # trained once
-    report = commands("fidelity.sh")[-1]
-    assert report[:2] == ["-m", "utils.report"] and all(
-        any(run.save_path.startswith(f"{folder}/") for folder in report[2:]) for run in runs
-    )
+    last = commands("fidelity.sh")[-1]
+    assert last[:2] == ["-m", "utils.plan"] and last[last.index("--collect") + 1] == "results"
 
 
 def test_the_baselines_and_routerdc_learn_from_the_same_targets(commands, planned):
-    settings = {"SEEDS": "1 2", "SEEDS_LAYERS": "1", "FINETUNED": "1"}
-    runs = planned("baselines.sh", **settings)
-    losses = Counter((run.recipe, run.loss) for run in runs)
-    assert losses == {
-        (recipe, loss): 1 + (recipe in ("frozen", "tuned"))
-        for recipe in ("frozen", "tuned", "tuned-layers")
-        for loss in trainer.ROUTERS
-    }
+    flags, settings = ("--seeds", "1", "2"), {"RECIPES": "frozen tuned tuned-layers"}
+    runs = planned("baselines.sh", *flags, **settings)
+    losses = Counter((run.label, run.loss) for run in runs)
+    assert losses == {(recipe, loss): 2 for recipe in ("frozen", "tuned", "tuned-layers") for loss in LOSSES}
+    routerdc = {(run.label, run.seed): run for run in runs if run.loss == "routerdc"}
     for run in runs:
-        ours = next(
-            other for other in runs if (other.recipe, other.seed, other.loss) == (run.recipe, run.seed, "routerdc")
-        )
+        ours = routerdc[run.label, run.seed]
         assert changed(run, ours) == ({"loss", "cluster_loss_weight"} if run is not ours else set())
-    calls = [call[2:] for call in commands("baselines.sh", **settings) if call[:2] == ["-m", "utils.baselines"]]
-    others = [baselines.parse(call) for call in calls]
-    recipes = ["frozen", "frozen", "tuned", "tuned", "frozen", "tuned-layers"]  # the third "frozen" is of the controls
-    assert [other.recipe for other in others] == recipes
-    assert {*others[4].routers} == {"random", "best_single", "best_per_task", "oracle"}
-    for other in (others[1], others[3], others[5]):  # on the embeddings of the same recipe's RouterDC, with its split
-        assert other.routers == ["lora_retriever"]
+    calls = [call[2:] for call in commands("baselines.sh", *flags, **settings) if call[:2] == ["-m", "utils.baselines"]]
+    others = [flat(parse_baselines(call)) for call in calls]
+    recipes_of_others = ["frozen", "frozen", "tuned", "tuned", "tuned-layers", "frozen"]  # the last, of the controls
+    assert [other.label for other in others] == recipes_of_others
+    assert {*others[5].routers} == {"random", "best_single", "best_per_task", "oracle"}
+    assert all(other.seeds == (1, 2) for other in others)
+    for other in (others[1], others[3], others[4]):  # on the embeddings of the same recipe's RouterDC, with its split
+        assert other.routers == ("lora_retriever",)
         for seed in other.seeds:
-            folder = other.encoder_ckpt.replace("{seed}", str(seed))
-            (ours,) = [run for run in runs if run.save_path == folder]
-            assert (ours.recipe, ours.seed, ours.loss) == (other.recipe, seed, "routerdc")
+            ours = routerdc[other.label, seed]
+            assert other.encoder_ckpt.replace("{seed}", str(seed)) == ours.save_path
             for name in ("targets", "target_shrinkage", "validation_fraction", "data_paths", "test_data_paths"):
                 assert getattr(other, name) == getattr(ours, name), name
+    same = ("targets", "target_shrinkage", "training_samples_per_dataset", "encoder")
+    files = ("data_paths", "test_data_paths", "final_eval_data_paths")
     for other in (others[0], others[2]):
-        ours = next(run for run in runs if run.recipe == other.recipe)
-        for name in (
-            "targets",
-            "target_shrinkage",
-            "training_samples_per_dataset",
-            "data_paths",
-            "test_data_paths",
-            "final_eval_data_paths",
-            "encoder",
-        ):
-            assert getattr(other, name) == getattr(ours, name), name
-        assert other.seeds == [1, 2]
+        for name in (*same, *files):
+            assert getattr(other, name) == getattr(routerdc[other.label, 1], name), name
 
 
-def test_routerbench_trains_every_cost_rate_with_every_seed(planned, commands):
-    runs = planned("router_train_routerbench.sh", COST_RATES="0 30", SEEDS="1 2")
+def test_routerbench_trains_every_cost_rate_with_every_seed(planned):
+    runs = planned("router_train_routerbench.sh", "--seeds", "1", "2", COST_RATES="0 30")
     assert [(run.cost_rate, run.seed) for run in runs] == [(0, 1), (0, 2), (30, 1), (30, 2)]
+    train, test = (DATASETS["routerbench"][name] for name in ("data_paths", "test_data_paths"))
     for run in runs:
-        assert (run.top_k, run.last_k, run.max_characters, run.freeze_encoder, run.final_eval_data_paths) == (
-            4,
-            4,
-            1400,
-            True,
-            [],
-        )
-        assert {*run.data_paths} <= {*DATASETS["routerbench"]["data_paths"]} and {*run.test_data_paths} <= {
-            *DATASETS["routerbench"]["test_data_paths"]
-        }
+        assert (run.top_k, run.last_k, run.max_characters, run.freeze_encoder) == (4, 4, 1400, True)
+        assert {*run.data_paths} <= {*train} and {*run.test_data_paths} <= {*test}
+        assert run.final_eval_data_paths == ()
     assert not changed(runs[0], runs[1]) and changed(runs[0], runs[2]) == {"cost_rate"}
-    (tuned,) = planned("router_train_routerbench.sh", RECIPE="tuned", COST_RATES="0", SEEDS="1")
-    assert changed(tuned, runs[0]) == {"top_k", "last_k", "negative_below", "temperature", "target_shrinkage"}
-    assert tuned.recipe == "routerbench_tuned" and Path(tuned.save_path).parts[1] != Path(runs[0].save_path).parts[1]
-    released = {"KEEP_CHARACTERS": "first", "COST_RATES": "0", "SEEDS": "1"}
-    (first,) = planned("router_train_routerbench.sh", **released)
-    assert changed(first, runs[0]) == {"keep_characters"} and first.recipe == "routerbench_first"
-    (both,) = planned("router_train_routerbench.sh", RECIPE="tuned", **released)
-    assert changed(both, tuned) == {"keep_characters"} and both.recipe == "routerbench_tuned_first"
-    assert len({run.save_path for run in (runs[0], tuned, first, both)}) == 4
-    for settings, place in ((released, "/routerbench_first"), ({"RECIPE": "tuned"}, "/routerbench_tuned"), ({}, "")):
+
+
+def test_routerbench_recipes_have_pages_of_their_own(planned, commands):
+    variants = {
+        "routerbench": {},
+        "routerbench_tuned": {"RECIPE": "routerbench_tuned"},
+        "routerbench_first": {"KEEP_CHARACTERS": "first"},
+        "routerbench_tuned_first": {"RECIPE": "routerbench_tuned", "KEEP_CHARACTERS": "first"},
+    }
+    runs = {}
+    for label, settings in variants.items():
+        (run,) = planned("router_train_routerbench.sh", "--seeds", "1", COST_RATES="0", **settings)
         last = commands("router_train_routerbench.sh", **settings)[-1]
-        assert last[last.index("--output") + 1] == f"results{place}"
+        folder = "results" if label == "routerbench" else f"results/{label}"
+        assert run.label == label and last[last.index("--output") + 1] == folder
+        runs[label] = run
+    plain, tuned, first, both = runs.values()
+    assert changed(tuned, plain) == {"top_k", "last_k", "negative_below", "temperature", "target_shrinkage"}
+    assert changed(first, plain) == changed(both, tuned) == {"keep_characters"}
+    assert len({Path(run.save_path).parts[1] for run in runs.values()}) == 4
 
 
 IMPORTED = ("math", "gsm8k", "humaneval", "mbpp")  # the tasks of Lookahead Routing
@@ -403,19 +398,22 @@ def tasks_of(paths) -> list[str]:
 
 
 def test_lookahead_trains_all_tasks_three_of_them_and_math_alone(planned):
-    runs = planned(LOOKAHEAD, SEEDS="1 2", RUNS=NOWHERE)
+    runs = planned(LOOKAHEAD, "--seeds", "1", "2", RUNS=NOWHERE, RESULTS=NOWHERE)
     assert len({run.save_path for run in runs}) == len(runs)
     folders = Counter(tuple(Path(run.save_path).parts[2:-2]) for run in runs)
     expected = {("routers", recipe): 6 for recipe in ("frozen", "tuned")} | {("math", "frozen"): 6}
     for task in IMPORTED:
         expected |= {("leave_one_out", task, recipe): 2 for recipe in ("frozen", "tuned")}
     assert folders == expected
-    plain = {recipe: planned("router_train_minilm.sh", RECIPE=recipe, SEEDS="1")[0] for recipe in ("frozen", "tuned")}
+    plain = {}
+    for recipe in ("frozen", "tuned"):
+        (plain[recipe],) = planned("router_train_minilm.sh", "--recipe", recipe, "--seeds", "1")
     for run in runs:
         assert run.selection == "last" or run.validation_fraction > 0
-        assert all(path.endswith("_train.json") for path in run.data_paths) and run.final_eval_data_paths == []
+        assert all(path.endswith("_train.json") for path in run.data_paths) and run.final_eval_data_paths == ()
         assert all(path.endswith("_test.json") for path in run.test_data_paths)
-        assert {*run.data_type, *run.test_data_type} == {"multi_attempt"}
+        assert run.data_type == ("multi_attempt",) * len(run.data_paths)
+        assert run.test_data_type == ("multi_attempt",) * len(run.test_data_paths)
         trained, tested = tasks_of(run.data_paths), tasks_of(run.test_data_paths)
         step, left = Path(run.save_path).parts[2:4]
         alone = {"training_samples_per_dataset"} if step == "math" else set()
@@ -424,64 +422,44 @@ def test_lookahead_trains_all_tasks_three_of_them_and_math_alone(planned):
             assert all(f"without_{left}/" in path for path in run.data_paths)
         else:
             assert trained == tested == ([*IMPORTED] if step == "routers" else ["math"])
-        changes = changed(run, plain[run.recipe]) - DATA_FLAGS - alone - {"loss", "cluster_loss_weight"}
-        assert changes == ({"last_k"} if run.recipe == "tuned" else set())
-        assert run.recipe == "frozen" or (run.top_k, run.last_k) == (1, 5)  # of six LLMs, one against the others
+        assert changed(run, plain[run.label]) - DATA_FLAGS - alone - {"loss", "cluster_loss_weight"} == set()
+        assert run.label == "frozen" or (run.top_k, run.last_k) == (1, None)  # one against all others
 
 
 def test_lookahead_gives_baselines_and_voting_the_files_of_routerdc(commands, planned):
-    trained = {Path(run.save_path).parent.parent: run for run in planned(LOOKAHEAD, SEEDS="3", RUNS=NOWHERE)}
-    calls = commands(LOOKAHEAD, SEEDS="3", RUNS=NOWHERE)
-    parsed = [baselines.parse(call[2:]) for call in calls if call[:2] == ["-m", "utils.baselines"]]
-    voting = [args for args in parsed if args.routers == ["voting"]]
-    fitted = [args for args in parsed if Path(args.save_path) in trained]
-    controls = [args for args in parsed if Path(args.save_path).name == "controls"]
+    flags, settings = ("--seeds", "3"), {"RUNS": NOWHERE, "RESULTS": f"{NOWHERE}/results"}
+    trained = {Path(run.save_path).parent.parent: run for run in planned(LOOKAHEAD, *flags, **settings)}
+    calls = commands(LOOKAHEAD, *flags, **settings)
+    fitting = [flat(parse_baselines(call[2:])) for call in calls if call[:2] == ["-m", "utils.baselines"]]
+    voting = [args for args in fitting if args.routers == ("voting",)]
+    controls = [args for args in fitting if Path(args.save_path).name == "controls"]
+    fitted = [args for args in fitting if Path(args.save_path) in trained]
+    on_trained = [args for args in fitted if args.encoder_ckpt]
     assert len(voting) == 1 and tasks_of(voting[0].test_data_paths) == ["math", "gsm8k"] and voting[0].answers
-    assert len(fitted) == 2 + 8 + 1 and len(fitted) + len(controls) + 1 == len(parsed)
-    names = ("data_paths", "test_data_paths", "targets", "target_shrinkage", "training_samples_per_dataset", "encoder")
+    assert len(fitted) == 2 + 8 + 1 + len(on_trained) and len(fitted) + len(controls) + 1 == len(fitting)
+    names = ["data_paths", "test_data_paths", "targets", "target_shrinkage", "training_samples_per_dataset", "encoder"]
     for args in fitted:
         ours = trained[Path(args.save_path)]
-        assert {name: getattr(args, name) for name in names} == {name: getattr(ours, name) for name in names}
-        assert args.seeds == [ours.seed] == [3] and args.recipe == ours.recipe
+        same = names[:-2] if args in on_trained else names
+        assert {name: getattr(args, name) for name in same} == {name: getattr(ours, name) for name in same}
+        assert args.seeds == (ours.seed,) == (3,) and args.label == ours.label
     for args in controls:
         ours = trained[Path(args.save_path).parent / "frozen"]
         assert args.test_data_paths == ours.test_data_paths and args.data_paths == ours.data_paths
     clustered = {call[call.index("--output") + 1] for call in calls if call[:2] == ["-m", "utils.clustering"]}
     assert {str(Path(path).parent) for run in trained.values() for path in run.data_paths} == clustered
-    (measured,) = [ceiling.parser().parse_args(call[2:]) for call in calls if call[:2] == ["-m", "utils.ceiling"]]
+    (measured,) = [flat(parse_ceiling(call[2:])) for call in calls if call[:2] == ["-m", "utils.ceiling"]]
     assert sorted(measured.test_data_paths) == sorted(trained[Path(f"{NOWHERE}/routers/frozen")].test_data_paths)
     pages = [call[2:4] for call in calls if call[:2] == ["-m", "utils.report.lookahead"]]
     assert pages == [["within", f"{NOWHERE}/routers"], ["leave_one_out", f"{NOWHERE}/leave_one_out"]]
 
 
-def test_every_setting_of_the_list_has_its_variable(planned):
-    names = re.findall(
-        r"\b[A-Z]+(?:_[A-Z]+)*\b",
-        re.search(r"for name in (.*?); do", (REPO / "train_scripts" / "overrides.sh").read_text(), re.DOTALL)[1],
-    )
-    names.remove("TARGET_POOLING")  # it excludes TARGET_SHRINKAGE
-    values = {
-        "SIMILARITY_FUNCTION": "inner",
-        "TARGETS": "gain",
-        "TARGET_GROUPS": "cluster",
-        "TIES": "random",
-        "SELECTION": "last",
-        "POOLING": "mean",
-    }
-    chosen = {
-        name: values.get(name, "0.5" if name in ("DROPOUT", "TARGET_SHRINKAGE", "VALIDATION_FRACTION") else "2")
-        for name in names
-    }
-    for script in ("router_train.sh", "router_train_minilm.sh"):
-        (plain,), (run,) = (
-            planned(script, SEEDS="1", RECIPE="frozen"),
-            planned(script, SEEDS="1", RECIPE="frozen", LABEL="mine", **chosen),
-        )
-        assert changed(run, plain) == {"H" if name == "H" else name.lower() for name in names}, script
-        (pooled,) = planned(script, SEEDS="1", RECIPE="frozen", LABEL="mine", TARGET_POOLING="alike")
-        assert changed(pooled, plain) == {"target_pooling"}
-        (last,) = planned(script, "--top_k", "1", SEEDS="1", LABEL="mine", TOP_K="2")
-        assert last.top_k == 1
+@pytest.mark.parametrize("name", [name for name in SCRIPTS if name not in ("baselines.sh", "quickstart.sh")])
+def test_a_stray_variable_changes_no_run(planned, name):
+    stray = {"H": "9", "TRAINING_STEPS": "1", "TOP_K": "1", "LABEL": "x", "SEEDS": "9", "FIDELITY": "upstream"}
+    if name != "router_train_routerbench.sh":  # whose RECIPE chooses one of two
+        stray["RECIPE"] = "paper"
+    assert planned(name, **stray) == planned(name)
 
 
 def test_lookahead_with_other_settings_leaves_its_results_alone(bash):
@@ -491,24 +469,23 @@ def test_lookahead_with_other_settings_leaves_its_results_alone(bash):
     assert run.returncode == 2 and "STEPS has 'all'" in run.stderr
 
 
-@pytest.mark.parametrize("name", ["router_train.sh", "router_train_minilm.sh", "fidelity.sh", "baselines.sh"])
-@pytest.mark.parametrize("by", ["a flag", "a variable"])
-def test_other_settings_do_not_go_into_the_results_under_the_old_name(bash, name, by):
-    run = bash(
-        name, ["--top_k", "1"] if by == "a flag" else [], SEEDS="1", **({} if by == "a flag" else {"TOP_K": "1"})
-    )
-    assert (
-        run.returncode == 2
-        and run.stderr.startswith("error: with other settings")
-        and ("LABEL=" in run.stderr or "RESULTS" in run.stderr)
-    )
+@pytest.mark.parametrize("name", ["router_train.sh", "router_train_minilm.sh", "fidelity.sh", "paper_settings.sh"])
+def test_other_settings_do_not_go_into_the_results_under_the_old_name(bash, name):
+    run = bash(name, ["--top_k", "2", "--seeds", "1"])
+    assert run.returncode == 2 and re.search(r"error: with other settings \(.*--top_k 2\)", run.stderr)
+    assert "--collect" in run.stderr and ("--label" in run.stderr) == name.startswith("router_train")
+
+
+@pytest.mark.parametrize("flags", [["--top_k", "1"], ["--seeds", "1", "--top_k", "1"]])
+def test_baselines_with_other_settings_need_folders_of_their_own(bash, flags):
+    run = bash("baselines.sh", flags)
+    assert run.returncode == 2 and run.stderr.startswith("error: with other settings") and "RESULTS" in run.stderr
 
 
 def test_quickstart_trains_the_tuned_recipe_once(commands, planned):
-    (run,) = planned("quickstart.sh", SEED="7", SAVE_PATH="mine")
-    (plain,) = planned("router_train_minilm.sh", SEEDS="7")
-    assert (run.recipe, run.seed, run.save_path) == ("tuned", 7, "mine/seed_7") and not changed(run, plain)
-    calls = commands("quickstart.sh", SEED="7", SAVE_PATH="mine")
-    assert [call[:3] for call in calls if call[0] == "evaluation_router.py"] == [
-        ["evaluation_router.py", "--ckpt", "mine/seed_7"]
-    ] * 2
+    (run,) = planned("quickstart.sh", SAVE_PATH="mine")
+    (plain,) = planned("router_train_minilm.sh", "--seeds", "1")
+    assert (run.label, run.seed, run.save_path) == ("tuned", 1, "mine/seed_1") and not changed(run, plain)
+    calls = commands("quickstart.sh", SAVE_PATH="mine")
+    evaluations = [call[:3] for call in calls if call[0] == "evaluation_router.py"]
+    assert evaluations == [["evaluation_router.py", "--ckpt", "mine/seed_1"]] * 2

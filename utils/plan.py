@@ -44,12 +44,13 @@ from typing import Any
 
 import yaml
 
-from utils.config import CUSTOM, PROGRAM, flags_of, has_settings_of, parse_config, settings_of
+from utils.config import CUSTOM, PROGRAM, Config, flags_of, has_settings_of, leaves, parse_config, settings_of
 from utils.meters import bar
 from utils.report.__main__ import main as report
 
 TRAINER = Path(__file__).parents[1] / "train_router_mdeberta.py"
 DEFAULT_RESULTS = "results"  # what the recipes of the repository are collected into
+SETTINGS = {name for name, _ in leaves(Config())} | {"recipe", "config"}
 BASE = "base"  # the variant of an ablation that changes nothing
 KEYS = {"runs", "seeds", "settings", "label", "axes", "variants"}
 
@@ -105,24 +106,38 @@ def read_plan(path: Path) -> dict[str, Any]:
 
 
 def variants_of(plan: Mapping[str, Any], runs: str) -> Iterator[Variant]:
-    """All variants of a plan; for a plan with axes the unchanged settings first. runs: the folder of the runs."""
+    """All variants of a plan; for a plan with axes the unchanged settings first. runs: the folder of the runs.
+
+    Raises: ValueError, naming the variant, for what is no setting or has a value out of its bounds.
+    """
     settings, label = plan.get("settings", {}), plan.get("label")
     for name, changes in plan.get("variants", {}).items():
         own = settings | (changes or {})
         seeds = own.pop("seeds", None)
         own_label = own.pop("label", None if "recipe" in own else name)
+        config_of(name, own)
         yield Variant(name, own, own_label, seeds=tuple(seeds) if seeds else None)
     if "axes" not in plan:
         return
     yield Variant(BASE, settings, label)
-    base = settings_of(parse_config(flags_of(settings)))
+    base = settings_of(config_of(BASE, settings))
     for axis, values in plan["axes"].items():
         for value, changes, before, creates in values_of(values, runs):
             changed = settings | changes
-            if settings_of(parse_config(flags_of(changed))) == base:
-                continue
             name = f"{axis}={value}".replace("/", "_")
+            if settings_of(config_of(name, changed)) == base:
+                continue
             yield Variant(name, changed, f"{label} {name}", axis, before=before, creates=creates)
+
+
+def config_of(name: str, settings: Mapping[str, Any]) -> Config:
+    """The settings of a variant, checked; ValueError has its name."""
+    if unknown := sorted(str(setting) for setting in settings if setting not in SETTINGS):
+        raise ValueError(f"{name}: no setting is called {', '.join(unknown)}; `{PROGRAM} --help` lists them all")
+    try:
+        return parse_config(flags_of(settings))
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
 
 
 def values_of(axis: Mapping[str, Any], runs: str) -> Iterator[tuple[str, dict, str | None, str | None]]:
@@ -261,9 +276,10 @@ def check_labels(variants: Sequence[Variant], extra: Sequence[str]) -> None:
         config = parse_config([*settings, *extra])
         renamed = variant.label and not has_settings_of(config, parse_config(settings))
         if renamed or (variant.label is None and config.run.label == CUSTOM):
+            by_label = "name its row with --label, or " if len(variants) == 1 and variant.label is None else ""
             raise ValueError(
-                f"with other settings ({' '.join(extra)}) this is not {variant.name} any more: name its row in results "
-                "with --label, or --collect into another folder"
+                f"with other settings ({' '.join(extra)}) this is not what {DEFAULT_RESULTS}/ has a row of: "
+                f"{by_label}--collect into another folder"
             )
 
 
@@ -274,7 +290,10 @@ def planned(args: argparse.Namespace, extra: Sequence[str]) -> tuple[list[Varian
     """
     plan = read_plan(args.plan) if args.plan else plan_of_recipe(extra, args.name)
     folder = args.runs or plan["runs"]
-    variants = list(variants_of(plan, folder))
+    try:
+        variants = list(variants_of(plan, folder))
+    except ValueError as error:
+        raise ValueError(f"{args.plan}: {error}" if args.plan else str(error)) from None
     if args.only:
         names = {variant.name for variant in variants} | {variant.axis for variant in variants}
         if unknown := sorted(set(args.only) - names):

@@ -1,0 +1,150 @@
+"""Plans: what their YAML says is trained, no more and no less, and what is wrong in one is said with its name."""
+
+import json
+import shlex
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+import train_router_mdeberta
+from tests.conftest import REPO, arguments
+from utils import plan
+from utils.config import parse_config, settings_of
+
+BASE = {"runs": "DIR", "seeds": [1, 2], "settings": {"encoder": "minilm", "freeze_encoder": True}, "label": "small"}
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Writes a plan, BASE with these keys; its path."""
+
+    def write(**keys):
+        path = tmp_path / "plan.yaml"
+        path.write_text(yaml.safe_dump(BASE | {"runs": str(tmp_path / "runs")} | keys, sort_keys=False))
+        return path
+
+    return write
+
+
+def planned(path, *flags):
+    """The variants of a plan and its runs' settings by the end of their folder: {"H=5/seed_1": Config}."""
+    args, extra = plan.parser().parse_known_args(["--plan", str(path), *flags])
+    variants, runs = plan.planned(args, extra)
+    return variants, {"/".join(run.folder.parts[-2:]): parse_config(run.arguments) for run in runs}
+
+
+def test_axes_list_values_name_them_or_fill_a_template(write, tmp_path):
+    template = {"values": [2, 3], "settings": {"data_paths": ["{runs}/N{value}/a.json"]}}
+    template |= {"before": "make {value} {runs}", "creates": "{runs}/N{value}"}
+    axes = {"H": {"H": [3, 5]}, "aim": {"gain": {"targets": "gain"}, "score": {"targets": "score"}}, "N": template}
+    variants, runs = planned(write(axes=axes))
+    names = ["base", "H=5", "aim=gain", "N=2", "N=3"]  # H=3 and targets=score are those of the base
+    assert [variant.name for variant in variants] == names
+    assert [*runs] == [f"{name}/seed_{seed}" for seed in (1, 2) for name in names]
+    assert runs["H=5/seed_2"].loss.H == 5 and runs["aim=gain/seed_1"].training_set.targets == "gain"
+    assert [runs[f"{name}/seed_1"].run.label for name in names[:2]] == ["small", "small H=5"]
+    folder = tmp_path / "runs"
+    assert runs["N=3/seed_1"].data.data_paths == (f"{folder}/N3/a.json",)
+    assert (variants[4].before, variants[4].creates) == (f"make 3 {folder}", f"{folder}/N3")
+
+
+def test_variants_have_seeds_and_labels_of_their_own(write):
+    own = {"plain": None, "few": {"H": 5, "seeds": [2], "label": "other"}, "recipe": {"recipe": "frozen"}}
+    _, runs = planned(write(variants=own))
+    assert [*runs] == ["plain/seed_1", "recipe/seed_1", "plain/seed_2", "few/seed_2", "recipe/seed_2"]
+    labels = {name: config.run.label for name, config in runs.items()}
+    assert labels["plain/seed_1"] == "plain" and labels["few/seed_2"] == "other" and labels["recipe/seed_1"] == "frozen"
+    assert [*planned(write(variants=own), "--seeds", "2", "--only", "few")[1]] == ["few/seed_2"]
+
+
+def test_only_takes_axes_and_variants_and_keeps_the_base(write):
+    path = write(axes={"H": {"H": [1, 5]}, "lambda": {"cluster_loss_weight": [0, 2]}})
+    names = [variant.name for variant in planned(path, "--only", "H", "lambda=0")[0]]
+    assert names == ["base", "H=1", "H=5", "lambda=0"]
+
+
+@pytest.mark.parametrize(
+    ("keys", "flags", "said"),
+    [
+        ({"sedes": [1]}, [], "plan.yaml: sedes is no part of a plan"),
+        ({"variants": {"a": {"recipe": "best"}}}, [], "best.yaml: no such recipe"),
+        ({"variants": {"a": {"Hs": 5}}}, [], "plan.yaml: a: no setting is called Hs"),
+        ({"axes": {"H": {"Hs": [5]}}}, [], "plan.yaml: H=5: no setting is called Hs"),
+        ({"variants": {"a": {"H": 0}}}, [], "plan.yaml: a: --H is 0; it must be at least 1"),
+        ({"variants": {"a": None}}, ["--only", "b"], "--only names b; this plan has a"),
+    ],
+)
+def test_what_is_wrong_in_a_plan_is_said(write, capsys, keys, flags, said):
+    assert plan.main(["--plan", str(write(**keys)), "--dry_run", *flags]) == 2
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["- 1\n", "a: [\n", "seeds: [1]\n", None])
+def test_a_file_that_is_no_plan_is_named(tmp_path, capsys, text):
+    path = tmp_path / "none.yaml"
+    if text is not None:
+        path.write_text(text)
+    assert plan.main(["--plan", str(path)]) == 2
+    assert capsys.readouterr().err.startswith(f"error: {path}: ")
+
+
+def test_the_ablations_are_those_of_the_committed_results(monkeypatch):
+    """Each run in results/ablations.jsonl has the settings that the plan trains, and the plan no others."""
+    monkeypatch.chdir(REPO)
+    args, extra = plan.parser().parse_known_args(["--plan", "train_scripts/plans/ablations.yaml"])
+    ours, theirs = {}, {}
+    for run in plan.planned(args, extra)[1]:
+        config = parse_config(run.arguments)
+        ours[config.run.label, config.optimization.seed] = settings_of(config)
+    for line in (REPO / "results" / "ablations.jsonl").read_text().splitlines():
+        row = json.loads(line)
+        if row["setting"] != "lost_LLM":  # those are tests of the base without an LLM
+            config = parse_config(shlex.split(row["command"])[2:])
+            theirs[config.run.label, config.optimization.seed] = settings_of(config)
+    assert len(theirs) == 310 and ours == theirs
+
+
+@pytest.fixture
+def tiny(fake, tiny_bert, tmp_path):
+    """A short run of the tiny encoder on made-up data, as flags for every run."""
+    values = arguments(fake, tiny_bert, tmp_path / "unused", freeze_encoder=True)
+    place = values.index("--save_path")
+    return values[:place] + values[place + 2 :]
+
+
+def test_two_at_a_time_give_what_the_trainer_gives_alone(write, tiny, tmp_path, capsys):
+    path = write(settings={}, variants={"a": None, "b": {"H": 2}})
+    command = ["--plan", str(path), "--seeds", "1", "2", *tiny]
+    assert plan.main([*command, "--dry_run"]) == 0
+    printed = capsys.readouterr().out.splitlines()
+    assert plan.main([*command, "--jobs", "2"]) == 0
+    folders = [tmp_path / "runs" / name / f"seed_{seed}" for seed in (1, 2) for name in ("a", "b")]
+    results = [json.loads((folder / "results.json").read_text()) for folder in folders]
+    assert [result["command"] for result in results] == printed
+    for number in (0, 3):
+        alone = tmp_path / f"alone_{number}"
+        words = shlex.split(printed[number])[2:]
+        assert train_router_mdeberta.main([*words, "--save_path", str(alone)]) == 0
+        other = json.loads((alone / "results.json").read_text())
+        assert other["test"] == results[number]["test"] and other["settings"] == results[number]["settings"]
+    capsys.readouterr()
+    assert plan.main([*command, "--dry_run"]) == 0 and capsys.readouterr().out == ""  # all are finished
+    before = [(folder / "log.txt").stat().st_mtime_ns for folder in folders]
+    assert plan.main(command) == 0 and [(folder / "log.txt").stat().st_mtime_ns for folder in folders] == before
+
+
+def test_a_run_that_fails_stops_the_others_and_shows_its_log(write, tiny, tmp_path):
+    variants = {"a": None, "wrong": {"llms": ["no/such-llm"]}, "long": {"training_steps": 100000}, "never": None}
+    path = write(settings={}, variants=variants)
+    flags = [*tiny]
+    place = flags.index("--training_steps")
+    del flags[place : place + 2]  # else it has the last word
+    command = [sys.executable, "-m", "utils.plan", "--plan", str(path), "--seeds", "1", "--jobs", "2", *flags]
+    run = subprocess.run(command, capture_output=True, text=True, cwd=REPO, timeout=120)
+    failed, log = run.stderr.split("error: this command failed: ")[1].split("\n", 1)
+    assert run.returncode == 2 and failed.startswith("python train_router_mdeberta.py --llms no/such-llm ")
+    assert "error: " in log and "no/such-llm" in log  # the end of what the run printed
+    finished = [name for name in variants if (tmp_path / "runs" / name / "seed_1" / "results.json").is_file()]
+    assert finished == ["a"] and not (tmp_path / "runs" / "never").exists()

@@ -1,19 +1,23 @@
 #!/usr/bin/env bash
-# The second route for code: bigcode-evaluation-harness writes the programs (its checkout is used as it is), a sandbox judges them.
-#   BIGCODE=DIR bash eval_scripts/bigcode.sh                  generate only: nothing is executed
-#   BIGCODE=DIR RUN_CODE=1 bash eval_scripts/bigcode.sh       also run the programs that the LLMs wrote, see utils/scoring/sandbox.py
-#   BIGCODE=DIR DRY_RUN=1 bash eval_scripts/bigcode.sh        print the commands, run nothing
-# BIGCODE is the folder of the checkout (tried with commit 8fc5bae6; BIGCODE_PYTHON names the interpreter of its environment, by default the
-# python of the caller). Paths are seen from the root of the repository. For each LLM and task, $OUT/<org>__<name>/<task>/ has
-# generations_<task>.json, references_<task>.json and, when judged, verdicts.json; datasets/README.md says how they become data. Finished
-# steps are skipped and stopped judging goes on; a failing one is reported, the others still run, and the exit code is 1. Not timed.
-# Further flags go to its main.py, such as --batch_size 20.
+# The second route for code: bigcode-evaluation-harness writes the programs, a sandbox judges them.
+#   BIGCODE=DIR bash eval_scripts/bigcode.sh               generate only: nothing is executed
+#   BIGCODE=DIR RUN_CODE=1 bash eval_scripts/bigcode.sh    also run the programs, see utils/scoring/sandbox.py
+#   BIGCODE=DIR DRY_RUN=1 bash eval_scripts/bigcode.sh     print the commands, run nothing
+#
+#   BIGCODE           folder of a checkout, which is used as it is (tried with commit 8fc5bae6)
+#   BIGCODE_PYTHON    interpreter of its environment; default: the python of the caller
+#   MODELS, TASKS     org/name or name=path; of humaneval, mbpp, humanevalsynthesize-js
+#   OUT               folder of the outputs; relative paths are seen from the root of the repository
+#   BATCH_SIZE, PRECISION, LIMIT    for its main.py, which also gets all further flags
+#
+# For each LLM and task, $OUT/<org>__<name>/<task>/ has generations_<task>.json, references_<task>.json and, when
+# judged, verdicts.json; datasets/README.md says how they become data. Finished steps are skipped, and stopped judging
+# goes on. A failing step is reported, the others still run, and the exit code is 1. Not timed.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source eval_scripts/common.sh
 
-MODELS="${MODELS:-mistralai/Mistral-7B-v0.1 meta-math/MetaMath-Mistral-7B itpossible/Chinese-Mistral-7B-v0.1 HuggingFaceH4/zephyr-7b-beta \
-cognitivecomputations/dolphin-2.6-mistral-7b meta-llama/Meta-Llama-3-8B cognitivecomputations/dolphin-2.9-llama3-8b}"
+MODELS="${MODELS:-${MODELS_OF_THE_PAPER[*]}}"
 TASKS="${TASKS:-humaneval mbpp humanevalsynthesize-js}"
 OUT="${OUT:-eval_outputs_bigcode}"
 BIGCODE="${BIGCODE:-}"
@@ -26,15 +30,20 @@ DRY_RUN="${DRY_RUN:-0}"
 
 [[ -n "$BIGCODE" ]] || fail "BIGCODE is not set; it is the folder of a checkout of bigcode-evaluation-harness"
 if [[ "$DRY_RUN" != 1 ]]; then
-  [[ -f "$BIGCODE/main.py" ]] || fail "BIGCODE is '$BIGCODE', which has no main.py; it is the folder of a checkout of bigcode-evaluation-harness"
+  [[ -f "$BIGCODE/main.py" ]] \
+    || fail "BIGCODE is '$BIGCODE', which has no main.py; it is the folder of a checkout of bigcode-evaluation-harness"
 fi
-if [[ -d "$BIGCODE" ]]; then BIGCODE="$(cd "$BIGCODE" && pwd)"; fi  # the harness runs in the folder that it writes to
+# The harness runs in the folder that it writes to, so its paths are made absolute. Its interpreter is looked up now,
+# because the judge's environment, which is entered below, has a python of its own.
+if [[ -d "$BIGCODE" ]]; then BIGCODE="$(cd "$BIGCODE" && pwd)"; fi
 [[ "$OUT" == /* ]] || OUT="$PWD/$OUT"
-found="$(type -P "$BIGCODE_PYTHON" || true)"  # now: it is run in another folder, and the judge's environment has a python of its own
-[[ -n "$found" || "$DRY_RUN" == 1 ]] || fail "BIGCODE_PYTHON is '$BIGCODE_PYTHON', which is no command; name the interpreter of that harness's environment"
-BIGCODE_PYTHON="${found:-$BIGCODE_PYTHON}"
-[[ "$BIGCODE_PYTHON" == /* || -z "$found" ]] || BIGCODE_PYTHON="$PWD/$BIGCODE_PYTHON"
-[[ -z "$LIMIT" || "$LIMIT" =~ ^[1-9][0-9]*$ ]] || fail "LIMIT is '$LIMIT'; it must be a number of problems, or empty for all"
+interpreter="$(type -P "$BIGCODE_PYTHON" || true)"
+[[ -n "$interpreter" || "$DRY_RUN" == 1 ]] \
+  || fail "BIGCODE_PYTHON is '$BIGCODE_PYTHON', which is no command; name the interpreter of that harness's environment"
+BIGCODE_PYTHON="${interpreter:-$BIGCODE_PYTHON}"
+[[ "$BIGCODE_PYTHON" == /* || -z "$interpreter" ]] || BIGCODE_PYTHON="$PWD/$BIGCODE_PYTHON"
+[[ -z "$LIMIT" || "$LIMIT" =~ ^[1-9][0-9]*$ ]] \
+  || fail "LIMIT is '$LIMIT'; it must be a number of problems, or empty for all"
 
 if [[ "$DRY_RUN" != 1 && "$RUN_CODE" == 1 ]]; then source train_scripts/env.sh; fi  # the judge's environment
 failed=()
@@ -63,7 +72,8 @@ for model in $MODELS; do
     part="$OUT/${name//\//__}/.$task.part"
     if [[ -d "$folder" ]]; then
       if [[ "$(cat "$folder/settings.txt" 2>/dev/null)" != "$settings" ]]; then
-        echo "error: $folder was made with other settings than '$settings'; choose another OUT or remove that folder" >&2
+        echo "error: $folder was made with other settings than '$settings';" \
+          "choose another OUT or remove that folder" >&2
         failed+=("$name $task")
         continue
       fi
@@ -98,7 +108,8 @@ for model in $MODELS; do
       if [[ "$DRY_RUN" != 1 ]]; then
         for file in generations references; do
           if [[ ! -s "$part/${file}_$task.json" ]]; then
-            echo "error: $name, $task: the harness left no ${file}_$task.json in $part; is it the commit that this was written for?" >&2
+            echo "error: $name, $task: the harness left no ${file}_$task.json in $part;" \
+              "is it the commit that this was written for?" >&2
             failed+=("$name $task")
             continue 2
           fi

@@ -1,4 +1,14 @@
-# What score.sh and bigcode.sh share: errors, and commands in print. Sourced.
+# What score.sh and bigcode.sh share: the paper's LLMs, errors, and commands in print. Sourced.
+
+MODELS_OF_THE_PAPER=(
+  mistralai/Mistral-7B-v0.1
+  meta-math/MetaMath-Mistral-7B
+  itpossible/Chinese-Mistral-7B-v0.1
+  HuggingFaceH4/zephyr-7b-beta
+  cognitivecomputations/dolphin-2.6-mistral-7b
+  meta-llama/Meta-Llama-3-8B
+  cognitivecomputations/dolphin-2.9-llama3-8b
+)
 
 fail() { echo "error: $*" >&2; exit 2; }
 

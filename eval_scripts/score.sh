@@ -1,41 +1,38 @@
 #!/usr/bin/env bash
-# Let LLMs answer the tasks of the paper with lm-evaluation-harness 0.4.13, and keep every answer for utils.scoring.convert.
-#   bash eval_scripts/score.sh                                                   the paper's seven LLMs, all tasks, vllm
-#   MODELS="org/a mine=runs/b" TASKS="mmlu gsm8k_test" bash eval_scripts/score.sh     one's own; name=path loads the path
-#   DRY_RUN=1 bash eval_scripts/score.sh                                         print the commands, run nothing
-# Paths are seen from the root of the repository.
-# One call of the harness per (LLM, group of tasks); its logs go to $OUT/<org>__<name>/<group>/ when it has succeeded. Finished ones are
-# skipped, so a stopped run goes on with the same command; a failing call is reported, the others still run, and the exit code is 1.
-# Per LLM: about 162,000 log-likelihoods, 23,000 answers to GSM8K, 900 to MATH, 8,300 programs: hours on one GPU with 7B LLMs. Not timed.
+# Let LLMs answer the tasks of the paper with lm-evaluation-harness 0.4.13; utils.scoring.convert reads the answers.
+#   bash eval_scripts/score.sh                  the paper's seven LLMs, all tasks, vllm
+#   DRY_RUN=1 bash eval_scripts/score.sh        print the commands, run nothing
+#   MODELS="org/a mine=runs/b" TASKS="mmlu gsm8k_test" bash eval_scripts/score.sh    one's own; name=path loads the path
 #
-#   BACKEND=vllm               vllm has its own torch: install it with lm_eval in an environment of its own and name that one's
-#                              command, LM_EVAL="/that/environment/bin/python -m lm_eval"
-#   BACKEND=hf                 transformers, slower; on a CPU DEVICE=cpu
-#   BACKEND=local-completions  a server with an OpenAI-style completions address, BASE_URL. Multiple choice needs a server that returns
-#                              log-probabilities of the prompt (echo and logprobs, as vllm's); chat addresses give none
-#   TP=2 DP=4                  GPUs per copy of the LLM, and copies (with vllm, copies need ray). Groups that sample, and one's own, run one
-#                              copy with vllm: its copies all have the same seed, so that some of the ten answers would be the same.
-#                              For these, start the script once per GPU (CUDA_VISIBLE_DEVICES), each with other MODELS. Copies with hf are
-#                              started by the accelerate of LM_EVAL's interpreter
-#   LIMIT=20                   the first documents only, to try things out; utils.scoring.convert refuses such logs unless told otherwise
-#   INCLUDE=DIR                a folder of one's own task YAMLs, for entries of TASKS such as mine=task_a+task_b:5 (tasks, examples)
-#   MODEL_ARGS, BATCH_SIZE     further arguments for the backend (dtype=bfloat16,max_model_len=4096); further flags go to lm_eval run
-#   REDO=1                     replace finished outputs that were made with other settings (without it they are an error)
+# Relative paths are seen from the root of the repository. The harness is called once per LLM and group of tasks. Its
+# logs go to $OUT/<org>__<name>/<group>/ when it has succeeded. Finished ones are skipped, so a stopped run goes on with
+# the same command. A failing call is reported, the others still run, and the exit code is 1.
+# Per LLM: about 162,000 log-likelihoods, 23,000 answers to GSM8K, 900 to MATH, 8,300 programs. With 7B LLMs these are
+# hours on one GPU. Not timed.
 #
-# MATH needs lm_eval[math]. C-Eval, CMMLU and HumanEvalPack may need datasets < 4. Nothing is executed here: programs are only written.
+#   BACKEND=vllm     vllm has its own torch: install it with lm_eval in an environment of its own and name that one's
+#                    command, LM_EVAL="/that/environment/bin/python -m lm_eval"
+#   BACKEND=hf       transformers, slower; on a CPU DEVICE=cpu
+#   BACKEND=local-completions
+#                    a server with an OpenAI-style completions address, BASE_URL. Multiple choice needs a server that
+#                    returns log-probabilities of the prompt (echo and logprobs, as vllm's); chat addresses give none
+#   TP=2 DP=4        GPUs per copy of the LLM, and copies (with vllm, copies need ray; with hf, the accelerate of
+#                    LM_EVAL's interpreter starts them). With vllm, groups that sample, and one's own, run one copy: all
+#                    copies have the same seed, so that some of the ten answers would be the same. For these, start
+#                    the script once per GPU (CUDA_VISIBLE_DEVICES), each time with other MODELS
+#   LIMIT=20         the first documents only, for trials; utils.scoring.convert refuses such logs without --allow_limit
+#   INCLUDE=DIR      a folder of one's own task YAMLs, for entries of TASKS such as mine=task_a+task_b:5 (tasks,
+#                    examples)
+#   MODEL_ARGS       further arguments for the backend (dtype=bfloat16,max_model_len=4096)
+#   BATCH_SIZE       for the backend; further flags go to lm_eval run
+#   REDO=1           replace finished outputs that were made with other settings (without it they are an error)
+#
+# MATH needs lm_eval[math]. C-Eval, CMMLU and HumanEvalPack may need datasets < 4. Programs are only written here;
+# nothing is executed.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source eval_scripts/common.sh
 
-MODELS_OF_THE_PAPER=(
-  mistralai/Mistral-7B-v0.1
-  meta-math/MetaMath-Mistral-7B
-  itpossible/Chinese-Mistral-7B-v0.1
-  HuggingFaceH4/zephyr-7b-beta
-  cognitivecomputations/dolphin-2.6-mistral-7b
-  meta-llama/Meta-Llama-3-8B
-  cognitivecomputations/dolphin-2.9-llama3-8b
-)
 TABLE=(  # group=harness task+harness task:worked examples (none given: what the task's YAML says)
   gsm8k_train=gsm8k_train        # 5 examples, 10 answers at temperature 0.2 (eval_scripts/tasks)
   gsm8k_test=gsm8k_test          # likewise
@@ -50,7 +47,8 @@ TABLE=(  # group=harness task+harness task:worked examples (none given: what the
   mbpp=mbpp_generate                       # likewise
   humaneval_js=humaneval_js_generate       # likewise
 )
-NOTHING_DRAWN=" mmlu cmmlu ceval arc_challenge arc_easy hellaswag math_prealgebra "  # the other groups sample, as one's own may
+# The other groups sample, as one's own may.
+NOTHING_DRAWN=" mmlu cmmlu ceval arc_challenge arc_easy hellaswag math_prealgebra "
 
 MODELS="${MODELS:-${MODELS_OF_THE_PAPER[*]}}"
 TASKS="${TASKS:-${TABLE[*]%%=*}}"
@@ -73,30 +71,43 @@ case "$BACKEND" in
   hf) BATCH_SIZE="${BATCH_SIZE:-8}" ;;
   local-completions)
     BATCH_SIZE="${BATCH_SIZE:-1}"
-    [[ "$TP$DP" == 11 ]] || fail "TP=$TP DP=$DP: with BACKEND=local-completions the server has the GPUs; give it its sizes and unset both" ;;
+    [[ "$TP$DP" == 11 ]] \
+      || fail "TP=$TP DP=$DP: with BACKEND=local-completions the server has the GPUs;" \
+        "give it its sizes and unset both" ;;
   *) fail "BACKEND is '$BACKEND'; it must be vllm, hf or local-completions" ;;
 esac
-for size in TP DP; do [[ "${!size}" =~ ^[1-9][0-9]*$ ]] || fail "$size is '${!size}'; it must be a number of GPUs or copies, 1 or more"; done
-[[ "$BACKEND" != hf || "$DP" == 1 || "$LM_EVAL" =~ ^[^[:space:]]+\ -m\ lm_eval$ ]] || fail "LM_EVAL is '$LM_EVAL', and copies (DP=$DP) with BACKEND=hf are \
-started by accelerate with the same interpreter; write LM_EVAL=\"/that/environment/bin/python -m lm_eval\", or DP=1"
-[[ -z "$LIMIT" || "$LIMIT" =~ ^[1-9][0-9]*$ ]] || fail "LIMIT is '$LIMIT'; it must be a number of documents, or empty for all"
-[[ "$BACKEND" == hf || -z "$DEVICE" ]] || fail "DEVICE is for BACKEND=hf; with vllm choose GPUs with CUDA_VISIBLE_DEVICES"
+for size in TP DP; do
+  [[ "${!size}" =~ ^[1-9][0-9]*$ ]] || fail "$size is '${!size}'; it must be a number of GPUs or copies, 1 or more"
+done
+if [[ "$BACKEND" == hf && "$DP" != 1 && ! "$LM_EVAL" =~ ^[^[:space:]]+\ -m\ lm_eval$ ]]; then
+  fail "LM_EVAL is '$LM_EVAL', and copies (DP=$DP) with BACKEND=hf are started by accelerate with the same" \
+    "interpreter; write LM_EVAL=\"/that/environment/bin/python -m lm_eval\", or DP=1"
+fi
+[[ -z "$LIMIT" || "$LIMIT" =~ ^[1-9][0-9]*$ ]] \
+  || fail "LIMIT is '$LIMIT'; it must be a number of documents, or empty for all"
+[[ "$BACKEND" == hf || -z "$DEVICE" ]] \
+  || fail "DEVICE is for BACKEND=hf; with vllm choose GPUs with CUDA_VISIBLE_DEVICES"
 [[ -z "$INCLUDE" || -d "$INCLUDE" ]] || fail "INCLUDE is '$INCLUDE', which is no folder"
 
 entries=()  # of the table or one's own, one for each group of TASKS
-for wanted in $TASKS; do
-  found="$wanted"
-  if [[ "$wanted" != *=* ]]; then
-    found=""
-    for entry in "${TABLE[@]}"; do if [[ "${entry%%=*}" == "$wanted" ]]; then found="$entry"; fi; done
-    [[ -n "$found" ]] || fail "TASKS has '$wanted'; it must be of ${TABLE[*]%%=*}, or group=task+task:examples for your own tasks"
+for group in $TASKS; do
+  entry="$group"
+  if [[ "$group" != *=* ]]; then
+    entry=""
+    for known in "${TABLE[@]}"; do
+      if [[ "${known%%=*}" == "$group" ]]; then entry="$known"; fi
+    done
+    [[ -n "$entry" ]] \
+      || fail "TASKS has '$group'; it must be of ${TABLE[*]%%=*}, or group=task+task:examples for your own tasks"
   fi
-  [[ "$found" =~ ^[A-Za-z0-9_][A-Za-z0-9_.-]*=[^:=]+(:[0-9]+)?$ ]] || fail "TASKS has '$found'; write group=task+task:examples, such as mine=task_a+task_b:5"
-  entries+=("$found")
+  [[ "$entry" =~ ^[A-Za-z0-9_][A-Za-z0-9_.-]*=[^:=]+(:[0-9]+)?$ ]] \
+    || fail "TASKS has '$entry'; write group=task+task:examples, such as mine=task_a+task_b:5"
+  entries+=("$entry")
 done
 
 for model in $MODELS; do
-  [[ "${model%%=*}" =~ [A-Za-z0-9] && -n "${model#*=}" ]] || fail "MODELS has '$model'; it must be org/name, or name=path"
+  [[ "${model%%=*}" =~ [A-Za-z0-9] && -n "${model#*=}" ]] \
+    || fail "MODELS has '$model'; it must be org/name, or name=path"
 done
 
 if [[ "$DRY_RUN" != 1 ]]; then
@@ -105,8 +116,9 @@ if [[ "$DRY_RUN" != 1 ]]; then
     needs="lm_eval"
     if [[ "$BACKEND" == vllm ]]; then needs="lm_eval vllm"; fi
     for module in $needs; do
-      python -c "import importlib.util, sys; sys.exit(importlib.util.find_spec('$module') is None)" || fail "there is no $module in this \
-environment; install it in one of its own and set LM_EVAL, see the head of eval_scripts/score.sh, or use BACKEND=hf"
+      python -c "import importlib.util, sys; sys.exit(importlib.util.find_spec('$module') is None)" \
+        || fail "there is no $module in this environment; install it in one of its own and set LM_EVAL," \
+          "see the head of eval_scripts/score.sh, or use BACKEND=hf"
     done
   fi
 fi
@@ -116,7 +128,9 @@ build() {
   local path="$1" group="$2" tasks="$3" shots="$4" include="$5" copies="$DP" arguments
   shift 5
   read -r -a command <<< "$LM_EVAL"
-  if [[ "$BACKEND" == hf && "$DP" -gt 1 ]]; then command=("${LM_EVAL% -m lm_eval}" -m accelerate.commands.launch --multi_gpu --num_processes "$DP" -m lm_eval); fi
+  if [[ "$BACKEND" == hf && "$DP" -gt 1 ]]; then
+    command=("${LM_EVAL% -m lm_eval}" -m accelerate.commands.launch --multi_gpu --num_processes "$DP" -m lm_eval)
+  fi
   case "$BACKEND" in
     vllm)
       if [[ "$NOTHING_DRAWN" != *" $group "* ]]; then copies=1; fi
@@ -126,15 +140,16 @@ build() {
       if [[ "$TP" -gt 1 ]]; then arguments+=",parallelize=True"; fi ;;
     local-completions) arguments="model=$path,base_url=$BASE_URL,max_length=4096" ;;
   esac
-  # add_bos_token=False: vllm added none in 2024; today's default is the tokenizer's. No chat template: the paper had none.
+  # add_bos_token=False: vllm added none in 2024, and today's default is the tokenizer's. The paper used no chat
+  # template.
   arguments+=",add_bos_token=False${MODEL_ARGS:+,$MODEL_ARGS}"
   command+=(run --model "$BACKEND" --model_args "$arguments" --include_path "$include" --tasks "$tasks")
   if [[ -n "$shots" ]]; then command+=(--num_fewshot "$shots"); fi
   command+=(--batch_size "$BATCH_SIZE")
   if [[ -n "$DEVICE" ]]; then command+=(--device "$DEVICE"); fi
   if [[ -n "$LIMIT" ]]; then command+=(--limit "$LIMIT"); fi
-  # Sampling is set in the YAMLs (do_sample with the temperature, which alone would stay greedy). This backend sends seed 1234 with
-  # every request unless told not to, and the ten answers would be the same.
+  # Sampling is set in the YAMLs (do_sample with the temperature, which alone would stay greedy). This backend sends
+  # seed 1234 with every request unless told not to, and the ten answers would be the same.
   if [[ "$BACKEND" == local-completions ]]; then command+=(--gen_kwargs seed=None); fi
   command+=(--log_samples --output_path "$part" "$@")
 }
@@ -184,7 +199,9 @@ for model in $MODELS; do
     code=0
     "${command[@]}" || code=$?
     # The harness exits with 0 even if it could not write its files.
-    if [[ "$code" == 0 && -n "$(find "$part" -name 'results_*.json' -size +0)" && -n "$(find "$part" -name 'samples_*.jsonl' -size +0)" ]]; then
+    results="$(find "$part" -name 'results_*.json' -size +0)"
+    samples="$(find "$part" -name 'samples_*.jsonl' -size +0)"
+    if [[ "$code" == 0 && -n "$results" && -n "$samples" ]]; then
       echo "$wanted" > "$part/settings.txt"
       echo "$line" > "$part/command.txt"
       rm -rf "$kept"
@@ -193,7 +210,8 @@ for model in $MODELS; do
     else
       rm -rf "$part"
       failed+=("$name $group (exit code $code)")
-      echo "error: $name, $group: the harness failed (exit code $code, see above) or left no logs; going on with the others" >&2
+      echo "error: $name, $group: the harness failed (exit code $code, see above) or left no logs;" \
+        "going on with the others" >&2
       if [[ "$code" == 130 || "$code" == 143 ]]; then exit "$code"; fi
     fi
   done

@@ -59,15 +59,19 @@ def refused(result, tmp_path) -> str:
 def frame(count=10, missing=()) -> pd.DataFrame:
     """RouterBench's layout: two tasks and two subjects of MMLU, two LLMs. `missing`: (row, column) that are empty."""
     names = ["mbpp", "mmlu-law", "mmlu-art", "arc-challenge"]
-    table = pd.DataFrame({
+    columns = {
         "sample_id": [f"x.{i}" for i in range(count)],
         "prompt": [str([f'Say "{i}",\nplease: it\'s é']) for i in range(count)],
         "eval_name": [names[i % 4] for i in range(count)],
-        **{llm: [float((i + t) % 3 == 0) for i in range(count)] for t, llm in enumerate(LLMS)},
-        **{f"{llm}|model_response": ["['well,\n\"this\"']"] * count for llm in LLMS},
-        **{f"{llm}|total_cost": [0.001 * (t + 1) + i * 1e-5 for i in range(count)] for t, llm in enumerate(LLMS)},
-        "oracle_model_to_route_to": ["no_model_correct"] * count,
-    })  # fmt: skip
+    }
+    for number, llm in enumerate(LLMS):
+        columns[llm] = [float((i + number) % 3 == 0) for i in range(count)]
+    for llm in LLMS:
+        columns[f"{llm}|model_response"] = ["['well,\n\"this\"']"] * count
+    for number, llm in enumerate(LLMS):
+        columns[f"{llm}|total_cost"] = [0.001 * (number + 1) + i * 1e-5 for i in range(count)]
+    columns["oracle_model_to_route_to"] = ["no_model_correct"] * count
+    table = pd.DataFrame(columns)
     for row, column in missing:
         table.loc[row, column] = np.nan
     return table
@@ -316,11 +320,12 @@ def test_llmrouterbench_joins_by_index(make, tmp_path):
 def test_llmrouterbench_refuses_other_questions_and_bad_records(make, tmp_path):
     first, folder = [(1, "one?", 1.0, 0.01)], tmp_path / "bench"
     bench(folder, "aime", "test", LLMS[0], first)
-    for number, (records, words) in enumerate([
+    cases = [
         ([(1, "eins?", 1.0, 0.01)], "query 1 of aime is 'eins?' here and 'one?' for another LLM"),
         ([(1, "one?", 1.5, 0.01)], "record 0: the score of two-7b must be a number from 0 to 1, found 1.5"),
         ([(1, "one?", 1.0, -0.01)], "record 0: the cost of two-7b"),
-    ]):  # fmt: skip
+    ]
+    for number, (records, words) in enumerate(cases):
         path = bench(folder, "aime", "test", LLMS[1], records)
         error = refused(make("llmrouterbench", folder), tmp_path)
         assert words in error and str(path) in error, number
@@ -405,33 +410,11 @@ def test_routereval_without_text_trains_the_frozen_recipe_only(make, script, tmp
     np.testing.assert_array_equal(data.scores, found["train_score"])
     np.testing.assert_array_equal(data.embeddings, found["train_embed"].astype(np.float32))
     paths = [str(tmp_path / "out" / name) for name in names]
-    flags = [
-        "--data_paths",
-        paths[0],
-        "--data_type",
-        "multi_attempt",
-        "--test_data_paths",
-        paths[2],
-        "--test_data_type",
-        "multi_attempt",
-        "--final_eval_data_paths",
-    ]
-    flags += [
-        "--cluster_loss_weight",
-        "0",
-        "--training_steps",
-        "5",
-        "--eval_steps",
-        "5",
-        "--batch_size",
-        "4",
-        "--device",
-        "cpu",
-        "--save_path",
-        tmp_path / "run",
-        "--cache_dir",
-        tmp_path / "c",
-    ]
+    flags = ["--data_paths", paths[0], "--test_data_paths", paths[2], "--final_eval_data_paths"]
+    flags += (
+        "--data_type multi_attempt --cluster_loss_weight 0 --training_steps 5 --eval_steps 5 --batch_size 4".split()
+    )
+    flags += ["--device", "cpu", "--save_path", tmp_path / "run", "--cache_dir", tmp_path / "c"]
     run = script("train_router_mdeberta.py", *flags, "--encoder", "given")
     assert run.returncode == 2 and "add --freeze_encoder" in run.stderr
     run = script("train_router_mdeberta.py", *flags, "--encoder", "given", "--freeze_encoder")
@@ -461,39 +444,10 @@ def test_what_is_drawn_and_lost_after_training_reads_the_embeddings_too(make, sc
     assert make("routereval", routereval[0])[0] == 0
     train, test, other = (tmp_path / "out" / f"mmlu_weak_{name}.npz" for name in ("train", "test", "val"))
     other = other.rename(tmp_path / "strange_test.npz")
-    flags = [
-        "--data_paths",
-        train,
-        "--data_type",
-        "multi_attempt",
-        "--test_data_paths",
-        test,
-        "--test_data_type",
-        "multi_attempt",
-    ]
-    flags += [
-        "--final_eval_data_paths",
-        other,
-        "--final_eval_data_type",
-        "multi_attempt",
-        "--cluster_loss_weight",
-        "0",
-        "--training_steps",
-        "5",
-        "--batch_size",
-        "4",
-    ]
-    flags += [
-        "--device",
-        "cpu",
-        "--save_path",
-        tmp_path / "run",
-        "--cache_dir",
-        tmp_path / "c",
-        "--encoder",
-        "given",
-        "--freeze_encoder",
-    ]
+    files = ["--data_paths", train, "--test_data_paths", test, "--final_eval_data_paths", other]
+    flags = [*files, *"--data_type multi_attempt --cluster_loss_weight 0 --training_steps 5 --batch_size 4".split()]
+    flags += ["--device", "cpu", "--save_path", tmp_path / "run", "--cache_dir", tmp_path / "c"]
+    flags += ["--encoder", "given", "--freeze_encoder"]
     run = script("train_router_mdeberta.py", *flags)
     assert run.returncode == 0, run.stderr
     result, picks = (json.loads((tmp_path / "run" / name).read_text()) for name in ("results.json", "picks.json"))
@@ -501,10 +455,10 @@ def test_what_is_drawn_and_lost_after_training_reads_the_embeddings_too(make, sc
     assert set(lines) == {"none", "llm-1", "llm-2", "llm-3"} and lines["none"]["metrics"] == pytest.approx(
         result["test"]["tasks"], abs=1e-3
     )
-    drawn = figures.query_embeddings(tmp_path / "run", 100, 1, "cpu", tmp_path / "c")
+    queries = figures.query_embeddings(tmp_path / "run", 100, 1, "cpu", tmp_path / "c")
     llms = load_file(tmp_path / "run" / "checkpoint" / "model.safetensors")["llm_embeddings.weight"].numpy()
-    near = (drawn.embeddings @ (llms / np.linalg.norm(llms, axis=1, keepdims=True)).T).argmax(axis=1)
-    assert {task: near[drawn.places == number].tolist() for number, task in enumerate(drawn.tasks)} == picks
+    nearest = (queries.embeddings @ (llms / np.linalg.norm(llms, axis=1, keepdims=True)).T).argmax(axis=1)
+    assert {task: nearest[queries.places == number].tolist() for number, task in enumerate(queries.tasks)} == picks
 
 
 def test_text_and_embeddings_do_not_mix(script, make, tmp_path, routereval, fake):
@@ -514,30 +468,10 @@ def test_text_and_embeddings_do_not_mix(script, make, tmp_path, routereval, fake
     text, narrow = tmp_path / "poems_test.json", tmp_path / "poems_test.npz"
     text.write_text(json.dumps([{"question": "one?", "scores": {f"llm-{t}": 1 for t in (1, 2, 3)}}]))
     np.savez(narrow, scores=np.ones((2, 3)), embeddings=np.ones((2, 4)), llms=np.array(["llm-1", "llm-2", "llm-3"]))
-    tested = [
-        "--data_paths",
-        embedded,
-        "--data_type",
-        "multi_attempt",
-        "--encoder",
-        "given",
-        "--final_eval",
-        "--test_data_type",
-        "multi_attempt",
-        "--final_eval_data_paths",
-    ]
-    flags = [
-        "--no-final_eval",
-        "--freeze_encoder",
-        "--cluster_loss_weight",
-        "0",
-        "--save_path",
-        tmp_path / "run",
-        "--cache_dir",
-        tmp_path / "c",
-        "--device",
-        "cpu",
-    ]
+    tested = ["--data_paths", embedded, "--data_type", "multi_attempt", "--encoder", "given", "--final_eval"]
+    tested += ["--test_data_type", "multi_attempt", "--final_eval_data_paths"]
+    flags = ["--no-final_eval", "--freeze_encoder", "--cluster_loss_weight", "0", "--device", "cpu"]
+    flags += ["--save_path", tmp_path / "run", "--cache_dir", tmp_path / "c"]
     for more, words in (
         (
             ["--data_paths", embedded, "--data_type", "multi_attempt", "--encoder", "minilm"],

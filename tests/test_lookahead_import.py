@@ -137,90 +137,83 @@ def change(path, key, **fields):
     pack(path, found)
 
 
-def broken(name):
-    """Ways to break the folder: (what to do with it, words of the error, the file that it names)."""
-    beta, results = f"{LLMS[1]}.json.gz", f"results/{LLMS[1]}.json.gz"
-    return {
-        "another prompt": (
-            lambda root: change(root / "MATH" / beta, "2", prompt=message("other" + STEP_BY_STEP)),
-            "query 2 of math is 'other' here",
-            f"MATH/{beta}, record 2",
-        ),
-        "another instruction": (
-            lambda root: change(root / "GSM8k" / beta, "0", prompt=message("GSM8k: bare")),
-            "must begin with '' and end with",
-            f"GSM8k/{beta}, record 0",
-        ),
-        "no verdict": (
-            lambda root: change(root / "MATH" / beta, "1", correct=None),
-            "'correct' must be of type bool, found None",
-            f"MATH/{beta}, record 1",
-        ),
-        "no verdict on a program": (
-            lambda root: change(root / "MBPP" / results, "1", is_correct=None),
-            "'is_correct' must be of type bool",
-            f"MBPP/{results}, record 1",
-        ),
-        "a verdict on another program": (
-            lambda root: change(root / "MBPP" / results, "1", origin="def other"),
-            "'origin' is not the prediction's 'prediction'",
-            f"MBPP/{results}, record 1",
-        ),
-        "another problem": (
-            lambda root: change(root / "HumanEval" / results, "3", task_id="HumanEval/4"),
-            "'task_id' is not the prediction's 'gold'",
-            f"HumanEval/{results}, record 3",
-        ),
-        "another reference": (
-            lambda root: change(root / "MATH" / beta, "3", references="9"),
-            "another id or reference",
-            f"MATH/{beta}, record 3",
-        ),
-        "an LLM without a task": (
-            lambda root: (root / "MATH" / beta).unlink(),
-            "no such file, and that LLM has others",
-            f"MATH/{beta}",
-        ),
-        "an LLM without predictions": (
-            lambda root: (root / "MBPP" / "predictions" / beta).unlink(),
-            "no such file",
-            f"MBPP/predictions/{beta}",
-        ),
-        "a damaged file": (
-            lambda root: (root / "MATH" / beta).write_bytes((root / "MATH" / beta).read_bytes()[:60]),
-            "cannot be read (EOFError",
-            f"MATH/{beta}",
-        ),
-        "not a gzip file": (
-            lambda root: (root / "MATH" / beta).write_bytes(b"{}"),
-            "cannot be read (BadGzipFile",
-            f"MATH/{beta}",
-        ),
-        "not JSON": (
-            lambda root: (root / "MATH" / beta).write_bytes(gzip.compress(b"{")),
-            "JSONDecodeError",
-            f"MATH/{beta}",
-        ),
-        "one that does not add up": (
-            lambda root: pack(root / "GSM8k" / beta, unpack(root / "GSM8k" / beta) | {"accuracy": 99.0}),
-            "2 of 6 verdicts are right, and 'accuracy' is 99.0",
-            f"GSM8k/{beta}",
-        ),
-    }[name]
-
-
-BROKEN = ["another prompt", "another instruction", "another problem", "another reference", "no verdict"]
-BROKEN += ["no verdict on a program", "a verdict on another program", "an LLM without a task"]
-BROKEN += ["an LLM without predictions", "a damaged file", "not a gzip file", "not JSON", "one that does not add up"]
+BETA, RESULTS = f"{LLMS[1]}.json.gz", f"results/{LLMS[1]}.json.gz"
+BROKEN = {  # a way to break the folder: (what is done to it, words of the error, the file and record that it names)
+    "another prompt": (
+        lambda root: change(root / "MATH" / BETA, "2", prompt=message("other" + STEP_BY_STEP)),
+        "query 2 of math is 'other' here",
+        f"MATH/{BETA}, record 2",
+    ),
+    "another instruction": (
+        lambda root: change(root / "GSM8k" / BETA, "0", prompt=message("GSM8k: bare")),
+        "must begin with '' and end with",
+        f"GSM8k/{BETA}, record 0",
+    ),
+    "no verdict": (
+        lambda root: change(root / "MATH" / BETA, "1", correct=None),
+        "'correct' must be of type bool, found None",
+        f"MATH/{BETA}, record 1",
+    ),
+    "no verdict on a program": (
+        lambda root: change(root / "MBPP" / RESULTS, "1", is_correct=None),
+        "'is_correct' must be of type bool",
+        f"MBPP/{RESULTS}, record 1",
+    ),
+    "a verdict on another program": (
+        lambda root: change(root / "MBPP" / RESULTS, "1", origin="def other"),
+        "'origin' is not the prediction's 'prediction'",
+        f"MBPP/{RESULTS}, record 1",
+    ),
+    "another problem": (
+        lambda root: change(root / "HumanEval" / RESULTS, "3", task_id="HumanEval/4"),
+        "'task_id' is not the prediction's 'gold'",
+        f"HumanEval/{RESULTS}, record 3",
+    ),
+    "another reference": (
+        lambda root: change(root / "MATH" / BETA, "3", references="9"),
+        "another id or reference",
+        f"MATH/{BETA}, record 3",
+    ),
+    "an LLM without a task": (
+        lambda root: (root / "MATH" / BETA).unlink(),
+        "no such file, and that LLM has others",
+        f"MATH/{BETA}",
+    ),
+    "an LLM without predictions": (
+        lambda root: (root / "MBPP" / "predictions" / BETA).unlink(),
+        "no such file",
+        f"MBPP/predictions/{BETA}",
+    ),
+    "a damaged file": (
+        lambda root: (root / "MATH" / BETA).write_bytes((root / "MATH" / BETA).read_bytes()[:60]),
+        "cannot be read (EOFError",
+        f"MATH/{BETA}",
+    ),
+    "not a gzip file": (
+        lambda root: (root / "MATH" / BETA).write_bytes(b"{}"),
+        "cannot be read (BadGzipFile",
+        f"MATH/{BETA}",
+    ),
+    "not JSON": (
+        lambda root: (root / "MATH" / BETA).write_bytes(gzip.compress(b"{")),
+        "JSONDecodeError",
+        f"MATH/{BETA}",
+    ),
+    "one that does not add up": (
+        lambda root: pack(root / "GSM8k" / BETA, unpack(root / "GSM8k" / BETA) | {"accuracy": 99.0}),
+        "2 of 6 verdicts are right, and 'accuracy' is 99.0",
+        f"GSM8k/{BETA}",
+    ),
+}
 
 
 @pytest.mark.parametrize("name", BROKEN)
 def test_errors_name_file_and_record_and_leave_nothing(make, folder, tmp_path, name):
-    damage, words, place = broken(name)
+    damage, words, named = BROKEN[name]
     damage(folder)
     status, _, error = make(folder)
     assert status == 2 and error.splitlines()[-1].startswith("error: ") and "Traceback" not in error
-    assert words in error and f"{folder}/{place}" in error
+    assert words in error and f"{folder}/{named}" in error
     assert not (tmp_path / "out").exists() and not (tmp_path / "answers").exists()
 
 

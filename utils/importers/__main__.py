@@ -26,6 +26,7 @@ FORMATS = ("routerbench", "embedllm", "llmrouterbench", "routereval", "lookahead
 
 
 def parser() -> argparse.ArgumentParser:
+    """The command line."""
     p = argparse.ArgumentParser(
         prog="python -m utils.importers", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

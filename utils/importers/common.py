@@ -13,26 +13,22 @@ from utils.data import DataError, RoutingData
 from utils.files import atomic_folder, write_json
 from utils.training_set import split_validation
 
-SPLITS = {
-    "train": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "dev": "val",
-    "test": "test",
-}  # any other name is no split
+# Any other name is no split.
+SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val", "test": "test"}
+Key = tuple[str, str]  # task, and "train", "val", "test" or "" for no split
 
 
 class Pairs:
     """Scores, and costs where there are some, of (LLM, query) pairs, joined to one row a query.
 
-    rows: {(task, split): {key of the query: row of a data file}}, split being "train", "val", "test" or "". repeated:
-    how many pairs came more than once; the largest score is kept, with its cost.
+    rows: {(task, split): {id of the query: row of a data file}}, split being "train", "val", "test" or "".
+    llms: in the order in which they came.
+    repeated: how many pairs came more than once; the largest score is kept, with its cost.
     """
 
     def __init__(self):
-        self.rows: dict[tuple[str, str], dict[Any, dict]] = {}
-        self.llms: dict[str, None] = {}  # in the order in which they came
+        self.rows: dict[Key, dict[Any, dict]] = {}
+        self.llms: dict[str, None] = {}  # a set in order
         self.repeated = 0
 
     def add(
@@ -45,25 +41,20 @@ class Pairs:
         """
         if not isinstance(question, str) or not question.strip():
             raise DataError(f"{where}: the text of the query must be a non-empty string, found {question!r}")
-        for what, value, most in (("score", score, 1), ("cost", cost, math.inf)):
-            if value is not None and (
-                isinstance(value, bool)
-                or not isinstance(value, (int, float))
-                or not math.isfinite(value)
-                or not 0 <= value <= most
-            ):
-                raise DataError(
-                    f"{where}: the {what} of {llm} must be a number from 0 to "
-                    f"{'1' if most == 1 else 'any amount of US dollars'}, found {value!r}"
-                )
+        for what, value, most, words in (
+            ("score", score, 1, "1"),
+            ("cost", cost, math.inf, "any amount of US dollars"),
+        ):
+            if value is not None and not _is_number(value, most):
+                raise DataError(f"{where}: the {what} of {llm} must be a number from 0 to {words}, found {value!r}")
         self.llms.setdefault(llm)
         task = re.sub(r"[^a-z0-9.]+", "_", task.lower()).strip("_.") or "task"
         rows = self.rows.setdefault((task, SPLITS.get(split.lower(), "")), {})
         row = rows.setdefault(key, {"question": question, "scores": {}, "costs": {}})
         if row["question"] != question:
             raise DataError(
-                f"{where}: query {key} of {task} is {question[:60]!r} here and {row['question'][:60]!r} for "
-                "another LLM; their records do not belong together"
+                f"{where}: query {key} of {task} is {question[:60]!r} here and {row['question'][:60]!r} for another "
+                "LLM; their records do not belong together"
             )
         if score is None:
             return
@@ -77,12 +68,20 @@ class Pairs:
             row["costs"][llm] = cost
 
 
-def complete(
-    pairs: Pairs, source: str, llms: Sequence[str] | None, missing: str
-) -> tuple[dict[tuple[str, str], list[dict]], int]:
-    """Rows with a score, and if there are costs a cost, of every LLM of `llms` (default: all), and how many rows are
-    left out.
+def _is_number(value: Any, most: float) -> bool:
+    """Whether a value is a finite number from 0 to `most`."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    return math.isfinite(value) and 0 <= value <= most
 
+
+def complete(pairs: Pairs, source: str, llms: Sequence[str] | None, missing: str) -> tuple[dict[Key, list[dict]], int]:
+    """Rows with a score, and if there are costs a cost, of every LLM, and how many rows are left out.
+
+    Args:
+        source: where the pairs come from, for errors.
+        llms: the LLMs; by default all.
+        missing: what a gap is, an "error", or a reason to "drop" its row.
     Raises: DataError for an LLM that is not there, for gaps if `missing` is "error", or if nothing is left.
     """
     chosen = list(llms or pairs.llms)
@@ -93,64 +92,66 @@ def complete(
         )
     priced = any(row["costs"] for rows in pairs.rows.values() for row in rows.values())
     gaps: Counter[str] = Counter()
-    whole, total, kept = {}, 0, 0
-    for place, rows in pairs.rows.items():
-        part = []
+    files, total, kept = {}, 0, 0
+    for key, rows in pairs.rows.items():
+        complete_rows = []
         for row in rows.values():
             lacking = [llm for llm in chosen if llm not in row["scores"] or (priced and llm not in row["costs"])]
             gaps.update(lacking)
             if not lacking:
-                part.append({"question": row["question"], "scores": {llm: row["scores"][llm] for llm in chosen}})
-                part[-1] |= {"costs": {llm: row["costs"][llm] for llm in chosen}} if priced else {}
-                part[-1] |= {"cluster_id": row["cluster_id"]} if "cluster_id" in row else {}
-        total, kept = total + len(rows), kept + len(part)
-        if part:
-            whole[place] = part
+                complete_rows.append(_row_of(row, chosen, priced))
+        total += len(rows)
+        kept += len(complete_rows)
+        if complete_rows:
+            files[key] = complete_rows
     if total > kept and (missing == "error" or not kept):
         most = ", ".join(f"{llm} {count}" for llm, count in gaps.most_common(5))
-        remedy = (
-            "name fewer LLMs with --llms"
-            if missing == "drop"
-            else "leave those queries out with --missing_cells drop, or name fewer LLMs with --llms"
-        )
+        lacks = "a score or a cost" if priced else "a score"
+        remedy = "name fewer LLMs with --llms"
+        if missing != "drop":
+            remedy = f"leave those queries out with --missing_cells drop, or {remedy}"
         raise DataError(
-            f"{source}: {total - kept} of {total} queries lack a score{' or a cost' if priced else ''} of some "
-            f"LLM (most: {most}); {remedy}"
+            f"{source}: {total - kept} of {total} queries lack {lacks} of some LLM (most: {most}); {remedy}"
         )
-    return whole, total - kept
+    return files, total - kept
 
 
-def split_off(
-    parts: dict[tuple[str, str], list[dict]], fraction: float, seed: int
-) -> dict[tuple[str, str], list[dict]]:
-    """Parts without a split cut into "train" and "test", by question, with `fraction` of the distinct ones in "test"; 0
-    leaves them whole.
+def _row_of(row: dict, llms: Sequence[str], priced: bool) -> dict:
+    """The row of a data file with the LLMs in this order."""
+    result = {"question": row["question"], "scores": {llm: row["scores"][llm] for llm in llms}}
+    if priced:
+        result["costs"] = {llm: row["costs"][llm] for llm in llms}
+    if "cluster_id" in row:
+        result["cluster_id"] = row["cluster_id"]
+    return result
 
-    Parts that the source splits stay as they are, and are named. Raises: DataError if all are such, so that there is
-    nothing to cut.
+
+def split_off(files: dict[Key, list[dict]], fraction: float, seed: int) -> dict[Key, list[dict]]:
+    """Cut the files without a split into "train" and "test", by question, with a `fraction` of them in "test".
+
+    A fraction of 0 leaves them whole. Files that the source splits stay as they are, and are named.
+    Raises: DataError if all are such, so that there is nothing to cut.
     """
-    result, kept = {}, sorted({f"{task} ({split})" for task, split in parts if split})
+    result, kept = {}, sorted({f"{task} ({split})" for task, split in files if split})
     if fraction and kept:
-        if len(kept) == len(parts):
+        if len(kept) == len(files):
             raise DataError(
                 f"--test_fraction {fraction:g}: the source has splits, which stay as they are: "
                 f"{', '.join(kept)}; leave --test_fraction out"
             )
         print(f"--test_fraction {fraction:g} does not cut what the source splits: {', '.join(kept)}")
-    for (task, split), rows in parts.items():
+    for (task, split), rows in files.items():
         if split or not fraction:
             result[task, split] = rows
             continue
         questions = [row["question"] for row in rows]
-        if len(set(questions)) < 2:
+        distinct = len(set(questions))
+        if distinct < 2:
             raise DataError(
                 f"the task {task} has one question, which --test_fraction cannot split; use --test_fraction 0"
             )
-        sides = split_validation(
-            RoutingData(task, "multi_attempt", questions, np.empty((len(rows), 0)), ()),
-            min(fraction, 1 - 1 / len(set(questions))),
-            seed,
-        )
+        data = RoutingData(task, "multi_attempt", questions, np.empty((len(rows), 0)), ())
+        sides = split_validation(data, min(fraction, 1 - 1 / distinct), seed)
         for name, index in zip(("train", "test"), sides):
             result[task, name] = [rows[i] for i in index]
     return result
@@ -162,38 +163,41 @@ def new_folder(path: Path) -> None:
         raise DataError(f"--output {path}: not an empty folder; name a new one, nothing is overwritten")
 
 
-def write(parts: dict[tuple[str, str], list[dict]], output: Path) -> list[tuple[str, int]]:
+def write(files: dict[Key, list[dict]], output: Path) -> list[tuple[str, int]]:
     """Write `<task>_<split>.json` files, all or none, into a new folder. Returns their names and numbers of rows."""
     new_folder(output)
-    names = [
-        (f"{task}_{split}.json" if split else f"{task}.json", rows) for (task, split), rows in sorted(parts.items())
-    ]
-    with atomic_folder(output) as part:
-        for name, rows in names:
-            write_json(part / name, rows)
-    return [(name, len(rows)) for name, rows in names]
+    written = []
+    with atomic_folder(output) as folder:
+        for (task, split), rows in sorted(files.items()):
+            name = f"{task}_{split}.json" if split else f"{task}.json"
+            write_json(folder / name, rows)
+            written.append((name, len(rows)))
+    return written
 
 
 def write_answers(
-    parts: dict[tuple[str, str], list[dict]], ballots: dict[str, dict[str, Any]], folder: Path
+    files: dict[Key, list[dict]], ballots: dict[str, dict[str, Any]], folder: Path
 ) -> list[tuple[str, int]]:
     """Write what the LLMs answered to the tasks in `ballots`, {task: {question: entry}}, as `write` does."""
-    chosen = {}
-    for (task, split), rows in parts.items():
+    answers = {}
+    for (task, split), rows in files.items():
         if task in ballots:
-            chosen[task, split] = [ballots[task][row["question"]] for row in rows]
-    return write(chosen, folder)
+            answers[task, split] = [ballots[task][row["question"]] for row in rows]
+    return write(answers, folder)
 
 
-def write_embedded(parts: dict[tuple[str, str], Any], llms: Sequence[str], output: Path) -> list[tuple[str, int]]:
+def write_embedded(files: dict[Key, Any], llms: Sequence[str], output: Path) -> list[tuple[str, int]]:
     """Write scores and embeddings without text as `<task>_<split>.npz`, all or none, as `write` does."""
     new_folder(output)
+    written = []
     with atomic_folder(output) as folder:
-        for (task, split), part in parts.items():
+        for (task, split), embedded in files.items():
+            name = f"{task}_{split}.npz"
             np.savez(
-                folder / f"{task}_{split}.npz",
-                scores=np.float32(part.scores),
-                embeddings=np.float32(part.embeddings),
+                folder / name,
+                scores=np.float32(embedded.scores),
+                embeddings=np.float32(embedded.embeddings),
                 llms=np.array(llms, dtype=str),
             )
-    return [(f"{task}_{split}.npz", len(part.scores)) for (task, split), part in parts.items()]
+            written.append((name, len(embedded.scores)))
+    return written

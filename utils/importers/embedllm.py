@@ -19,11 +19,8 @@ def read(source: Path) -> Pairs:
 
     Raises: DataError that names file and line.
     """
-    files = (
-        [source]
-        if source.is_file()
-        else [path for name in ("train", "val", "test") if (path := source / f"{name}.csv").is_file()]
-    )
+    files = [source] if source.is_file() else [source / f"{name}.csv" for name in ("train", "val", "test")]
+    files = [path for path in files if path.is_file()]
     if not files:
         raise DataError(
             f"{source}: no train.csv, val.csv or test.csv there; `hf download RZ412/EmbedLLM --repo-type dataset "
@@ -31,33 +28,30 @@ def read(source: Path) -> Pairs:
         )
     pairs = Pairs()
     for path in files:
-        with path.open(encoding="utf-8-sig", newline="") as file, bar(path.stat().st_size, path.name, "B") as progress:
-            reader, seen = csv.DictReader(file, strict=True), 0
-            absent = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
-            if absent:
-                raise DataError(
-                    f"{path}: no column {', '.join(absent)}; it has {', '.join(reader.fieldnames or ()) or 'none'}"
-                )
+        size = path.stat().st_size
+        with path.open(encoding="utf-8-sig", newline="") as file, bar(size, path.name, "B") as progress:
+            reader, shown = csv.DictReader(file, strict=True), 0
+            names = reader.fieldnames or ()
+            if absent := [name for name in COLUMNS if name not in names]:
+                raise DataError(f"{path}: no column {', '.join(absent)}; it has {', '.join(names) or 'none'}")
             try:
                 for line in reader:
-                    where = f"{path}, line {reader.line_num}"
-                    if line["label"] not in ("0", "1", "0.0", "1.0"):
-                        raise DataError(f"{where}: the label must be 0 or 1, found {line['label']!r}")
-                    pairs.add(
-                        line["category"],
-                        path.stem,
-                        line["prompt_id"],
-                        line["prompt"],
-                        line["model_name"],
-                        float(line["label"]),
-                        where=where,
-                    )
-                    if reader.line_num - seen > 10_000:
-                        seen = reader.line_num
+                    add_line(pairs, line, path.stem, f"{path}, line {reader.line_num}")
+                    if reader.line_num - shown > 10_000:
+                        shown = reader.line_num
                         progress.update(file.buffer.tell() - progress.n)
             except (csv.Error, UnicodeDecodeError) as error:
                 raise DataError(
                     f"{path}, line {reader.line_num}: not a valid CSV file in UTF-8 ({error}). Is it truncated?"
                 ) from None
-            progress.update(path.stat().st_size - progress.n)
+            progress.update(size - progress.n)
     return pairs
+
+
+def add_line(pairs: Pairs, line: dict[str, str], split: str, where: str) -> None:
+    """Add one line of the table. Raises: DataError, naming `where`, if its label is not 0 or 1."""
+    label = line["label"]
+    if label not in ("0", "1", "0.0", "1.0"):
+        raise DataError(f"{where}: the label must be 0 or 1, found {label!r}")
+    question, llm = line["prompt"], line["model_name"]
+    pairs.add(line["category"], split, line["prompt_id"], question, llm, float(label), where=where)

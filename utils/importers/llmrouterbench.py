@@ -1,13 +1,14 @@
-"""LLMRouterBench: `results/bench/<dataset>/<split>/<model>/*.json`, one JSON object a file for one LLM on one split of
-one data set.
+"""LLMRouterBench: `results/bench/<dataset>/<split>/<model>/*.json`.
 
-Used of an object: dataset_name, split, model_name, demo, records; of a record: index, origin_query, score, cost (US
-dollars). LLMs are joined by (dataset, split, index), and their origin_query must agree. Files whose `demo` is true are
-skipped.
+A file is one JSON object for one LLM on one split of one data set. Used of an object: dataset_name, split, model_name,
+demo, records; of a record: index, origin_query, score, cost (US dollars). LLMs are joined by (dataset, split, index),
+and their origin_query must agree. Files whose `demo` is true are skipped.
 """
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from utils.formats import DataError
 from utils.importers.common import Pairs
@@ -26,42 +27,38 @@ def read(source: Path) -> Pairs:
     with bar(len(files), "files", "file") as progress:
         for path in files:
             progress.update()
-            try:
-                result = json.loads(path.read_bytes())
-            except (json.JSONDecodeError, UnicodeDecodeError) as error:
-                raise DataError(f"{path}: not valid JSON ({error}). Is it truncated?") from None
-            absent = [
-                name
-                for name in ("dataset_name", "split", "model_name", "records")
-                if not isinstance(result, dict) or name not in result
-            ]
-            if absent or not isinstance(result["records"], list):
-                raise DataError(
-                    f"{path}: not a result of LLMRouterBench; it lacks {', '.join(absent) or 'a list of records'}"
-                )
+            result = read_result(path)
             if result.get("demo"):
                 skipped += 1
                 continue
             for number, record in enumerate(result["records"]):
-                where = f"{path}, record {number}"
-                absent = [
-                    name
-                    for name in ("index", "origin_query", "score")
-                    if not isinstance(record, dict) or name not in record
-                ]
-                if absent:
-                    raise DataError(f"{where}: it lacks {', '.join(absent)}")
-                score = float(record["score"]) if isinstance(record["score"], bool) else record["score"]
-                pairs.add(
-                    str(result["dataset_name"]),
-                    str(result["split"]),
-                    record["index"],
-                    record["origin_query"],
-                    str(result["model_name"]),
-                    score,
-                    record.get("cost"),
-                    where,
-                )
+                add_record(pairs, result, record, f"{path}, record {number}")
     if skipped:
         print(f"{skipped} of {len(files)} files are demos: skipped")
     return pairs
+
+
+def absent_in(value: Any, names: Sequence[str]) -> list[str]:
+    """Which of the names a JSON object lacks; all of them if it is no object."""
+    return [name for name in names if not isinstance(value, dict) or name not in value]
+
+
+def read_result(path: Path) -> dict[str, Any]:
+    """The JSON object in a file. Raises: DataError if it is no result."""
+    try:
+        result = json.loads(path.read_bytes())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: not valid JSON ({error}). Is it truncated?") from None
+    absent = absent_in(result, ("dataset_name", "split", "model_name", "records"))
+    if absent or not isinstance(result["records"], list):
+        raise DataError(f"{path}: not a result of LLMRouterBench; it lacks {', '.join(absent) or 'a list of records'}")
+    return result
+
+
+def add_record(pairs: Pairs, result: dict[str, Any], record: Any, where: str) -> None:
+    """Add one record of a result. Raises: DataError, naming `where`, for a record that lacks something."""
+    if absent := absent_in(record, ("index", "origin_query", "score")):
+        raise DataError(f"{where}: it lacks {', '.join(absent)}")
+    score = float(record["score"]) if isinstance(record["score"], bool) else record["score"]
+    task, split, llm = (str(result[name]) for name in ("dataset_name", "split", "model_name"))
+    pairs.add(task, split, record["index"], record["origin_query"], llm, score, record.get("cost"), where)

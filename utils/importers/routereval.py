@@ -79,7 +79,7 @@ def prompts_of(path: Path) -> dict[str, list]:
         raise DataError(f"--prompts {path}: {error.strerror}") from None
     except ValueError as error:
         raise DataError(f"--prompts {path}: not valid JSON ({error})") from None
-    if not isinstance(texts, dict) or not all(isinstance(part, list) for part in texts.values()):
+    if not isinstance(texts, dict) or not all(isinstance(of_split, list) for of_split in texts.values()):
         raise DataError(f'--prompts {path}: expected {{"train": [text, ...], "val": [...], "test": [...]}}')
     return texts
 
@@ -92,49 +92,58 @@ def read(
     `llms` names the columns; by default they are llm-1, llm-2, ...
     Raises: DataError for shapes that do not fit each other, scores outside [0, 1], or another number of prompts.
     """
-    found = arrays(source, allow_pickle)
-    parts = [name for name in PARTS if f"{name}_score" in found]
-    if not parts:
-        raise DataError(f"{source}: no train_score, val_score or test_score; it has {', '.join(found) or 'no scores'}")
+    by_name = arrays(source, allow_pickle)
+    splits = [split for split in PARTS if f"{split}_score" in by_name]
+    if not splits:
+        raise DataError(
+            f"{source}: no train_score, val_score or test_score; it has {', '.join(by_name) or 'no scores'}"
+        )
     texts = prompts_of(prompts) if prompts else None
     pairs, embedded = Pairs(), {}
     names = list(llms or [])
-    for name in parts:
-        scores, embeddings = found[f"{name}_score"], found.get(f"{name}_embed")
+    for split in splits:
+        scores, embeddings = by_name[f"{split}_score"], by_name.get(f"{split}_embed")
         if scores.ndim != 2 or not scores.size:
-            raise DataError(f"{source}: {name}_score must be (queries, LLMs), found shape {scores.shape}")
+            raise DataError(f"{source}: {split}_score must be (queries, LLMs), found shape {scores.shape}")
         names = names or [f"llm-{t + 1}" for t in range(scores.shape[1])]
-        if len(names) != scores.shape[1]:
+        check_scores(scores, names, f"{source}: {split}_score")
+        if texts is None:
+            check_embeddings(embeddings, len(scores), f"{source}: {split}_embed")
+            embedded[source.stem.lower(), SPLITS[split]] = Embedded(scores, embeddings)
+            continue
+        texts_of_split = texts.get(split, [])
+        if len(texts_of_split) != len(scores):
             raise DataError(
-                f"{source}: {name}_score has {scores.shape[1]} columns and there are {len(names)} LLMs; --llms "
-                "must name each column, in order"
+                f"--prompts {prompts}: {len(texts_of_split)} texts for {split}, "
+                f"and {source} has {len(scores)} rows there"
             )
-        if not ((scores >= 0) & (scores <= 1)).all():
-            row, column = np.argwhere(~((scores >= 0) & (scores <= 1)))[0]
-            raise DataError(
-                f"{source}: {name}_score, row {row}: the score of {names[column]} must be a number in [0, 1], "
-                f"found {scores[row, column]:g}"
-            )
-        if texts is not None:
-            if len(texts.get(name, [])) != len(scores):
-                raise DataError(
-                    f"--prompts {prompts}: {len(texts.get(name, []))} texts for {name}, and {source} has "
-                    f"{len(scores)} rows there"
-                )
-            for number, (text, row) in enumerate(zip(texts[name], scores)):
-                for llm, score in zip(names, row):
-                    pairs.add(source.stem, name, number, text, llm, float(score), where=f"{prompts}, {name} {number}")
-        elif (
-            embeddings is None
-            or embeddings.ndim != 2
-            or len(embeddings) != len(scores)
-            or not np.isfinite(embeddings).all()
-        ):
-            shape = "none" if embeddings is None else embeddings.shape
-            raise DataError(
-                f"{source}: {name}_embed must be finite and of shape ({len(scores)}, dimension), found {shape}; "
-                "without text (--prompts) the embeddings are needed"
-            )
-        else:
-            embedded[source.stem.lower(), SPLITS[name]] = Embedded(scores, embeddings)
+        for number, (text, row) in enumerate(zip(texts_of_split, scores)):
+            for llm, score in zip(names, row):
+                pairs.add(source.stem, split, number, text, llm, float(score), where=f"{prompts}, {split} {number}")
     return pairs, embedded, names
+
+
+def check_scores(scores: np.ndarray, llms: Sequence[str], name: str) -> None:
+    """Raise DataError unless there is a column for each LLM, of numbers in [0, 1]."""
+    if len(llms) != scores.shape[1]:
+        raise DataError(
+            f"{name} has {scores.shape[1]} columns and there are {len(llms)} LLMs; "
+            "--llms must name each column, in order"
+        )
+    wrong = np.argwhere(~((scores >= 0) & (scores <= 1)))
+    if len(wrong):
+        row, column = wrong[0]
+        raise DataError(
+            f"{name}, row {row}: the score of {llms[column]} must be a number in [0, 1], found {scores[row, column]:g}"
+        )
+
+
+def check_embeddings(embeddings: np.ndarray | None, rows: int, name: str) -> None:
+    """Raise DataError unless there is a finite embedding for each row."""
+    if embeddings is not None and embeddings.ndim == 2 and len(embeddings) == rows and np.isfinite(embeddings).all():
+        return
+    shape = "none" if embeddings is None else embeddings.shape
+    raise DataError(
+        f"{name} must be finite and of shape ({rows}, dimension), found {shape}; "
+        "without text (--prompts) the embeddings are needed"
+    )

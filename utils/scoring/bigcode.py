@@ -1,5 +1,4 @@
-"""The second route for code: from what bigcode-evaluation-harness saved to verdicts on every program, and scores per
-problem.
+"""The second route for code: from what bigcode-evaluation-harness saved to verdicts on programs and scores of problems.
 
     python -m utils.scoring.bigcode --generations generations_humaneval.json --references references_humaneval.json \\
         --language python --task humaneval --llm org/name --output verdicts.json --run_code
@@ -12,8 +11,8 @@ reference.
 
 The output is one JSON object,
 
-    {"task": "humaneval", "llm": "org/name", "language": "python", "passed": [[true, false, ...], ...], "scores": [0.5,
-    ...],
+    {"task": "humaneval", "llm": "org/name", "language": "python",
+     "passed": [[true, false, ...], ...], "scores": [0.5, ...],
      "limits": {"seconds": 10.0, "megabytes": 4096}, "generations_sha256": "...", "references_sha256": "..."}
 
 passed[i][j] is the verdict on sample j of problem i, scores[i] the share of problem i's samples that pass. Verdicts are
@@ -48,10 +47,8 @@ def _read(path: Path, what: str) -> tuple[Any, str]:
     except ValueError as error:
         raise LogError(f"{path}: not valid JSON ({error}); is it truncated? Generate it again") from None
     if not isinstance(value, list) or not value:
-        raise LogError(
-            f"{path}: expected a list with an entry for each problem, found "
-            f"{'an empty list' if value == [] else type(value).__name__}"
-        )
+        found = "an empty list" if value == [] else type(value).__name__
+        raise LogError(f"{path}: expected a list with an entry for each problem, found {found}")
     return value, hashlib.sha256(raw).hexdigest()
 
 
@@ -61,12 +58,12 @@ def read_generations(generations: Path, references: Path, language: str) -> tupl
     Raises: LogError if a file is broken, if the files have different numbers of problems, or a problem another number
     of samples than the first.
     """
-    texts, one = _read(generations, "generations")
-    tests, other = _read(references, "references")
+    texts, generations_sha256 = _read(generations, "generations")
+    tests, references_sha256 = _read(references, "references")
     if len(texts) != len(tests):
         raise LogError(
-            f"{generations} has {len(texts)} problems and {references} {len(tests)}: they are not of the same "
-            "run; generate both in one run"
+            f"{generations} has {len(texts)} problems and {references} {len(tests)}: "
+            "they are not of the same run; generate both in one run"
         )
     for number, (samples, test) in enumerate(zip(texts, tests)):
         if not isinstance(samples, list) or not samples or not all(isinstance(sample, str) for sample in samples):
@@ -78,8 +75,10 @@ def read_generations(generations: Path, references: Path, language: str) -> tupl
             )
         if not isinstance(test, str) or not test.strip():
             raise LogError(f"{references}, problem {number}: expected the tests as text, found {str(test)[:60]!r}")
-    programs = [[Program(language, f"{sample}\n{test}\n") for sample in samples] for samples, test in zip(texts, tests)]
-    return programs, {"generations_sha256": one, "references_sha256": other}
+    programs = []
+    for samples, test in zip(texts, tests):
+        programs.append([Program(language, f"{sample}\n{test}\n") for sample in samples])
+    return programs, {"generations_sha256": generations_sha256, "references_sha256": references_sha256}
 
 
 def judge_generations(programs: Sequence[Sequence[Program]], store: Path, how: Judging, title: str) -> list[list[bool]]:
@@ -99,8 +98,8 @@ def shares(passed: Sequence[Sequence[bool]]) -> list[float]:
     return [sum(samples) / len(samples) for samples in passed]
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Command line; returns the exit status: 0, 2 for bad input, 130 when interrupted."""
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
     p = argparse.ArgumentParser(
         prog="python -m utils.scoring.bigcode",
         description=__doc__,
@@ -118,7 +117,12 @@ def main(argv: list[str] | None = None) -> int:
     p.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="programs at a time")
     p.add_argument("--time_limit", type=float, default=10.0, help="seconds for each program")
     p.add_argument("--memory_limit", type=int, default=4096, help="MB for each program")
-    args = p.parse_args(argv)
+    return p
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Command line; returns the exit status: 0, 2 for bad input, 130 when interrupted."""
+    args = parser().parse_args(argv)
     how = Judging(args.run_code, args.workers, args.time_limit, args.memory_limit)
     try:
         programs, hashes = read_generations(args.generations, args.references, args.language)
@@ -127,16 +131,9 @@ def main(argv: list[str] | None = None) -> int:
             programs, args.output.with_suffix(".verdicts.jsonl"), how, f"{args.task} of {args.llm}"
         )
         scores = shares(passed)
+        about = {"task": args.task, "llm": args.llm, "language": args.language}
         limits = {"seconds": args.time_limit, "megabytes": args.memory_limit}
-        made = {
-            "task": args.task,
-            "llm": args.llm,
-            "language": args.language,
-            "passed": passed,
-            "scores": scores,
-            "limits": limits,
-        }
-        write_json(args.output, made | hashes)
+        write_json(args.output, about | {"passed": passed, "scores": scores, "limits": limits} | hashes)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -145,8 +142,8 @@ def main(argv: list[str] | None = None) -> int:
         return 130
     share = 100 * sum(scores) / len(scores)
     print(
-        f"{args.task} of {args.llm}: {len(scores)} problems with {len(passed[0])} samples each, {share:.2f} % "
-        f"pass; written to {args.output}"
+        f"{args.task} of {args.llm}: {len(scores)} problems with {len(passed[0])} samples each, "
+        f"{share:.2f} % pass; written to {args.output}"
     )
     return 0
 

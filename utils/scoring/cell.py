@@ -1,12 +1,11 @@
-"""The process in which `utils.scoring.sandbox` runs one program: it shuts itself in, starts the program, watches over
-it and reports.
+"""The process in which `utils.scoring.sandbox` runs one program.
 
     python -I -S cell.py SETTINGS < source
 
-Three processes: the outer one enters the namespaces; the keeper, process 1 of the new process namespace, makes the file
-systems read-only, starts the program and ends everything when the program ends, when its time is over or when it has
-grown too large; the program runs with limits and without rights. Only the standard library is imported, since every
-program pays for it.
+It shuts itself in, starts the program, watches over it and reports. There are three processes. The outer one enters
+the namespaces. The keeper, process 1 of the new process namespace, makes the file systems read-only and starts the
+program; it ends everything when the program ends, when its time is over or when it has grown too large. The program
+runs with limits and without rights. Only the standard library is imported, since every program pays for it.
 """
 
 import ctypes
@@ -18,20 +17,19 @@ import sys
 import time
 
 LINUX = sys.platform == "linux"
-NEW_MOUNT, NEW_IPC, NEW_USER, NEW_PID, NEW_NETWORK = (
-    0x00020000,
-    0x08000000,
-    0x10000000,
-    0x20000000,
-    0x40000000,
-)  # linux/sched.h
+# linux/sched.h
+NEW_MOUNT = 0x00020000
+NEW_IPC = 0x08000000
+NEW_USER = 0x10000000
+NEW_PID = 0x20000000
+NEW_NETWORK = 0x40000000
 READ_ONLY, NO_SUID, NO_DEVICES, NO_EXEC, RECURSIVE, PRIVATE = 1, 2, 4, 8, 1 << 14, 1 << 18  # linux/mount.h
 MOUNT_SETATTR, HERE, WHOLE_TREE = 442, -100, 0x8000  # system call, AT_FDCWD, AT_RECURSIVE
 DEATH_SIGNAL, KEEP_CAPABILITIES, SECURE_BITS, SUBREAPER, NO_NEW_RIGHTS, AMBIENT = 1, 8, 28, 36, 38, 47  # linux/prctl.h
 READ_EVERYTHING = 2  # CAP_DAC_READ_SEARCH
 
-# What runs the program in its own process. It ends by passing on a token that lies in a pipe, which nothing before that
-# has read.
+# What runs the program in its own process. It ends by passing on a token that lies in a pipe. Nothing before that has
+# read it.
 PYTHON = """
 import os, sys, types
 def run(token, proof):
@@ -64,13 +62,15 @@ def call(function: str, *arguments: object) -> None:
 
 
 def write(path: str, text: str) -> None:
+    """Write a file of the system."""
     with open(path, "w") as file:
         file.write(text)
 
 
 def enter_namespaces(user: bool) -> None:
-    """Leave the network, the processes and (as a copy) the mounts of the system; `user`: by way of a user namespace,
-    without being root.
+    """Leave the network, the processes and (as a copy) the mounts of the system.
+
+    user: by way of a user namespace, without being root.
     """
     uid, gid = os.getuid(), os.getgid()
     call("unshare", NEW_MOUNT | NEW_PID | NEW_NETWORK | NEW_IPC | (NEW_USER if user else 0))
@@ -81,8 +81,9 @@ def enter_namespaces(user: bool) -> None:
 
 
 def shut_mounts(work: str, megabytes: int, uid: int, gid: int) -> None:
-    """Everything read-only but the working folder, which is a small file system in memory; /proc shows the cell's
-    processes only.
+    """Make everything read-only but the working folder, which is a small file system in memory.
+
+    /proc then shows the cell's processes only.
     """
     call("mount", b"none", b"/", None, RECURSIVE | PRIVATE, None)
     attributes = (ctypes.c_uint64 * 4)(READ_ONLY | NO_SUID, 0, 0, 0)  # to set, to clear, propagation, user namespace
@@ -278,6 +279,7 @@ def keep(want: dict, source: bytes) -> dict:
 
 
 def main() -> int:
+    """Run the program that stdin has, as the settings in the first argument say, and write the report."""
     want = json.loads(sys.argv[1])
     source = sys.stdin.buffer.read()
     os.set_inheritable(want["report"], False)
@@ -286,9 +288,8 @@ def main() -> int:
         if LINUX:
             call("prctl", DEATH_SIGNAL, int(signal.SIGKILL), 0, 0, 0)
             call("prctl", SUBREAPER, 1, 0, 0, 0)
-            want["others"] = (
-                tasks_of(os.getuid()) if want["uid"] is None else 0
-            )  # the limit on processes counts them, too
+            # The limit on processes counts those that this user has already.
+            want["others"] = tasks_of(os.getuid()) if want["uid"] is None else 0
         if want["namespaces"]:
             enter_namespaces(want["user"])
         keeper = os.fork()

@@ -1,10 +1,8 @@
-"""From the answers of LLMs to routing data: the logs of lm-evaluation-harness become files of `{"question", "scores"}`
-rows.
+"""From the answers of LLMs to routing data: logs of lm-evaluation-harness become files of questions and scores.
 
-    bash eval_scripts/score.sh                                              # writes eval_outputs/<org__name>/<group>/
-    python -m utils.scoring.convert --logs eval_outputs --output datasets/mine      # the tasks of the paper that have
-    logs python -m utils.scoring.convert --logs eval_outputs --output datasets/mine --spec my_tasks.json --tasks sums
-    --run_code
+    bash eval_scripts/score.sh                    # writes eval_outputs/<org__name>/<group>/
+    python -m utils.scoring.convert --logs eval_outputs --output datasets/mine    # the paper's tasks that have logs
+    python -m utils.scoring.convert --logs eval_outputs --output datasets/mine --spec my_tasks.json --tasks sums
 
 Which leaf tasks make a file, how they are scored, what the question's text is and how it is split, is a table of
 `Conversion` records: PAPER below, and one's own with --spec, a JSON list of objects with the same fields, such as
@@ -64,6 +62,7 @@ from utils.scoring.rules import (
     texts,
     verdicts,
 )
+from utils.scoring.sandbox import Program
 from utils.tables import markdown
 from utils.tasks import LLMS, short, task_of
 
@@ -73,18 +72,18 @@ class Conversion:
     """How the logs of some leaf tasks become one file, or a training and a test file.
 
     task: its name; the files' names must give it (`utils.tasks.task_of`).
-    leaves: the harness's leaf tasks; each LLM must have a log of each. A pattern such as "mini_*" stands for those that
-    any LLM has.
+    leaves: the harness's leaf tasks; each LLM must have a log of each. A pattern such as "mini_*" stands for those
+        that any LLM has.
     rule: "choice", "number", "metric", "python", "javascript" or "verdicts", see utils/scoring/rules.py.
     question: the query's text, with fields of the document in braces, `{choices[0]}` for the first of a list.
     train, test: file names. With both, `test_fraction` of the rows are drawn for the test file, by --seed; equal
-    questions stay together.
+        questions stay together.
     train_rows: the training file keeps so many of its rows, the first; 0 keeps all.
     filter: which of the harness's filters to take, where a log has several.
     metric: for the rule "metric", its name.
     group: look for logs in this folder of an LLM only.
     documents: for the rule "verdicts", the data set in its order, a file of JSON lines; bigcode-evaluation-harness
-    saves no questions.
+        saves no questions.
     """
 
     task: str
@@ -123,16 +122,18 @@ class Conversion:
             fail(f"the name {', '.join(kept)} is taken, by what tells how files came about; choose another task name")
         if bool(self.train and self.test) != (0 < self.test_fraction < 1):
             fail(
-                f"'test_fraction' is {self.test_fraction}; it must be between 0 and 1 with both files, and left "
-                "out with one"
+                f"'test_fraction' is {self.test_fraction}; it must be between 0 and 1 with both files, "
+                "and left out with one"
             )
 
     @property
     def files(self) -> tuple[str, ...]:
+        """The names of the files that are written."""
         return tuple(name for name in (self.train, self.test) if name)
 
     @property
     def kind(self) -> str:
+        """The score kind of the files."""
         return KIND_OF_RULE[self.rule]
 
 
@@ -239,28 +240,30 @@ def read_spec(path: Path) -> list[Conversion]:
         raise ValueError(f"--spec {path}: cannot be read as JSON ({error})") from None
     if not isinstance(records, list) or not records or not all(isinstance(record, dict) for record in records):
         raise ValueError(f"--spec {path}: expected a list of objects, one for each task")
-    known, table = {field.name for field in fields(Conversion)}, []
-    for number_, record in enumerate(records):
-        where = f"--spec {path}, record {number_}"
-        if unknown := record.keys() - known:
-            raise ValueError(
-                f"{where}: unknown field {', '.join(sorted(unknown))}; the fields are {', '.join(sorted(known))}"
-            )
-        if lacking := {"task", "leaves", "rule", "question"} - record.keys():
-            raise ValueError(f"{where}: lacks {', '.join(sorted(lacking))}")
-        if isinstance(record["leaves"], str):
-            raise ValueError(f"{where}: 'leaves' must be a list of names, found {record['leaves']!r}")
-        given = {name: value for name, value in record.items() if value is not None} | {
-            "leaves": tuple(record["leaves"])
-        }
-        try:
-            table.append(Conversion(**given))
-        except (ValueError, TypeError) as error:
-            raise ValueError(f"{where}: {error}") from None
+    table = [conversion_of(record, f"--spec {path}, record {number}") for number, record in enumerate(records)]
     names = [name for record in table for name in record.files]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ValueError(f"--spec {path}: two records write {', '.join(twice)}")
     return table
+
+
+def conversion_of(record: Mapping[str, Any], name: str) -> Conversion:
+    """One record of a --spec file. Raises: ValueError naming it by `name`, and the field."""
+    known = {field.name for field in fields(Conversion)}
+    if unknown := record.keys() - known:
+        raise ValueError(
+            f"{name}: unknown field {', '.join(sorted(unknown))}; the fields are {', '.join(sorted(known))}"
+        )
+    if lacking := {"task", "leaves", "rule", "question"} - record.keys():
+        raise ValueError(f"{name}: lacks {', '.join(sorted(lacking))}")
+    if isinstance(record["leaves"], str):
+        raise ValueError(f"{name}: 'leaves' must be a list of names, found {record['leaves']!r}")
+    values = {field: value for field, value in record.items() if value is not None}
+    values["leaves"] = tuple(record["leaves"])
+    try:
+        return Conversion(**values)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{name}: {error}") from None
 
 
 def question_of(sample: Sample, template: str) -> str:
@@ -277,8 +280,9 @@ def question_of(sample: Sample, template: str) -> str:
 
 @dataclass
 class Entry:
-    """One document of a leaf as one LLM answered it. tests: for the rule "verdicts", SHA-256 of the file with the tests
-    that judged it.
+    """One document of a leaf as one LLM answered it.
+
+    tests: for the rule "verdicts", SHA-256 of the file with the tests that judged it.
     """
 
     doc_hash: str
@@ -292,41 +296,54 @@ def score(log: Log, record: Conversion, args: argparse.Namespace, warnings: list
 
     Raises: LogError for a log that cannot be trusted, or documents with different numbers of answers.
     """
-    rule = {
+    rules = {
         "choice": choice,
         "number": partial(number, numeric=args.numeric_answers),
         "metric": partial(metric, name=record.metric),
-    }.get(record.rule)
-    found: dict[int, tuple[str, str]] = {}
+    }
+    documents: dict[int, tuple[str, str]] = {}  # hash and question
     outcomes: dict[int, Outcome] = {}
-    wanted: dict[int, list] = {}
+    programs_of: dict[int, list[Program]] = {}
     answers, equal, settings = 0, 0, {}
     for sample in samples(log, record.filter, args.allow_limit):
-        if answers and len(sample.responses[0]) != answers:
+        count = len(sample.responses[0])
+        if answers and count != answers:
             raise LogError(
-                f"{sample.where}: {len(sample.responses[0])} answers, and {answers} to the document before; "
-                "score this task again"
+                f"{sample.where}: {count} answers, and {answers} to the document before; score this task again"
             )
-        answers, settings = len(sample.responses[0]), settings or sampling(sample)
-        equal += record.rule != "choice" and len(set(texts(sample))) == 1
-        found[sample.doc_id] = (sample.doc_hash, question_of(sample, record.question))
-        if rule:
-            outcomes[sample.doc_id] = rule(sample)
+        answers, settings = count, settings or sampling(sample)
+        if record.rule != "choice" and len(set(texts(sample))) == 1:
+            equal += 1
+        documents[sample.doc_id] = (sample.doc_hash, question_of(sample, record.question))
+        if record.rule in rules:
+            outcomes[sample.doc_id] = rules[record.rule](sample)
         else:
-            wanted[sample.doc_id] = programs(sample, record.rule)
-    if wanted:
-        how = Judging(args.run_code, args.workers, args.time_limit, args.memory_limit)
-        every = [program for some in wanted.values() for program in some]
-        passed = verdicts(every, log.path.with_suffix(".verdicts.jsonl"), how, f"{record.task} of {short(log.llm)}")
-        for doc_id, some in wanted.items():
-            keys = [key_of(program) for program in some]
-            outcomes[doc_id] = share([key[:12] for key in keys], [passed[key] for key in keys])
-    if answers > 1 and equal >= 0.95 * len(found):
+            programs_of[sample.doc_id] = programs(sample, record.rule)
+    if programs_of:
+        outcomes = run_programs(programs_of, log, record, args)
+    if answers > 1 and equal >= 0.95 * len(documents):
         warnings.append(
-            f"{log}: all {answers} answers are equal for {equal} of {len(found)} documents: {_cause(settings)}. "
+            f"{log}: all {answers} answers are equal for {equal} of {len(documents)} documents: {_cause(settings)}. "
             "Its scores rest on one answer"
         )
-    return {doc_id: Entry(*found[doc_id], outcomes[doc_id]) for doc_id in sorted(found)}
+    return {doc_id: Entry(*documents[doc_id], outcomes[doc_id]) for doc_id in sorted(documents)}
+
+
+def run_programs(
+    programs_of: Mapping[int, Sequence[Program]], log: Log, record: Conversion, args: argparse.Namespace
+) -> dict[int, Outcome]:
+    """Run the programs of every document, or read from beside the log what was found before: {doc_id: outcome}.
+
+    Raises: LogError if programs must be run and --run_code is not given.
+    """
+    how = Judging(args.run_code, args.workers, args.time_limit, args.memory_limit)
+    every = [program for of_document in programs_of.values() for program in of_document]
+    passed = verdicts(every, log.path.with_suffix(".verdicts.jsonl"), how, f"{record.task} of {short(log.llm)}")
+    outcomes = {}
+    for doc_id, of_document in programs_of.items():
+        keys = [key_of(program) for program in of_document]
+        outcomes[doc_id] = share([key[:12] for key in keys], [passed[key] for key in keys])
+    return outcomes
 
 
 def _cause(settings: dict[str, Any]) -> str:
@@ -334,96 +351,101 @@ def _cause(settings: dict[str, Any]) -> str:
     temperature = settings.get("temperature")
     if settings.get("do_sample") is False or temperature == 0:
         return (
-            f"greedy decoding (do_sample {settings.get('do_sample')}, temperature {temperature}); give both "
-            "do_sample=true and a temperature above 0"
+            f"greedy decoding (do_sample {settings.get('do_sample')}, temperature {temperature}); "
+            "give both do_sample=true and a temperature above 0"
         )
     return (
-        f"a fixed seed, or greedy decoding in spite of temperature {temperature}. Give no seed "
-        "(local-completions sends one by itself unless told "
-        "--gen_kwargs seed=None), and both do_sample=true and temperature"
+        f"a fixed seed, or greedy decoding in spite of temperature {temperature}. "
+        "Give no seed (local-completions sends one by itself unless told --gen_kwargs seed=None), "
+        "and both do_sample=true and temperature"
     )
 
 
 def score_verdicts(log: Log, record: Conversion) -> dict[int, Entry]:
-    """The scores that utils/scoring/bigcode.py wrote, {number of the problem: entry}, with questions from
-    `record.documents`.
+    """The scores that utils/scoring/bigcode.py wrote, {number of the problem: entry}.
 
+    The questions come from `record.documents`.
     Raises: LogError if a file is missing or broken, if the documents are not as many, or if the verdicts are on other
     generations or by other references than those beside them.
     """
     try:
-        log.sha256, found = hashlib.sha256(log.path.read_bytes()).hexdigest(), json.loads(log.path.read_bytes())
-        docs = [
-            json.loads(line) for line in Path(record.documents).read_text(encoding="utf-8").split("\n") if line.strip()
-        ]
-        passed, made = found["passed"], {what: found[f"{what}_sha256"] for what in ("generations", "references")}
+        raw = log.path.read_bytes()
+        saved = json.loads(raw)
+        lines = Path(record.documents).read_text(encoding="utf-8").split("\n")
+        documents = [json.loads(line) for line in lines if line.strip()]
+        passed = saved["passed"]
+        generations, references = saved["generations_sha256"], saved["references_sha256"]
     except (OSError, ValueError, KeyError, TypeError) as error:
+        cause = f"{type(error).__name__}: {error}"
+        raise LogError(f"{log}: the verdicts, or the documents {record.documents}, cannot be read ({cause})") from None
+    log.sha256 = hashlib.sha256(raw).hexdigest()
+    if len(documents) != len(passed):
         raise LogError(
-            f"{log}: the verdicts, or the documents {record.documents}, cannot be read ({type(error).__name__}: "
-            f"{error})"
-        ) from None
-    if len(docs) != len(passed):
-        what = f"verdicts on {len(passed)} problems, and {record.documents} has {len(docs)} documents"
-        raise LogError(f"{log}: {what}; give the data set that was used, whole and in its order")
-    for what, words in {
-        "generations": "on other programs than those",
-        "references": "by other tests than those",
-    }.items():
-        file = log.path.with_name(f"{what}_{log.leaf}.json")
-        if file.is_file() and hashlib.sha256(file.read_bytes()).hexdigest() != made[what]:
-            raise LogError(f"{log}: verdicts {words} of {file.name}; run eval_scripts/bigcode.sh with RUN_CODE=1 again")
-    lines = [
-        Sample(f"{record.documents}, document {n}", n, doc_hash(doc), doc, "", [], [[]], {})
-        for n, doc in enumerate(docs)
-    ]
-    return {
-        line.doc_id: Entry(line.doc_hash, question_of(line, record.question), share(some, some), made["references"])
-        for line, some in zip(lines, passed)
-    }
+            f"{log}: verdicts on {len(passed)} problems, and {record.documents} has {len(documents)} documents; "
+            "give the data set that was used, whole and in its order"
+        )
+    check_made_from(log, "generations", generations, "on other programs than those")
+    check_made_from(log, "references", references, "by other tests than those")
+    entries = {}
+    for n, (document, of_problem) in enumerate(zip(documents, passed)):
+        name = f"{record.documents}, document {n}"
+        sample = Sample(name, n, doc_hash(document), document, "", [], [[]], {})
+        question = question_of(sample, record.question)
+        entries[n] = Entry(sample.doc_hash, question, share(of_problem, of_problem), references)
+    return entries
 
 
-def join(leaf: str, sheets: dict[str, dict[int, Entry]]) -> None:
-    """Check that all LLMs answered the same documents of a leaf: the same doc ids, each with the same hash and tests,
-    as often.
+def check_made_from(log: Log, what: str, sha256: str, words: str) -> None:
+    """Raise LogError if the generations or references beside the verdicts are not those that were judged."""
+    file = log.path.with_name(f"{what}_{log.leaf}.json")
+    if file.is_file() and hashlib.sha256(file.read_bytes()).hexdigest() != sha256:
+        raise LogError(f"{log}: verdicts {words} of {file.name}; run eval_scripts/bigcode.sh with RUN_CODE=1 again")
 
+
+def check_same_documents(leaf: str, sheets: Mapping[str, Mapping[int, Entry]]) -> None:
+    """Check that all LLMs answered the same documents of a leaf.
+
+    Each must have the same doc ids, and each document the same hash, the same tests and as many answers.
     Raises: LogError naming the LLMs, the leaf and the doc id.
     """
     (first, expected), *others = sheets.items()
-    for llm, found in others:
-        if found.keys() != expected.keys():
+    for llm, entries in others:
+        if entries.keys() != expected.keys():
             raise LogError(
-                f"{leaf}: {first} has {len(expected)} documents and {llm} {len(found)}; doc_id "
-                f"{min(found.keys() ^ expected.keys())} is in one log only. "
+                f"{leaf}: {first} has {len(expected)} documents and {llm} {len(entries)}; "
+                f"doc_id {min(entries.keys() ^ expected.keys())} is in one log only. "
                 "Score both on the same data, without --limit"
             )
-        for doc_id, entry in found.items():
-            if entry.doc_hash != expected[doc_id].doc_hash:
-                raise LogError(
-                    f"{leaf}, doc_id {doc_id}: {first} and {llm} answered different documents (doc_hash "
-                    f"{expected[doc_id].doc_hash[:12]} and "
-                    f"{entry.doc_hash[:12]}): another version or order of the data set, or of the task. Score "
-                    "both with the same"
-                )
-            if entry.tests != expected[doc_id].tests:
-                raise LogError(
-                    f"{leaf}: the programs of {first} and {llm} were judged by different tests "
-                    f"(references_sha256 {expected[doc_id].tests[:12]} and "
-                    f"{entry.tests[:12]}): another version or order of the data set. Generate and judge both "
-                    "with the same"
-                )
-            have, has = len(expected[doc_id].outcome.answers), len(entry.outcome.answers)
-            if have != has:
-                raise LogError(
-                    f"{leaf}, doc_id {doc_id}: {first} gave {have} answers and {llm} {has}; score both with the "
-                    "same `repeats`"
-                )
+        for doc_id, entry in entries.items():
+            check_same_document(f"{leaf}, doc_id {doc_id}", leaf, (first, llm), (expected[doc_id], entry))
+
+
+def check_same_document(name: str, leaf: str, llms: tuple[str, str], entries: tuple[Entry, Entry]) -> None:
+    """Raise LogError unless two LLMs were asked the same document, judged by the same tests, and answered as often."""
+    (one, other), (first, second) = llms, entries
+    if first.doc_hash != second.doc_hash:
+        raise LogError(
+            f"{name}: {one} and {other} answered different documents "
+            f"(doc_hash {first.doc_hash[:12]} and {second.doc_hash[:12]}): "
+            "another version or order of the data set, or of the task. Score both with the same"
+        )
+    if first.tests != second.tests:
+        raise LogError(
+            f"{leaf}: the programs of {one} and {other} were judged by different tests "
+            f"(references_sha256 {first.tests[:12]} and {second.tests[:12]}): "
+            "another version or order of the data set. Generate and judge both with the same"
+        )
+    counts = [len(entry.outcome.answers) for entry in entries]
+    if counts[0] != counts[1]:
+        raise LogError(
+            f"{name}: {one} gave {counts[0]} answers and {other} {counts[1]}; score both with the same `repeats`"
+        )
 
 
 def split(questions: Sequence[str], fraction: float, seed: int) -> tuple[list[int], list[int]]:
-    """Rows for training and for testing, both in drawn order; round(fraction * N) rows are for testing. Equal questions
-    stay together.
+    """Rows for training and for testing, both in drawn order; round(fraction * N) rows are for testing.
 
-    The draw depends on the number of distinct questions and the seed alone.
+    Equal questions stay together. The draw depends on the number of distinct questions and the seed alone.
     Raises: ValueError if one side would be empty.
     """
     members: dict[str, list[int]] = {}
@@ -432,8 +454,12 @@ def split(questions: Sequence[str], fraction: float, seed: int) -> tuple[list[in
     groups, wanted = list(members.values()), round(fraction * len(questions))
     train: list[int] = []
     test: list[int] = []
-    for place in np.random.default_rng(seed).permutation(len(groups)):
-        (test if len(test) + len(groups[place]) <= wanted else train).extend(groups[place])
+    for drawn in np.random.default_rng(seed).permutation(len(groups)):
+        group = groups[drawn]
+        if len(test) + len(group) <= wanted:
+            test.extend(group)
+        else:
+            train.extend(group)
     if not train or not test:
         raise ValueError(f"{len(questions)} documents cannot be split with test_fraction {fraction}")
     return train, test
@@ -537,11 +563,12 @@ def convert_job(
     with bar(sum(map(len, job.logs.values())), f"read {job.record.files[0]}", "log") as progress:
         for leaf, logs in job.logs.items():
             sheets = read_leaf(leaf, logs, job.record, args, warnings, sources, progress)
-            join(leaf, sheets)
+            check_same_documents(leaf, sheets)
             add_rows(leaf, sheets, rows, answers)
     index = rows_of_files(job.record, rows, args.seed)
 
     def chosen(values: list[dict]) -> dict[str, list[dict]]:
+        """The values of each file's rows."""
         return {name: [values[row] for row in places] for name, places in index.items()}
 
     conversion = asdict(job.record) | {"leaves": list(job.logs)}
@@ -617,9 +644,9 @@ def rows_of_files(record: Conversion, rows: Sequence[dict], seed: int) -> dict[s
 
 
 def check_folder(flag: str, folder: Path, note: str, files: Collection[str]) -> None:
-    """The folder is replaced as a whole: refuse one that holds files of others, which `note` does not list, or more of
-    ours than `files`, which are to come.
+    """Check that a folder may be replaced as a whole.
 
+    It must hold no files of others, which `note` does not list, and no more of ours than `files`, which are to come.
     Raises: ValueError naming them.
     """
     try:
@@ -629,9 +656,9 @@ def check_folder(flag: str, folder: Path, note: str, files: Collection[str]) -> 
     replaceable_folder(folder, flag, ours, "no conversion")
     if lost := sorted(name for name in ours.difference(files, [note]) if (folder / name).exists()):
         raise ValueError(
-            f"{flag} {folder}: the folder is replaced as a whole, and {_first_few(lost)} there would be lost, "
-            "which this conversion does not write; "
-            "convert those tasks too (--tasks, --spec), give another folder, or remove this one"
+            f"{flag} {folder}: the folder is replaced as a whole, and {_first_few(lost)} there would be lost, which "
+            "this conversion does not write; convert those tasks too (--tasks, --spec), give another folder, or "
+            "remove this one"
         )
 
 
@@ -699,12 +726,13 @@ def convert(args: argparse.Namespace) -> Converted:
 
 def summary(data: dict[str, RoutingData]) -> str:
     """Accuracy in % of each LLM and of the per-query oracle on each file, and its queries, as a Markdown table."""
-    columns = [{row: values[file.task] for row, values in references([file]).items()} for file in data.values()]
+    columns = []  # of each file: the accuracy of every row of the table
+    for file in data.values():
+        columns.append({row: by_task[file.task] for row, by_task in references([file]).items()})
     llms = next(iter(data.values())).llms
     rows = [[short(row), *[f"{column[row]:.2f}" for column in columns]] for row in [*llms, "per-query oracle"]]
-    return markdown(
-        ["", *(Path(name).stem for name in data)], [*rows, ["queries", *[str(len(file)) for file in data.values()]]]
-    )
+    rows.append(["queries", *[str(len(file)) for file in data.values()]])
+    return markdown(["", *(Path(name).stem for name in data)], rows)
 
 
 def next_commands(made: Converted) -> str:
@@ -747,6 +775,7 @@ def kinds_of(made: Converted, names: Sequence[str]) -> str:
 
 
 def parser() -> argparse.ArgumentParser:
+    """The command line."""
     p = argparse.ArgumentParser(
         prog="python -m utils.scoring.convert",
         description=__doc__,

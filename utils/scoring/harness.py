@@ -1,8 +1,9 @@
-"""Read the sample logs of lm-evaluation-harness: today's (0.4.13: JSON lines, answers as strings) and those of 2024
-(one JSON list a file, numbers).
+"""Read the sample logs of lm-evaluation-harness, today's and those of 2024.
+
+Today's (0.4.13) are JSON lines with answers as strings. Those of 2024 are one JSON list a file, with numbers.
 
 An LLM's logs lie at or below one folder, `<logs>/<org>__<name>/`. Today a run writes `samples_<leaf>_<time>.jsonl` for
-each leaf task and `results_<time>.json` beside them; in 2024 it wrote `<model arguments>_<leaf>.jsonl` and
+each leaf task and `results_<time>.json` beside them. In 2024 it wrote `<model arguments>_<leaf>.jsonl` and
 `results.json`. A line is one document: `resps` holds one list of answers per request (an option of a multiple choice,
 else one request), so `resps[0]` has the M samples of a generated answer. Tested with logs that the harness wrote, see
 tests/test_convert.py.
@@ -22,15 +23,17 @@ AGAIN = "delete the folder of this task and score it again (eval_scripts/score.s
 
 
 class LogError(ValueError):
-    """A log is missing, broken or does not fit the others; the message names the LLM, the leaf task or the file, and
-    what to do.
+    """A log is missing, broken or does not fit the others.
+
+    The message names the LLM, the leaf task or the file, and what to do.
     """
 
 
 @dataclass
 class Log:
-    """The log of one LLM on one leaf task. `results` is the results file of its run, None where a run of 2024 left
-    none.
+    """The log of one LLM on one leaf task.
+
+    results: the results file of its run, None where a run of 2024 left none.
     """
 
     llm: str
@@ -48,8 +51,10 @@ class Log:
 class Sample:
     """One document and what the LLM answered.
 
-    arguments: of each request, (context, continuation) or (context, generation settings). responses: of each request,
-    its M answers: a string, or [log-likelihood, is greedy]. line: the whole line, which also has a key for each metric.
+    where: file and line, for errors.
+    arguments: of each request, (context, continuation) or (context, generation settings).
+    responses: of each request, its M answers: a string, or [log-likelihood, is greedy].
+    line: the whole line, which also has a key for each metric.
     """
 
     where: str
@@ -71,39 +76,37 @@ def find_llms(folder: Path) -> dict[str, Path]:
         raise LogError(
             f"{folder}: no such folder. `bash eval_scripts/score.sh` writes the logs; name their folder with --logs"
         )
-    found = {
-        path.name.replace("__", "/"): path
-        for path in sorted(folder.iterdir())
-        if path.is_dir() and not path.name.startswith(".")
-    }
-    found = {llm: path for llm, path in found.items() if next(_logs_below(path), None)}
-    if not found:
+    llms = {}
+    for path in sorted(folder.iterdir()):
+        if path.is_dir() and not path.name.startswith(".") and next(_logs_below(path), None):
+            llms[path.name.replace("__", "/")] = path
+    if not llms:
         raise LogError(
-            f"{folder}: no folder in it holds logs. Expected "
-            f"{folder}/<org>__<name>/**/samples_<task>_<time>.jsonl; was --log_samples given?"
+            f"{folder}: no folder in it holds logs. Expected {folder}/<org>__<name>/**/samples_<task>_<time>.jsonl; "
+            "was --log_samples given?"
         )
-    return found
+    return llms
 
 
 def _logs_below(folder: Path) -> Iterator[Path]:
-    """Files that may be sample logs, without results files and what lies in hidden folders (runs that were stopped)."""
+    """Files that may be sample logs.
+
+    Left out are results files, our files of verdicts, and what lies in hidden folders (runs that were stopped).
+    """
     for path in sorted(folder.rglob("*.json*")):
-        parts = path.relative_to(folder).parts
-        if (
-            path.suffix in (".json", ".jsonl")
-            and not path.name.startswith("results")
-            and not any(part.startswith(".") for part in parts)
-        ):
-            if not path.name.endswith(".verdicts.jsonl"):  # ours
-                yield path
+        is_json = path.suffix in (".json", ".jsonl")
+        is_other = path.name.startswith("results") or path.name.endswith(".verdicts.jsonl")
+        is_hidden = any(name.startswith(".") for name in path.relative_to(folder).parts)
+        if is_json and not is_other and not is_hidden:
+            yield path
 
 
 def find_logs(llm: str, folder: Path, leaves: Collection[str]) -> dict[str, Log]:
     """The newest log of each leaf task below an LLM's folder, {leaf: log}.
 
     Args:
-        leaves: names, or patterns such as "mmlu_*" (for today's logs only, which carry the leaf's name). Leaves without
-            a log are left out.
+        leaves: names, or patterns such as "mmlu_*" (for today's logs only, which carry the leaf's name). Leaves
+            without a log are left out.
     Raises: LogError for two logs of 2024 of one leaf: their names have no time.
     """
     found: dict[str, Log] = {}
@@ -122,8 +125,8 @@ def find_logs(llm: str, folder: Path, leaves: Collection[str]) -> dict[str, Log]
         other = found.get(log.leaf)
         if other and other.time == log.time:
             raise LogError(
-                f"{llm}: {other} and {log} are both logs of {log.leaf}, and nothing tells which is newer; keep "
-                "one of them"
+                f"{llm}: {other} and {log} are both logs of {log.leaf}, and nothing tells which is newer; "
+                "keep one of them"
             )
         if not other or other.time < log.time:
             found[log.leaf] = log
@@ -151,28 +154,30 @@ def run_of(log: Log, allow_limit: bool) -> tuple[dict[str, Any], int | None]:
         results = json.loads(log.results.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise LogError(
-            f"{log}: its results file {log.results.name} is missing, and only it can tell whether the log is "
-            f"whole; copy both, or {AGAIN}"
+            f"{log}: its results file {log.results.name} is missing, and only it can tell whether the log is whole; "
+            f"copy both, or {AGAIN}"
         ) from None
     except ValueError as error:
         raise LogError(f"{log.results}: not valid JSON ({error}); {AGAIN}") from None
     if not isinstance(results, dict):
         raise LogError(f"{log.results}: not a results file of the harness")
     count = results.get("n-samples", {}).get(log.leaf, {})
-    limit, original, effective = results.get("config", {}).get("limit"), count.get("original"), count.get("effective")
+    original, effective = count.get("original"), count.get("effective")
+    limit = results.get("config", {}).get("limit")
     if not allow_limit and (limit is not None or original != effective):
         cause = f"--limit {limit}" if limit is not None else "--samples"
+        taken = effective if effective is not None else "only some"
         raise LogError(
-            f"{log}: a run of {log.llm} with {cause}: {effective if effective is not None else 'only some'} of "
-            f"{original or 'all'} documents. "
-            f"Run it without, or take it for a trial with --allow_limit"
+            f"{log}: a run of {log.llm} with {cause}: {taken} of {original or 'all'} documents. "
+            "Run it without, or take it for a trial with --allow_limit"
         )
     return results, effective
 
 
 def _lines(log: Log) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The lines of a log with their places, for errors. Sets log.sha256 at the end. Raises: LogError for a log that was
-    cut off.
+    """The lines of a log, each with its name for errors. Sets log.sha256 at the end.
+
+    Raises: LogError for a log that was cut off.
     """
     digest, seen = hashlib.sha256(), 0
     with log.path.open("rb") as file:
@@ -183,8 +188,8 @@ def _lines(log: Log) -> Iterator[tuple[str, dict[str, Any]]]:
                 lines = json.loads(raw)
             except ValueError as error:
                 raise LogError(
-                    f"{log}: the list is cut off or broken ({error}): a truncated copy or a stopped run; copy it "
-                    f"again, or {AGAIN}"
+                    f"{log}: the list is cut off or broken ({error}): a truncated copy or a stopped run; "
+                    f"copy it again, or {AGAIN}"
                 ) from None
             for seen, line in enumerate(lines, 1):
                 yield f"{log}, entry {seen}", line
@@ -210,35 +215,31 @@ def _lines(log: Log) -> Iterator[tuple[str, dict[str, Any]]]:
 def _sample(where: str, line: Any) -> Sample:
     """One line in the form of both years. Raises: LogError if it is not a line of a log."""
     try:
-        arguments = line["arguments"]
-        if isinstance(arguments, dict):  # {"gen_args_0": {"arg_0": ..., "arg_1": ...}}
-            arguments = [
-                [request[f"arg_{n}"] for n in range(len(request))]
-                for request in (arguments[f"gen_args_{n}"] for n in range(len(arguments)))
-            ]
         doc, responses = line["doc"], line["resps"]
-        if (
-            not isinstance(doc, dict)
-            or not isinstance(responses, list)
-            or not responses
-            or not all(isinstance(answers, list) and answers for answers in responses)
-        ):
+        if not isinstance(doc, dict) or not _are_responses(responses):
             raise TypeError("doc or resps")
-        return Sample(
-            where,
-            int(line["doc_id"]),
-            line.get("doc_hash") or doc_hash(doc),
-            doc,
-            line["target"],
-            arguments,
-            responses,
-            line,
-        )
+        doc_id, digest = int(line["doc_id"]), line.get("doc_hash") or doc_hash(doc)
+        return Sample(where, doc_id, digest, doc, line["target"], _arguments(line["arguments"]), responses, line)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise LogError(
-            f"{where}: not a sample of lm-evaluation-harness ({type(error).__name__}: {error}); was it written "
-            "with --log_samples?"
+            f"{where}: not a sample of lm-evaluation-harness ({type(error).__name__}: {error}); "
+            "was it written with --log_samples?"
         ) from None
+
+
+def _are_responses(responses: Any) -> bool:
+    """Whether this is a list with a list of answers, at least one, for each request."""
+    if not isinstance(responses, list) or not responses:
+        return False
+    return all(isinstance(answers, list) and answers for answers in responses)
+
+
+def _arguments(arguments: Any) -> Any:
+    """The arguments of each request as a list; today they are {"gen_args_0": {"arg_0": ..., "arg_1": ...}}."""
+    if not isinstance(arguments, dict):
+        return arguments
+    requests = [arguments[f"gen_args_{n}"] for n in range(len(arguments))]
+    return [[request[f"arg_{n}"] for n in range(len(request))] for request in requests]
 
 
 def samples(log: Log, filter: str | None = None, allow_limit: bool = False) -> Iterator[Sample]:
@@ -262,17 +263,17 @@ def samples(log: Log, filter: str | None = None, allow_limit: bool = False) -> I
         if name is not None and filter is None and len(filters) > 1:
             names = ", ".join(map(str, filters))
             raise LogError(
-                f'{log}: each document is there once per filter ({names}); choose one with "filter" in the '
-                "conversion table"
+                f"{log}: each document is there once per filter ({names}); "
+                'choose one with "filter" in the conversion table'
             )
         if name is not None and filter is not None and name != filter:
             continue
         if sample.doc_id in seen:
-            place, before = seen[sample.doc_id]
-            if name is not None or before != sample.responses:
+            where_before, responses_before = seen[sample.doc_id]
+            if name is not None or responses_before != sample.responses:
+                line_before = where_before.rsplit(", ", 1)[1]
                 raise LogError(
-                    f"{where}: doc_id {sample.doc_id} was there before, {place.rsplit(', ', 1)[1]}: two runs in "
-                    f"one file? {AGAIN}"
+                    f"{where}: doc_id {sample.doc_id} was there before, {line_before}: two runs in one file? {AGAIN}"
                 )
             continue
         seen[sample.doc_id] = (where, sample.responses if name is None else None)
@@ -281,14 +282,12 @@ def samples(log: Log, filter: str | None = None, allow_limit: bool = False) -> I
         raise LogError(f"{log}: no line has the filter {filter!r}; it has {', '.join(map(str, filters))}")
     if expected is not None and len(seen) != expected:
         raise LogError(
-            f"{log}: {len(seen)} documents, and {log.results.name} says {expected}: a truncated copy; copy it "
-            f"again, or {AGAIN}"
+            f"{log}: {len(seen)} documents, and {log.results.name} says {expected}: a truncated copy; "
+            f"copy it again, or {AGAIN}"
         )
 
 
 def sampling(sample: Sample) -> dict[str, Any]:
-    """The generation settings that the sample was made with (temperature, do_sample, until, ...); empty for a multiple
-    choice.
-    """
+    """The generation settings of a sample (temperature, do_sample, until, ...); empty for a multiple choice."""
     last = sample.arguments[0][-1] if sample.arguments and sample.arguments[0] else None
     return last if isinstance(last, dict) else {}

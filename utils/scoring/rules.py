@@ -1,7 +1,7 @@
 """From what an LLM answered to its score in [0, 1], one rule per family of tasks.
 
-    choice       multiple choice: softmax over the options' log-likelihoods; the right option's probability if it is the
-        arg-max, else 0
+    choice       multiple choice: softmax over the options' log-likelihoods; the right option's probability if it is
+                 the arg-max, else 0
     number       the number after "####" (GSM8K): share of the M answers that give the reference
     metric       what the harness found for its one answer, 0 to 1 (MATH: exact_match or math_verify)
     python       HumanEval and MBPP: share of the M programs that pass the tests of the document
@@ -36,8 +36,9 @@ CODE = ("python", "javascript")
 
 @dataclass(frozen=True)
 class Outcome:
-    """The score, and for each of the M answers what it was, in short (option's place, number, hash of a program), and
-    whether it is right.
+    """The score of one LLM on one document, and what it rests on.
+
+    answers: each of the M answers in short (number of the option, number, hash of a program). right: whether it is so.
     """
 
     score: float
@@ -52,35 +53,39 @@ def share(answers: list[Any], right: list[bool], gold: Any = None) -> Outcome:
 
 
 def choice(sample: Sample) -> Outcome:
-    """Probability of the right option among the options, 0 unless it is the arg-max (the first of equals). Paper,
-    section 3.1.
+    """Probability of the right option among the options, 0 unless it is the arg-max (the first of equals).
 
+    Paper, section 3.1.
     Raises: LogError if the log-likelihoods or the right option are not what they should be.
     """
     try:
         values = np.array([float(answers[0][0]) for answers in sample.responses])
     except (TypeError, ValueError, IndexError):
         raise LogError(
-            f"{sample.where}: not the log-likelihoods of a multiple choice: {str(sample.responses)[:80]}; is the "
-            "rule of this task right?"
+            f"{sample.where}: not the log-likelihoods of a multiple choice: {str(sample.responses)[:80]}; "
+            "is the rule of this task right?"
         ) from None
     if np.isnan(values).any() or not np.isfinite(values.max()):
         raise LogError(
-            f"{sample.where}: log-likelihoods {values.tolist()}: the LLM's arithmetic overflowed (try another "
-            "dtype); score it again"
+            f"{sample.where}: log-likelihoods {values.tolist()}: the LLM's arithmetic overflowed "
+            "(try another dtype); score it again"
         )
     options = [str(request[-1]).strip() for request in sample.arguments]
     gold = str(sample.target).strip()
-    place = int(gold) if re.fullmatch(r"\d+", gold) else options.index(gold) if gold in options else -1
-    if not 0 <= place < len(values):
+    if re.fullmatch(r"\d+", gold):
+        right = int(gold)
+    else:
+        right = options.index(gold) if gold in options else -1
+    if not 0 <= right < len(values):
         raise LogError(
-            f"{sample.where}: the right option is {sample.target!r}, which is none of the {len(values)} options "
-            f"{options}"
+            f"{sample.where}: the right option is {sample.target!r}, "
+            f"which is none of the {len(values)} options {options}"
         )
     probabilities = np.exp(values - values.max())
     probabilities /= probabilities.sum()
     best = int(values.argmax())
-    return Outcome(float(probabilities[place]) if best == place else 0, [best], [best == place], place)
+    score = float(probabilities[right]) if best == right else 0
+    return Outcome(score, [best], [best == right], right)
 
 
 def texts(sample: Sample) -> list[str]:
@@ -103,8 +108,7 @@ def value_of(text: str) -> Decimal | None:
 
 
 def number(sample: Sample, numeric: bool = False) -> Outcome:
-    """Share of answers whose first "#### x" gives the reference, which is what follows "####" in the target (or all of
-    it).
+    """Share of answers whose first "#### x" gives the reference: what follows "####" in the target, or all of it.
 
     Compares the text as it stands, as the paper's scores do: 1000 is then not 1,000, nor 72. or $72 the same as 72.
     `numeric` compares values. Raises: LogError for `numeric` where the reference is no number.
@@ -112,21 +116,20 @@ def number(sample: Sample, numeric: bool = False) -> Outcome:
     gold = str(sample.target).rsplit("####", 1)[-1].strip()
     if numeric and value_of(gold) is None:
         raise LogError(f"{sample.where}: the reference answer {gold!r} is no number, as --numeric_answers needs")
-    found = [(ANY_NUMBER if numeric else RAW_NUMBER).search(text) for text in texts(sample)]
-    answers = [match[1].strip() if match else None for match in found]
-    if numeric:
-        values = [None if answer is None else value_of(answer) for answer in answers]
-        return share(
-            [None if value is None else f"{value.normalize():f}" for value in values],
-            [value == value_of(gold) for value in values],
-            gold,
-        )
-    return share(answers, [answer == gold for answer in answers], gold)
+    pattern = ANY_NUMBER if numeric else RAW_NUMBER
+    matches = [pattern.search(text) for text in texts(sample)]
+    answers = [match[1].strip() if match else None for match in matches]
+    if not numeric:
+        return share(answers, [answer == gold for answer in answers], gold)
+    values = [None if answer is None else value_of(answer) for answer in answers]
+    shown = [None if value is None else f"{value.normalize():f}" for value in values]
+    return share(shown, [value == value_of(gold) for value in values], gold)
 
 
 def metric(sample: Sample, name: str) -> Outcome:
-    """The harness's own metric of the document. It judges one answer: raises LogError if there are more, or if the
-    metric is not there.
+    """The harness's own metric of the document, which judges one answer.
+
+    Raises: LogError if there are more answers, or if the metric is not there.
     """
     if len(texts(sample)) > 1:
         raise LogError(
@@ -138,12 +141,8 @@ def metric(sample: Sample, name: str) -> Outcome:
         known = ", ".join(sample.line.get("metrics", [])) or "unknown"
         raise LogError(f"{sample.where}: the metric {name} is {value!r}, not a number in [0, 1]; its metrics: {known}")
     filtered = sample.line.get("filtered_resps") or [None]
-    return Outcome(
-        int(value) if float(value).is_integer() else float(value),
-        [str(filtered[0])[-200:]],
-        [float(value) > 0],
-        str(sample.target)[-200:],
-    )
+    score = int(value) if float(value).is_integer() else float(value)
+    return Outcome(score, [str(filtered[0])[-200:]], [float(value) > 0], str(sample.target)[-200:])
 
 
 # Where a completion ends: at the first line that begins something else, as in bigcode-evaluation-harness.
@@ -153,29 +152,34 @@ MBPP_STOPS = ("\nclass", "\nassert", '\n"""', "\nprint", "\nif", "\n<|/", "\n```
 
 def cut(text: str, stops: Sequence[str]) -> str:
     """The text up to the first of the stop words."""
-    return text[: min((place for place in map(text.find, stops) if place >= 0), default=len(text))]
+    ends = [text.index(stop) for stop in stops if stop in text]
+    return text[: min(ends, default=len(text))]
 
 
+# Comments and strings are tokens, so that their brackets do not count.
 JAVASCRIPT_TOKEN = re.compile(
     r"""//[^\n]*|/\*.*?\*/|"(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*'|`(?:\\.|[^`\\])*`|[{}]""", re.DOTALL
-)  # comments and strings, so that their brackets do not count
+)
+DEPTH = {"{": 1, "}": -1}  # what a token adds to the number of open brackets
 
 
 def cut_balanced(start: str, text: str) -> str:
-    """The text up to the bracket that closes the last one that `start` left open; all of it if none does (the program
-    then fails).
+    """The text up to the bracket that closes the last one that `start` left open.
+
+    It is all of the text if no bracket does; the program then fails.
     """
-    depth = sum({"{": 1, "}": -1}.get(token[0], 0) for token in JAVASCRIPT_TOKEN.finditer(start))
+    depth = sum(DEPTH.get(token[0], 0) for token in JAVASCRIPT_TOKEN.finditer(start))
     for token in JAVASCRIPT_TOKEN.finditer(text):
-        depth += {"{": 1, "}": -1}.get(token[0], 0)
+        depth += DEPTH.get(token[0], 0)
         if depth == 0 and token[0] == "}":
             return text[: token.end()]
     return text
 
 
 def _after(prompt: str, sample: Sample) -> str:
-    """The prompt as the LLM saw it: the harness may have cut the white space at its end, and the answer then begins
-    with its own.
+    """The prompt as the LLM saw it.
+
+    The harness may have cut the white space at its end, and the answer then begins with its own.
     """
     context = str(sample.arguments[0][0]) if sample.arguments and sample.arguments[0] else ""
     if not context.rstrip().endswith(prompt.strip()):
@@ -202,8 +206,8 @@ def programs(sample: Sample, rule: str) -> list[Program]:
         return [Program(rule, f"{start}{cut(text, HUMANEVAL_STOPS)}\n{end}") for text in texts(sample)]
     except KeyError as error:
         raise LogError(
-            f"{sample.where}: rule {rule!r} needs the field {error} of the document, or test_list; it has "
-            f"{', '.join(doc)}"
+            f"{sample.where}: rule {rule!r} needs the field {error} of the document, or test_list; "
+            f"it has {', '.join(doc)}"
         ) from None
 
 
@@ -214,8 +218,9 @@ def key_of(program: Program) -> str:
 
 @dataclass(frozen=True)
 class Judging:
-    """How to run programs: `run` is the user's consent to run what LLMs wrote, seconds and megabytes are for each
-    program.
+    """How to run programs.
+
+    run: the user's consent to run what LLMs wrote. workers: programs at a time. seconds, megabytes: for each program.
     """
 
     run: bool = False
@@ -225,50 +230,60 @@ class Judging:
 
 
 def read_verdicts(path: Path, how: Judging) -> dict[str, bool]:
-    """The verdicts of a file that were reached within the same limits, {key: passed}; a last line that was cut off is
-    not one.
+    """The verdicts of a file that were reached within the same limits, {key: passed}.
+
+    A last line that was cut off is not one.
     """
     if not path.is_file():
         return {}
-    lines = [
-        json.loads(line) for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")
-    ]
-    return {
-        line["program"]: line["passed"]
-        for line in lines
-        if (line["seconds"], line["megabytes"]) == (how.seconds, how.megabytes)
-    }
+    passed = {}
+    for text in path.read_text(encoding="utf-8").splitlines(keepends=True):
+        if not text.endswith("\n"):
+            continue
+        verdict = json.loads(text)
+        if (verdict["seconds"], verdict["megabytes"]) == (how.seconds, how.megabytes):
+            passed[verdict["program"]] = verdict["passed"]
+    return passed
+
+
+def drop_half_line(path: Path) -> None:
+    """Take away the last line of a file if a killed run left it half-written."""
+    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    if text and not text.endswith("\n"):
+        whole_lines = text[: text.rfind("\n") + 1]
+        with path.open("r+b") as file:
+            os.truncate(file.fileno(), len(whole_lines.encode("utf-8")))
 
 
 def verdicts(wanted: Sequence[Program], path: Path, how: Judging, title: str) -> dict[str, bool]:
-    """Whether each program passes, {key: passed}. Verdicts are kept in `path`, so that a stopped run goes on where it
-    was.
+    """Whether each program passes, {key: passed}.
 
-    Equal programs run once. Raises: LogError if a verdict is missing and how.run is False.
+    Verdicts are kept in `path`, so that a stopped run goes on where it was. Equal programs run once.
+    Raises: LogError if a verdict is missing and how.run is False.
     """
-    known = read_verdicts(path, how)
-    missing = list({key: program for program in wanted if (key := key_of(program)) not in known}.items())
-    if missing and not how.run:
+    passed = read_verdicts(path, how)
+    missing = {key: program for program in wanted if (key := key_of(program)) not in passed}
+    if not missing:
+        return passed
+    if not how.run:
         raise LogError(
             f"{title}: {len(missing)} programs that LLMs wrote must be run to score them. --run_code allows it "
-            "(each in its own process, with limits of "
-            "time and memory; best in a container or on a machine that holds nothing of value); --tasks leaves "
-            "this task out"
+            "(each in its own process, with limits of time and memory; best in a container or on a machine that "
+            "holds nothing of value); --tasks leaves this task out"
         )
-    if missing:
-        warn()
-        text = path.read_text(encoding="utf-8") if path.is_file() else ""
-        if text and not text.endswith("\n"):  # a line that a killed run left half-written
-            with path.open("r+b") as file:
-                os.truncate(file.fileno(), len(text[: text.rfind("\n") + 1].encode("utf-8")))
-        with bar(len(missing), f"run {title}", "program") as progress, path.open("a", encoding="utf-8") as file:
+    warn()
+    drop_half_line(path)
+    keys = list(missing)
+    limits = {"seconds": how.seconds, "megabytes": how.megabytes}
+    with bar(len(missing), f"run {title}", "program") as progress, path.open("a", encoding="utf-8") as file:
 
-            def keep(place: int, verdict: Verdict) -> None:
-                known[missing[place][0]] = verdict.passed
-                found = {"program": missing[place][0], "passed": verdict.passed, "status": verdict.status}
-                file.write(json.dumps(found | {"seconds": how.seconds, "megabytes": how.megabytes}) + "\n")
-                file.flush()
-                progress.update()
+        def keep(number: int, verdict: Verdict) -> None:
+            """Write the verdict on one program."""
+            passed[keys[number]] = verdict.passed
+            line = {"program": keys[number], "passed": verdict.passed, "status": verdict.status} | limits
+            file.write(json.dumps(line) + "\n")
+            file.flush()
+            progress.update()
 
-            judge([program for _, program in missing], how.workers, how.seconds, how.megabytes, keep)
-    return known
+        judge(list(missing.values()), how.workers, how.seconds, how.megabytes, keep)
+    return passed

@@ -57,9 +57,12 @@ class Program:
 
 @dataclass(frozen=True)
 class Verdict:
-    """status: "passed", "failed" (an error, or output in JavaScript), "exited early", "timed out", "out of memory",
-    "too many processes" or
-    "killed". detail: the last line of the error, or the signal."""
+    """What became of one program.
+
+    status: "passed", "failed" (an error, or output in JavaScript), "exited early", "timed out", "out of memory",
+        "too many processes" or "killed".
+    detail: the last line of the error, or the signal.
+    """
 
     passed: bool
     status: str
@@ -68,9 +71,11 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Mode:
-    """How programs are shut in. namespaces: own network, processes and mounts; user: by way of a user namespace; drop:
-    root becomes a user
-    that nobody is."""
+    """How programs are shut in.
+
+    namespaces: own network, processes and mounts. user: by way of a user namespace. drop: root becomes a user that
+    nobody is.
+    """
 
     namespaces: bool
     user: bool
@@ -90,13 +95,14 @@ def judge(
         workers: programs at a time.
         seconds: wall-clock time for each program (its processor time may be a second more).
         megabytes: memory for each program: its address space in Python, what it really uses in JavaScript.
-        progress: called as progress(place, verdict) in this thread whenever a program has ended, in any order.
+        progress: called as progress(number of the program, verdict) in this thread whenever a program has ended, in
+            any order.
     Raises: ValueError for a bad limit or language, SandboxError if programs cannot be run here.
     """
     if workers < 1 or not 0 < seconds <= 86400 or megabytes < 64:
         raise ValueError(
-            f"workers {workers}, seconds {seconds}, megabytes {megabytes}: at least 1 worker, some time up to a "
-            "day and 64 MB are needed"
+            f"workers {workers}, seconds {seconds}, megabytes {megabytes}: "
+            "at least 1 worker, some time up to a day and 64 MB are needed"
         )
     if unknown := {program.language for program in programs} - {*LANGUAGES}:
         raise ValueError(f"programs in {', '.join(map(repr, unknown))} cannot be run; {' and '.join(LANGUAGES)} can")
@@ -108,26 +114,28 @@ def judge(
     verdicts: dict[int, Verdict] = {}
     pool = ThreadPoolExecutor(workers)
     try:
-        places = {pool.submit(run, program, seconds, megabytes, how): place for place, program in enumerate(programs)}
-        for future in as_completed(places):
-            verdicts[places[future]] = future.result()
+        numbers = {}
+        for number, program in enumerate(programs):
+            numbers[pool.submit(run, program, seconds, megabytes, how)] = number
+        for future in as_completed(numbers):
+            verdicts[numbers[future]] = future.result()
             if progress:
-                progress(places[future], future.result())
+                progress(numbers[future], future.result())
     finally:
         pool.shutdown(cancel_futures=True)
-    return [verdicts[place] for place in range(len(programs))]
+    return [verdicts[number] for number in range(len(programs))]
 
 
 @functools.cache
 def interpreter(language: str) -> str:
     """The command that runs a language. Raises: SandboxError if there is none."""
-    found = sys.executable if language == "python" else shutil.which("node")
-    if not found:
+    command = sys.executable if language == "python" else shutil.which("node")
+    if not command:
         raise SandboxError(
-            "no `node` command, which runs JavaScript; install Node.js (Debian, Ubuntu: apt install nodejs), or "
-            "leave such tasks out"
+            "no `node` command, which runs JavaScript; install Node.js (Debian, Ubuntu: apt install nodejs), "
+            "or leave such tasks out"
         )
-    return found
+    return command
 
 
 def _for_everyone(path: str) -> bool:
@@ -139,17 +147,21 @@ def _for_everyone(path: str) -> bool:
 def run(program: Program, seconds: float, megabytes: int, how: Mode) -> Verdict:
     """Run one program. Raises: SandboxError if it could not be started."""
     command = interpreter(program.language)
-    needed = [
-        command,
-        tempfile.gettempdir() + "/work",
-        *([sys.base_prefix + "/lib"] if program.language == "python" else []),
-    ]
+    needed = [command, tempfile.gettempdir() + "/work"]
+    if program.language == "python":
+        needed.append(sys.base_prefix + "/lib")
     want = {
-        "language": program.language, "interpreter": command, "seconds": seconds, "megabytes": megabytes, "disk": DISK,
-        "processes": PROCESSES, "namespaces": how.namespaces, "user": how.user,
+        "language": program.language,
+        "interpreter": command,
+        "seconds": seconds,
+        "megabytes": megabytes,
+        "disk": DISK,
+        "processes": PROCESSES,
+        "namespaces": how.namespaces,
+        "user": how.user,
         "uid": 1_000_000_000 + secrets.randbelow(1_000_000_000) if how.drop else None,
         "keep_reading": how.drop and not all(map(_for_everyone, needed)),
-    }  # fmt: skip
+    }
     token = secrets.token_hex(16).encode()
     with (
         tempfile.TemporaryDirectory(prefix="routerdc-sandbox-") as work,
@@ -198,6 +210,7 @@ class _pipe:
         return self
 
     def close_write(self) -> None:
+        """Close the end that is written to."""
         self.open.remove(self.write)
         os.close(self.write)
 
@@ -232,8 +245,8 @@ def _verdict(language: str, heard: dict[str, bytes], token: bytes) -> Verdict:
     lines = heard["report"].splitlines()
     if not lines:
         raise SandboxError(
-            f"a program's cell ended without a report ({last or 'it said nothing'}); is the machine short of "
-            "memory? Use fewer workers"
+            f"a program's cell ended without a report ({last or 'it said nothing'}); "
+            "is the machine short of memory? Use fewer workers"
         )
     first = json.loads(lines[0])
     if "setup" in first:
@@ -246,17 +259,13 @@ def _verdict(language: str, heard: dict[str, bytes], token: bytes) -> Verdict:
     if code < 0:
         return Verdict(False, "killed", signal.Signals(-code).name if -code in {*signal.Signals} else str(-code))
     if code:
-        if language == "javascript":  # node ends with its version
-            last = next(
-                (line.strip()[:200] for line in errors.splitlines() if re.match(r"\s*\[?\w*Error\b", line)), last
-            )
+        if language == "javascript":  # node's last line is its version
+            named = [line.strip()[:200] for line in errors.splitlines() if re.match(r"\s*\[?\w*Error\b", line)]
+            last = named[0] if named else last
         return Verdict(False, "failed", last)
     if language == "javascript" and (heard["output"] or heard["errors"]):
-        return Verdict(
-            False,
-            "failed",
-            "printed: " + (heard["errors"] or heard["output"]).decode("utf-8", "replace").strip().splitlines()[0][:200],
-        )
+        printed = (heard["errors"] or heard["output"]).decode("utf-8", "replace")
+        return Verdict(False, "failed", "printed: " + printed.strip().splitlines()[0][:200])
     if heard["proof"] != token:
         return Verdict(False, "exited early", "it ended before its last line")
     return Verdict(True, "passed")
@@ -291,17 +300,18 @@ def mode() -> Mode:
 
 @functools.cache
 def warn() -> None:
-    """Say on stderr, once, what is not enforced where programs run without namespaces. Raises: SandboxError if they
-    cannot run at all.
+    """Say on stderr, once, what is not enforced where programs run without namespaces.
+
+    Raises: SandboxError if they cannot run at all.
     """
     how = mode()
     if not how.namespaces:
         who = "any user may" if how.drop else "you may"
         print(
-            "warning: no namespaces can be made here, so programs that LLMs wrote can use the network, see "
-            "other processes, and read and write every file "
-            f"that {who}; only time, file size and, where the system can, memory and processes are limited. Best "
-            "in a container; `python -m utils.scoring.sandbox` tells more",
+            "warning: no namespaces can be made here, so programs that LLMs wrote can use the network, "
+            f"see other processes, and read and write every file that {who}; "
+            "only time, file size and, where the system can, memory and processes are limited. "
+            "Best in a container; `python -m utils.scoring.sandbox` tells more",
             file=sys.stderr,
         )
 
@@ -310,16 +320,17 @@ def tried(how: Mode) -> dict[str, bool]:
     """What is enforced in a mode, found out with programs that try the opposite."""
 
     def stopped(source: str, megabytes: int = 256) -> bool:
+        """Whether a program fails."""
         return not run(Program("python", source), 10.0, megabytes, how).passed
 
     with socket.create_server(("127.0.0.1", 0)) as server, tempfile.TemporaryDirectory() as folder:
         os.chmod(folder, 0o777)
         file = os.path.join(folder, "file")
+        sees_no_process = stopped(f"import os\nos.stat('/proc/{os.getpid()}')")
         return {
             "no network": stopped(f"import socket\nsocket.create_connection({server.getsockname()!r}, 5)"),
             "writes in its own folder only": stopped(f"open({file!r}, 'w').write('x')") and not os.path.exists(file),
-            "no sight of other processes": stopped(f"import os\nos.stat('/proc/{os.getpid()}')")
-            and sys.platform == "linux",
+            "no sight of other processes": sees_no_process and sys.platform == "linux",
             "limited memory": stopped("x = bytearray(1 << 30)"),
             "limited number of processes": stopped(
                 "import subprocess, sys\n[subprocess.Popen(['sleep', '5']) for _ in range(100)]"
@@ -333,23 +344,25 @@ def main() -> int:
     """Print what is enforced on this machine; 0 if all of it is, 1 if not, 2 if no program can be run."""
     try:
         how = mode()
-        found = tried(how)
+        enforced = tried(how)
     except SandboxError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    way = (
-        "in namespaces of its own"
-        if how.namespaces
-        else "without namespaces (this user may make none, or it is not Linux)"
-    )
-    print(f"Each program runs {way}{', as a user that nobody is' if how.drop else ''}. Tried on this machine:")
-    for what, enforced in found.items():
-        print(f"  {'yes' if enforced else 'NO ':3}  {what}")
-    node = shutil.which("node")
-    print(f"  {'yes' if node else 'NO ':3}  JavaScript{f' ({node})' if node else ': there is no `node` command'}")
-    if not all(found.values()):
-        print("Where it says NO, run programs of LLMs in a container or on a machine that holds nothing of value.")
-    return 0 if all(found.values()) else 1
+    way = "in namespaces of its own"
+    if not how.namespaces:
+        way = "without namespaces (this user may make none, or it is not Linux)"
+    user = ", as a user that nobody is" if how.drop else ""
+    print(f"Each program runs {way}{user}. Tried on this machine:")
+    for what, holds in enforced.items():
+        print(f"  {'yes' if holds else 'NO ':3}  {what}")
+    if node := shutil.which("node"):
+        print(f"  yes  JavaScript ({node})")
+    else:
+        print("  NO   JavaScript: there is no `node` command")
+    if all(enforced.values()):
+        return 0
+    print("Where it says NO, run programs of LLMs in a container or on a machine that holds nothing of value.")
+    return 1
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 Each returns one value per query; reduce with `.mean()`. None loops over rows or waits for the device. A query that has
 no term gets a loss of exactly zero, with gradient zero. Some switches are behaviours of the released code that
---fidelity takes in place of the paper's form (`utils.config.Fidelity`); "fidelity row 1" is a row of the README's table.
+--fidelity takes in place of the paper's form (`utils.config.Fidelity`); "fidelity row 1" is a row of README's table.
 
 Example (B queries, T LLMs, p dimensions):
     similarity = cosine(queries, llms)                             # (B, p), (T, p) -> (B, T)

@@ -44,7 +44,8 @@ def _log_ratio(positive: Tensor, rivals: Tensor) -> Tensor:
     return F.softplus(rivals - positive, threshold=50)
 
 
-def _same_shape(similarity: Tensor, scores: Tensor) -> None:
+def _check_shapes(similarity: Tensor, scores: Tensor) -> None:
+    """Raise ValueError unless both are (B, T)."""
     if similarity.shape != scores.shape or similarity.ndim != 2:
         raise ValueError(f"similarity {tuple(similarity.shape)} and scores {tuple(scores.shape)} must both be (B, T)")
 
@@ -101,6 +102,29 @@ def _mean_worth(worth: Tensor, first: Tensor, end: Tensor) -> Tensor:
     return (total[end] - total[first]) / (end - first)
 
 
+def _check_counts(llms: int, top_k: int, last_k: int) -> None:
+    """Raise ValueError for a K+ or K- that this number of LLMs does not allow."""
+    for name, k in (("top_k", top_k), ("last_k", last_k)):
+        if not 1 <= k <= llms:
+            raise ValueError(f"{name} is {k}; with {llms} LLMs it must be from 1 to {llms}")
+
+
+def _among_first(scores: Tensor, k: int, dtype: torch.dtype) -> Tensor:
+    """(T,), by place: 1 for the first k places, 0 for the others."""
+    return (torch.arange(scores.shape[1], device=scores.device) < k).to(dtype)
+
+
+def _positive_weights(
+    scores: Tensor, first: Tensor, end: Tensor, top_k: int, batch_mask: bool, dtype: torch.dtype
+) -> Tensor:
+    """weight+ of `sample_llm_loss`, (B, T). first, end: (B, T), the places from the best, see `places`."""
+    among_best = _among_first(scores, top_k, dtype)
+    if batch_mask:  # mean(log) x mean(mask), place by place
+        ranked = scores.sort(dim=1, descending=True).values
+        return _mean_worth(among_best * (ranked > 0).to(dtype).mean(dim=0), first, end)
+    return _mean_worth(among_best, first, end) * (scores > 0).to(dtype)
+
+
 def sample_llm_loss(
     similarity: Tensor,
     scores: Tensor,
@@ -138,25 +162,16 @@ def sample_llm_loss(
     Example: scores (0.9, 0.3, 0.3, 0) with top_k = 2 and last_k = 2. The first LLM is a positive, the second and
     third share one place among the positives (1/2 each) and one among the negatives (1/2 each), the last is a
     negative. Scores (0, 0, 0, 0) have no positive and (1, 1, 0.5, 0.5) no negative: loss 0, and gradient 0.
+
+    References: RouterDC, arXiv 2409.19886, the sample-LLM contrastive loss.
     """
-    _same_shape(similarity, scores)
-    count = scores.shape[1]
-    for name, k in (("top_k", top_k), ("last_k", last_k)):
-        if not 1 <= k <= count:
-            raise ValueError(f"{name} is {k}; with {count} LLMs it must be from 1 to {count}")
+    _check_shapes(similarity, scores)
+    _check_counts(scores.shape[1], top_k, last_k)
     similarity = similarity / temperature
     first_best, end_best, first_worst, end_worst = places(scores, ties, generator)
-    place = torch.arange(count, device=scores.device)  # (T,)
-    is_right = (scores > 0).to(similarity.dtype)
-
-    among_best = (place < top_k).to(similarity.dtype)  # (T,), by place
-    if batch_mask:  # mean(log) x mean(mask), place by place
-        ranked = scores.sort(dim=1, descending=True).values
-        positive = _mean_worth(among_best * (ranked > 0).to(similarity.dtype).mean(dim=0), first_best, end_best)
-    else:
-        positive = _mean_worth(among_best, first_best, end_best) * is_right  # (B, T)
-    among_worst = (place < last_k).to(similarity.dtype)
+    positive = _positive_weights(scores, first_best, end_best, top_k, batch_mask, similarity.dtype)
     is_low = scores <= negative_below if half_is_negative else scores < negative_below
+    among_worst = _among_first(scores, last_k, similarity.dtype)
     negative = _mean_worth(among_worst, first_worst, end_worst) * is_low  # (B, T)
 
     weighted = torch.where(negative > 0, similarity + negative.clamp(min=TINY).log(), NONE)  # log(weight- * e^sim)
@@ -231,6 +246,8 @@ def sample_sample_loss(
 
     Example: groups (0, 0, 1). Rows 0 and 1 are each other's positive and have row 2 as their only negative. Row 2 has
     no positive, and in groups (0, 0, 0) nobody has a negative: loss 0, and gradient 0.
+
+    References: RouterDC, arXiv 2409.19886, the sample-sample contrastive loss.
     """
     size = len(groups)
     if similarity.shape != (size, size):
@@ -265,8 +282,10 @@ def cosine_classifier_loss(similarity: Tensor, scores: Tensor, temperature: floa
         temperature: divides the similarities.
     Returns: (B,) losses.
     Raises: ValueError if the shapes differ.
+
+    References: RouterDC, arXiv 2409.19886, which compares with this classifier.
     """
-    _same_shape(similarity, scores)
+    _check_shapes(similarity, scores)
     highest = scores.max(dim=1, keepdim=True).values
     label = ((scores == highest) & (highest > 0)).to(similarity.dtype)  # (B, T), ones at the best
     label = label / label.sum(dim=1, keepdim=True).clamp(min=1)
@@ -285,8 +304,12 @@ def zooter_loss(similarity: Tensor, scores: Tensor, temperature: float = 1.0) ->
         temperature: divides the similarities and the normalised scores.
     Returns: (B,) divergences, at least 0.
     Raises: ValueError if the shapes differ.
+
+    References:
+        Lu, Yuan, Lin, Lin, Yuan, Zhou, Zhou: Routing to the Expert: Efficient Reward-guided Ensemble of Large Language
+        Models. NAACL 2024, arXiv 2311.08692; here with scores in place of rewards, as in RouterDC, arXiv 2409.19886.
     """
-    _same_shape(similarity, scores)
+    _check_shapes(similarity, scores)
     lowest, highest = scores.aminmax(dim=1, keepdim=True)
     normalised = (scores - lowest) / torch.where(highest > lowest, highest - lowest, 1)  # (B, T)
     target = torch.log_softmax(normalised.to(similarity.dtype) / temperature, dim=1)

@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
-# The whole pipeline in miniature, real at every step: train five tiny LLMs, let them answer in lm-evaluation-harness, run their
-# programs in the sandbox, convert and cluster with both notebooks, train RouterDC, test it in and out of distribution.
+# The whole pipeline in miniature, real at every step: train five tiny LLMs, let them answer in lm-evaluation-harness,
+# run their programs in the sandbox, convert and cluster with both notebooks, train RouterDC, test it in and out of
+# distribution.
 #   bash eval_scripts/miniature.sh                 about 9 minutes on 2 cores, no GPU, no model hub
 #   SIZE=small bash eval_scripts/miniature.sh      about 4 minutes: four LLMs, shorter training, fewer questions
-# Everything lands in $RUNS. What is finished is skipped, so a stopped run goes on with the same command. The table at the end is also
-# in $RUNS/router/table.md. Settings: SIZE, SEED (texts, LLMs, clusters), SEEDS (routers), LLMS, JOBS (LLMs at a time), ENCODER, RUNS; STEPS
-# runs some of the steps only. Further flags go to train_router_mdeberta.py. `utils/miniature` says what the LLMs are taught.
+# Everything lands in $RUNS. What is finished is skipped, so a stopped run goes on with the same command. The table at
+# the end is also in $RUNS/router/table.md. Settings: SIZE, SEED (texts, LLMs, clusters), SEEDS (routers), LLMS, JOBS
+# (LLMs at a time), ENCODER, RUNS; STEPS runs some of the steps only. Further flags go to train_router_mdeberta.py.
+# `utils/miniature` says what the LLMs are taught.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -30,7 +32,8 @@ export HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 TOKENIZERS_PARALLELISM=false MINIA
 
 say() { printf '\n== %s (%d:%02d)\n' "$*" $((SECONDS / 60)) $((SECONDS % 60)); }
 
-each() {  # title command...: the command for every LLM, {} standing for its name; JOBS at a time, one core and one log each
+# each TITLE COMMAND...: the command for every LLM, {} standing for its name; JOBS at a time, one core and one log each
+each() {
   local title="$1"
   shift
   mkdir -p "$RUNS/logs"
@@ -74,13 +77,18 @@ for step in $STEPS; do
       say "2. Train the LLMs: $LLMS; progress in $RUNS/logs"
       untrained=""
       for name in $LLMS; do if [[ ! -f "$RUNS/llms/$name/training.json" ]]; then untrained+=" $name"; fi; done
-      if [[ -n "$untrained" ]]; then LLMS="$untrained" each train python -m utils.miniature llms '{}' --runs "$RUNS" --size "$SIZE" --seed "$SEED"; fi
+      if [[ -n "$untrained" ]]; then
+        LLMS="$untrained" each train \
+          python -m utils.miniature llms '{}' --runs "$RUNS" --size "$SIZE" --seed "$SEED"
+      fi
       ;;
     score)
       say "3. Answers, with lm-evaluation-harness; progress in $RUNS/logs"
-      tasks="mini_arithmetic_train+mini_arithmetic_test+mini_facts_geography+mini_facts_animals+mini_facts_people+mini_facts_numbers+mini_functions"
-      tasks+="+mini_chinese_antonyms+mini_chinese_measures+mini_chinese_kinds+mini_prices+mini_snippets+mini_idioms_idioms+mini_idioms_capitals"
-      TASKS="miniature=$tasks" OUT="$RUNS/answers" BACKEND=hf DEVICE=cpu MODEL_ARGS=dtype=float32 BATCH_SIZE="${BATCH_SIZE:-128}" INCLUDE=eval_scripts/tasks/miniature \
+      tasks="mini_arithmetic_train+mini_arithmetic_test+mini_facts_geography+mini_facts_animals+mini_facts_people"
+      tasks+="+mini_facts_numbers+mini_functions+mini_chinese_antonyms+mini_chinese_measures+mini_chinese_kinds"
+      tasks+="+mini_prices+mini_snippets+mini_idioms_idioms+mini_idioms_capitals"
+      TASKS="miniature=$tasks" OUT="$RUNS/answers" BACKEND=hf DEVICE=cpu MODEL_ARGS=dtype=float32 \
+        BATCH_SIZE="${BATCH_SIZE:-128}" INCLUDE=eval_scripts/tasks/miniature \
         each score env MODELS="mini/{}=$RUNS/llms/{}" bash eval_scripts/score.sh
       ;;
     convert)
@@ -132,8 +140,10 @@ for step in $STEPS; do
           "$@"
       done
       say "7. The table: all seeds, in distribution and out of it"
-      if [[ "$TEST" == "$RUNS/converted" && -d "$RUNS/said" ]]; then  # voting needs what the LLMs answered, not the scores alone
-        python -m utils.baselines --routers voting --answers "$RUNS/said" "${data[@]}" --encoder "$ENCODER" --device "$DEVICE" --save_path "$ROUTER/baselines"
+      # voting needs what the LLMs answered, not the scores alone
+      if [[ "$TEST" == "$RUNS/converted" && -d "$RUNS/said" ]]; then
+        python -m utils.baselines --routers voting --answers "$RUNS/said" "${data[@]}" \
+          --encoder "$ENCODER" --device "$DEVICE" --save_path "$ROUTER/baselines"
       fi
       python -m utils.miniature table --runs "$RUNS" --router "$ROUTER"
       ;;

@@ -1,4 +1,6 @@
-"""utils/baselines: each router against a plain loop or a closed form, the choice of settings, the real command on made-up data."""
+"""utils/baselines: each router against a plain loop or a closed form, the choice of settings, the real command on made-
+up data.
+"""
 
 import json
 import math
@@ -21,13 +23,13 @@ from utils.baselines import embeddings as embeddings_module
 from utils.baselines.arguments import parse
 from utils.baselines.base import Rows, choose, group_means, unit
 from utils.baselines.controls import BestPerTask, BestSingle, Oracle, Random
+from utils.baselines.embeddings import Embeddings
 from utils.baselines.irt import IRT
 from utils.baselines.kmeans import KMeans
 from utils.baselines.knn import KNN
 from utils.baselines.lora_retriever import LoraRetriever
 from utils.baselines.matrix_factorization import MatrixFactorization
 from utils.baselines.mlp import MLP
-from utils.baselines.embeddings import Embeddings
 from utils.baselines.problem import Problem
 from utils.baselines.ridge import Ridge
 from utils.baselines.task_classifier import TaskClassifier
@@ -41,9 +43,15 @@ from utils.metrics import accuracy
 from utils.training_set import split_validation
 
 SETTINGS = {
-    KNN: {"k": 5}, Ridge: {"alpha": 1.0}, MLP: {"units": 64, "alpha": 1e-3, "passes": 400}, MatrixFactorization: {"rank": 8, "weight_decay": 1e-2, "passes": 200},
-    KMeans: {"clusters": 4}, LoraRetriever: {}, IRT: {"abilities": 8, "weight_decay": 1e-2, "passes": 200}, TaskClassifier: {"c": 10.0},
-}  # fmt: skip
+    KNN: {"k": 5},
+    Ridge: {"alpha": 1.0},
+    MLP: {"units": 64, "alpha": 1e-3, "passes": 400},
+    MatrixFactorization: {"rank": 8, "weight_decay": 1e-2, "passes": 200},
+    KMeans: {"clusters": 4},
+    LoraRetriever: {},
+    IRT: {"abilities": 8, "weight_decay": 1e-2, "passes": 200},
+    TaskClassifier: {"c": 10.0},
+}
 
 
 def made_up(seed: int, count: int = 90, size: int = 6, noise: float = 0.4) -> Rows:
@@ -350,10 +358,14 @@ def test_best_single_weighs_tasks_and_not_rows():
 @pytest.mark.parametrize(
     ("answers", "right", "earned"),
     [
-        (["a", "a", "b"], [True, True, False], 1), (["a", "b", "b"], [True, False, False], 0), (["a", "b", "c"], [False, True, False], 1 / 3),
-        (["a", "a", "b", "b", "c"], [False, False, True, True, True], 0.5), ([None, None, "b"], [False, False, True], 1), ([None, None], [False, False], 0),
+        (["a", "a", "b"], [True, True, False], 1),
+        (["a", "b", "b"], [True, False, False], 0),
+        (["a", "b", "c"], [False, True, False], 1 / 3),
+        (["a", "a", "b", "b", "c"], [False, False, True, True, True], 0.5),
+        ([None, None, "b"], [False, False, True], 1),
+        ([None, None], [False, False], 0),
     ],
-)  # fmt: skip
+)
 def test_votes(answers, right, earned):
     assert vote(answers, right) == pytest.approx(earned)
 
@@ -364,7 +376,9 @@ def test_a_vote_needs_consistent_verdicts():
 
 
 def with_answers(rows: list[dict], count: int) -> tuple[list[dict], list[dict]]:
-    """Rows and answers: every LLM answers `count` times, with the number of the row where it is right, else with one of three wrong ones."""
+    """Rows and answers: every LLM answers `count` times, with the number of the row where it is right, else with one of
+    three wrong ones.
+    """
     rng, sides = np.random.default_rng(0), []
     for number, row in enumerate(rows):
         right = {llm: [bool(rng.random() < score) for _ in range(count)] for llm, score in row["scores"].items()}
@@ -658,7 +672,9 @@ def test_llms_that_are_absent_are_not_picked(run, fake, tmp_path):
 
 
 def test_test_files_are_those_of_training(fake, line, tmp_path):
-    """With --llms, test files may differ in the LLMs that are not among them; without, none may be unknown. As train_router_mdeberta.py has it."""
+    """With --llms, test files may differ in the LLMs that are not among them; without, none may be unknown. As
+    train_router_mdeberta.py has it.
+    """
     rows = make_rows(10, "probability", 3, LLMS[:3])
     for row in rows:
         row["scores"]["lab/other"] = 1
@@ -939,7 +955,8 @@ def test_text_and_embeddings_do_not_mix(embedded, fake, fails):
     text = fails("--data_paths", train, "--test_data_paths", fake.test["gsm8k"], *kinds, "--encoder", "given")
     assert (
         text
-        == f"{fake.test['gsm8k']} has text, and {train} has embeddings of 6 dimensions; all files of a run must be alike"
+        == f"{fake.test['gsm8k']} has text, and {train} has embeddings of 6 dimensions; all files of a run must be "
+        "alike"
     )
     assert f"{narrow} has embeddings of 4 dimensions" in fails(
         "--data_paths", train, "--test_data_paths", narrow, *kinds, "--encoder", "given"
@@ -957,15 +974,21 @@ def test_text_and_embeddings_do_not_mix(embedded, fake, fails):
         (["--routers", "ridge", "--validation_fraction", "0"], ["Ridge: --validation_fraction must be above 0"]),
         (["--validation_fraction", "1"], ["--validation_fraction is 1.0"]),
         (["--target_pooling", "alike", "--target_shrinkage", "1"], ["--target_pooling alike", "--target_shrinkage 1"]),
-        (["--target_shrinkage", "2", "--routers", "ridge"], ["--target_shrinkage is 2.0; it must be at least 0 and at most 1"]),
+        (
+            ["--target_shrinkage", "2", "--routers", "ridge"],
+            ["--target_shrinkage is 2.0; it must be at least 0 and at most 1"],
+        ),
         (["--encoder", "no/such"], ["--encoder no/such: cannot be loaded"]),
         (["--llms", "lab/psi"], ["no scores for lab/psi"]),
-        (["--cost_rate", "2", "--routers", "ridge", "irt", "matrix_factorization"], ["--routers irt matrix_factorization: they predict the probability", "--cost_rate 0"]),
+        (
+            ["--cost_rate", "2", "--routers", "ridge", "irt", "matrix_factorization"],
+            ["--routers irt matrix_factorization: they predict the probability", "--cost_rate 0"],
+        ),
         (["--cost_rate", "2", "--routers", "ridge"], ["--cost_rate 2 needs the cost of every answer"]),
         (["--data_paths", "nowhere.json"], ["nowhere.json: no such file"]),
         (["--device", "tpu"], ["--device is 'tpu'"]),
     ],
-)  # fmt: skip
+)
 def test_mistakes_are_named(fails, flags, parts):
     text = fails(*flags)
     assert all(part in text for part in parts), text
@@ -1014,10 +1037,19 @@ def test_other_losses_share_the_training_loop(fake, tiny_bert, tmp_path, capsys,
 
 def test_one_script_for_everything(mirror, fake, tiny_bert, tmp_path):
     environment = os.environ | {
-        "ROUTERDC_NO_VENV": "1", "ROUTERDC_MIRROR": str(mirror), "ENCODER": str(tiny_bert), "DEVICE": "cpu", "PRECISION": "fp32", "SEEDS": "1", "RECIPES": "tuned", "LOSSES": "routerdc zooter",
-        "RUNS": str(tmp_path / "runs"), "RESULTS": str(tmp_path / "results"), "RESAMPLES": "200",
+        "ROUTERDC_NO_VENV": "1",
+        "ROUTERDC_MIRROR": str(mirror),
+        "ENCODER": str(tiny_bert),
+        "DEVICE": "cpu",
+        "PRECISION": "fp32",
+        "SEEDS": "1",
+        "RECIPES": "tuned",
+        "LOSSES": "routerdc zooter",
+        "RUNS": str(tmp_path / "runs"),
+        "RESULTS": str(tmp_path / "results"),
+        "RESAMPLES": "200",
         "TRAINER_FLAGS": "--training_steps 6 --eval_steps 6 --batch_size 16 --last_k 3",
-    }  # fmt: skip
+    }
     flags = [*fake.arguments(), "--max_length", "64", "--cache_dir", str(tmp_path / "cache")]
     run = subprocess.run(
         ["bash", str(REPO / "train_scripts" / "baselines.sh"), *flags],

@@ -1,4 +1,6 @@
-"""utils/losses.py against plain loops over the paper's formulas, on random and on degenerate batches, and its FIDELITY switches."""
+"""utils/losses.py against plain loops over the paper's formulas, on random and on degenerate batches, and its FIDELITY
+switches.
+"""
 
 import itertools
 import math
@@ -37,7 +39,9 @@ def naive_similarity(a: torch.Tensor, b: torch.Tensor, kind: str) -> list[list[t
 
 
 def orders_of(score: list[float], ties: str) -> list[tuple[list[int], list[int]]]:
-    """All rankings (from the best, from the worst) that a rule for ties allows; with "expected" they are equally likely."""
+    """All rankings (from the best, from the worst) that a rule for ties allows; with "expected" they are equally
+    likely.
+    """
     columns = range(len(score))
     best = sorted(columns, key=lambda t: -score[t])  # stable
     if ties == "columns":
@@ -165,7 +169,8 @@ def test_sample_llm_gradients_numerically():
     queries, keys, scores = random_batch(7, rows=4)
     for similarity in (cosine, inner):
         assert torch.autograd.gradcheck(
-            lambda q, k: sample_llm_loss(similarity(q, k), scores, temperature=0.7), (queries, keys)
+            lambda q, k, similarity=similarity: sample_llm_loss(similarity(q, k), scores, temperature=0.7),
+            (queries, keys),
         )
 
 
@@ -195,7 +200,9 @@ def test_sample_llm_loss_on_ragged_rows(name, scores, without_term):
 
 
 def test_ties_by_column():
-    """K+ = K- = 1. "columns": the first of the best is the positive, the last of the worst the negative; "released": both first."""
+    """K+ = K- = 1. "columns": the first of the best is the positive, the last of the worst the negative; "released":
+    both first.
+    """
     similarity = torch.tensor([[0.0, 1.0, 2.0, 4.0]], dtype=torch.float64)
     scores = torch.tensor([[0.2, 0.9, 0.9, 0.2]])
     for ties, negative in (("columns", 4.0), ("released", 0.0)):
@@ -222,7 +229,9 @@ def test_released_ties_are_those_of_numpy_from_both_ends():
 
 
 def test_expected_places_are_the_frequencies_of_random_ones():
-    """Which of the 7 LLMs are among the best 3 and the worst 3, drawn 20,000 times, against the shares that "expected" gives."""
+    """Which of the 7 LLMs are among the best 3 and the worst 3, drawn 20,000 times, against the shares that "expected"
+    gives.
+    """
     scores = torch.tensor([0.3, 0.9, 0.3, 0.0, 0.3, 0.0, 0.0])
     expected = places(scores[None])
     drawn_places = places(scores.expand(20_000, 7), "random", torch.Generator().manual_seed(3))
@@ -255,7 +264,9 @@ def test_the_order_of_the_columns_changes_no_loss(llms):
 
 
 def test_random_ties_are_drawn_evenly_and_forget_the_columns():
-    """Scores 0.9, 0.9, 0.9, 0.2, 0.2, K+ = 2, K- = 1: the mean over draws is that over all pairs of positive and negative."""
+    """Scores 0.9, 0.9, 0.9, 0.2, 0.2, K+ = 2, K- = 1: the mean over draws is that over all pairs of positive and
+    negative.
+    """
     similarity = torch.tensor([[0.0, 1.0, -1.0, 2.0, 0.5]], dtype=torch.float64)
     scores = torch.tensor([[0.9, 0.9, 0.9, 0.2, 0.2]])
     pairs = [similarity[0, n] - similarity[0, p] for p in (0, 1, 2) for n in (3, 4)]
@@ -432,7 +443,7 @@ def test_only_copies_in_the_group_is_no_positive():
 
 @pytest.mark.parametrize("self_positive", [False, True])
 def test_draws_are_uniform(self_positive):
-    """4000 draws for one batch: positives, and sets of two negatives, occur equally often, and rows draw on their own."""
+    """4000 draws for one batch: positives, and pairs of negatives, occur equally often, and rows draw on their own."""
     groups, generator = torch.tensor([0, 0, 0, 0, 1, 1, 2, 1]), torch.Generator().manual_seed(0)
     draws = [draw_pairs(groups, 2, generator, self_positive=self_positive) for _ in range(4000)]
     positives = torch.stack([draw[0] for draw in draws])  # (4000, 8)
@@ -518,7 +529,9 @@ def test_fidelity_row_3():
 
 @pytest.mark.parametrize("self_positive", [True, False])
 def test_fidelity_row_4(self_positive):
-    """Released: rows short of H negatives leave the list of pairs but not the similarities, so later pairs read earlier rows."""
+    """Released: rows short of H negatives leave the list of pairs but not the similarities, so later pairs read earlier
+    rows.
+    """
     groups = torch.tensor([0, 1, 0, 0, 2, 0, 1, 0])  # with H = 4, the rows of group 0 have only 3 negatives
     generator = torch.Generator().manual_seed(2)
     similarity = torch.randn(8, 8, generator=generator, dtype=torch.float64).requires_grad_()
@@ -565,7 +578,9 @@ def naive_probabilities(row, temperature):
 
 
 def naive_cosine_classifier(similarity, scores, temperature=1.0) -> list:
-    """-log of the probability of the best LLM; the mean over those that share the highest score; nothing where all fail."""
+    """-log of the probability of the best LLM; the mean over those that share the highest score; nothing where all
+    fail.
+    """
     losses = []
     for row, score in zip(similarity, scores.tolist()):
         best = [t for t, value in enumerate(score) if value == max(score) and value > 0]

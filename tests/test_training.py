@@ -1,4 +1,6 @@
-"""train_router_mdeberta.py from its command line: it learns, resumes, repeats, obeys every flag and names every mistake."""
+"""train_router_mdeberta.py from its command line: it learns, resumes, repeats, obeys every flag and names every
+mistake.
+"""
 
 import hashlib
 import inspect
@@ -139,7 +141,7 @@ def test_a_frozen_encoder_learns_by_its_head(train, tiny_bert):
 
 
 def test_a_tiny_mdeberta_end_to_end(fake, tiny_deberta, script, tmp_path, capsys):
-    """The paper's kind of encoder, through the real command, from training to a checkpoint that needs no other folder."""
+    """The paper's kind of encoder, by the real command, from training to a checkpoint that needs no other folder."""
     run = script(
         "train_router_mdeberta.py", *arguments(fake, tiny_deberta, tmp_path / "run", training_steps=80, eval_steps=20)
     )
@@ -569,7 +571,10 @@ def test_a_finished_run_is_not_trained_again(train, fake, tiny_bert, tmp_path, c
 
 def test_two_processes_do_not_train_in_one_folder(fails, tmp_path):
     (tmp_path / "run").mkdir()
-    code = "import sys, utils.files, pathlib\nwith utils.files.locked(pathlib.Path(sys.argv[1])):\n    print('held', flush=True)\n    sys.stdin.read()"
+    code = (
+        "import sys, utils.files, pathlib\nwith utils.files.locked(pathlib.Path(sys.argv[1])):\n    print('held', "
+        "flush=True)\n    sys.stdin.read()"
+    )
     with subprocess.Popen(
         [sys.executable, "-c", code, tmp_path / "run"],
         cwd=REPO,
@@ -671,14 +676,37 @@ def test_the_flags_that_users_know():
 
 STEPS = {"training_steps": 3, "eval_steps": 3, "selection": "last", "no-final_eval": True}
 EFFECTS = [
-    {"top_k": 1}, {"last_k": 1}, {"temperature": 0.5}, {"tempreture": 0.5}, {"cluster_loss_weight": 0.5}, {"sample_loss_weight": 0.5}, {"H": 1},
-    {"negative_below": 0.2}, {"targets": "gain"}, {"target_shrinkage": 0.9}, {"target_shrinkage": 0.9, "target_groups": "cluster"},
-    {"similarity_function": "inner"}, {"pooling": "mean"}, {"dropout": 0.5}, {"max_length": 8}, {"batch_size": 8}, {"gradient_accumulation": 2},
-    {"learning_rate": 1e-3}, {"llm_learning_rate": 1e-1}, {"weight_decay": 1.0}, {"validation_fraction": 0.5}, {"training_samples_per_dataset": 0},
-    {"target_pooling": "alike"}, {"target_pooling": "question"},
-    {"training_steps": 4}, {"seed": 2}, {"freeze_encoder": True}, {"train_layers": 2}, {"data_type": ["probability"] * 3, "targets": "gain"},
+    {"top_k": 1},
+    {"last_k": 1},
+    {"temperature": 0.5},
+    {"tempreture": 0.5},
+    {"cluster_loss_weight": 0.5},
+    {"sample_loss_weight": 0.5},
+    {"H": 1},
+    {"negative_below": 0.2},
+    {"targets": "gain"},
+    {"target_shrinkage": 0.9},
+    {"target_shrinkage": 0.9, "target_groups": "cluster"},
+    {"similarity_function": "inner"},
+    {"pooling": "mean"},
+    {"dropout": 0.5},
+    {"max_length": 8},
+    {"batch_size": 8},
+    {"gradient_accumulation": 2},
+    {"learning_rate": 1e-3},
+    {"llm_learning_rate": 1e-1},
+    {"weight_decay": 1.0},
+    {"validation_fraction": 0.5},
+    {"training_samples_per_dataset": 0},
+    {"target_pooling": "alike"},
+    {"target_pooling": "question"},
+    {"training_steps": 4},
+    {"seed": 2},
+    {"freeze_encoder": True},
+    {"train_layers": 2},
+    {"data_type": ["probability"] * 3, "targets": "gain"},
     *({"last_k": 1, "ties": ties} for ties in ("random", "released", "columns")),
-]  # fmt: skip
+]
 
 
 def test_no_flag_is_dead(train):
@@ -704,7 +732,9 @@ def test_both_spellings_of_temperature_do_the_same(train):
 
 
 def test_what_the_sample_sample_loss_is_given(train, fake, monkeypatch):
-    """Cluster ids and ids of the very queries of the batch, so that copies of a query are known; H and the temperature too."""
+    """Cluster ids and ids of the very queries of the batch, so that copies of a query are known; H and the temperature
+    too.
+    """
     calls, batches = [], []
 
     def loss(*args, **kwargs):
@@ -750,7 +780,9 @@ def optimizers(monkeypatch):
 
 
 def test_accumulated_gradients_are_those_of_the_large_batch(train, optimizers):
-    """Two batches of 8 make the gradient of the batch of 16, without the loss that looks across a batch and without dropout."""
+    """Two batches of 8 make the gradient of the batch of 16, without the loss that looks across a batch and without
+    dropout.
+    """
     flags = {"cluster_loss_weight": 0, "dropout": 0, "training_steps": 2}
     train("one", batch_size=16, **flags)
     train("two", batch_size=8, gradient_accumulation=2, **flags)
@@ -779,7 +811,9 @@ def test_learning_rates_and_weight_decay_reach_the_optimizer(train, optimizers):
 
 
 def test_fidelity_rows_act_where_they_should_and_nowhere_else(train):
-    """Row 1 on the sample-LLM loss, rows 3 and 4 on the sample-sample loss, row 4 only where negatives run short, row 2 is dropout 0."""
+    """Row 1 on the sample-LLM loss, rows 3 and 4 on the sample-sample loss, row 4 only where negatives run short, row 2
+    is dropout 0.
+    """
     count = iter(range(100))
 
     def run(fidelity, **flags):

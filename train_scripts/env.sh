@@ -34,8 +34,8 @@ routerdc_make() {
     return 1
   fi
   if ! "$python" -c 'import venv, ensurepip' 2>/dev/null; then
-    routerdc_say "error: '$python' ($found) cannot make virtual environments. Install its venv package (Debian, Ubuntu:" \
-      "apt install python3-venv), or set ROUTERDC_NO_VENV=1 to use the current environment"
+    routerdc_say "error: '$python' ($found) cannot make virtual environments. Install its venv package" \
+      "(Debian, Ubuntu: apt install python3-venv), or set ROUTERDC_NO_VENV=1 to use the current environment"
     return 1
   fi
   routerdc_say "making .venv with Python $found"

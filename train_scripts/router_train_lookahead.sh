@@ -111,6 +111,9 @@ for step in $STEPS; do
       python -m utils.report.lookahead within "$RUNS/routers" "$RUNS/voting" --alone "$RUNS/math" "${pages[@]}"
       python -m utils.report.lookahead leave_one_out "$RUNS/leave_one_out" "${pages[@]}"
       ;;
-    *) echo "error: STEPS has '$step'; it must be of: data ceiling routers voting leave_one_out math pages" >&2; exit 2 ;;
+    *)
+      echo "error: STEPS has '$step'; it must be of: data ceiling routers voting leave_one_out math pages" >&2
+      exit 2
+      ;;
   esac
 done

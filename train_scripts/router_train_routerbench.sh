@@ -7,7 +7,8 @@
 # Makes results/routerbench.md, .json, .png.
 #   TASKS="arc_challenge gsm8k hellaswag mbpp mmlu winograde"   all six tasks; by default the three whose files are
 #                                verified to the byte
-#   DATA=DIR                     a folder with routerbench_cluster/ and routerbench_zs/ of your own; nothing is downloaded
+#   DATA=DIR                     a folder with routerbench_cluster/ and routerbench_zs/ of your own; nothing is
+# downloaded
 #   RECIPE=routerbench_tuned     K+ = 1 against all others and targets moved to the mean of their task, which does
 #                                better on validation rows. Makes results/routerbench_tuned/
 #   KEEP_CHARACTERS=first        keep the first 1400 characters of a prompt, as the released code does, not the last:

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from utils.config import PROGRAM, Config, parse_config, settings_of
 from utils.data import RoutingData
@@ -44,7 +45,10 @@ LOG_STEPS = 10  # steps between two lines of metrics.jsonl
 
 
 def draw_batch(training: Training, number: int, stream: int) -> np.ndarray:
-    """The rows (B,) of batch `number`: a pass over the training rows in an order of each epoch's own."""
+    """The rows (B,) of batch `number`. Batches pass over the training rows, which are shuffled anew for each epoch.
+
+    stream: 0, or another number for another order (fidelity evaluation_draws).
+    """
     optimization = training.config.optimization
     return batch_rows(training.data.pool, optimization.batch_size, number, optimization.seed, stream)
 
@@ -54,7 +58,8 @@ def objective(training: Training, batch: np.ndarray, pairs: torch.Generator, tie
 
     Args:
         batch: (B,) row numbers.
-        pairs, ties: sources of randomness, of the queries that L2 draws and of --ties random.
+        pairs, ties: sources of randomness: of the queries that L2 draws, and of --ties random.
+    Returns: the loss, a scalar with a gradient.
     """
     loss, fidelity = training.config.loss, training.fidelity
     rows = torch.from_numpy(batch).to(training.hardware.device)
@@ -79,32 +84,35 @@ def objective(training: Training, batch: np.ndarray, pairs: torch.Generator, tie
     ).mean()
     clusters = training.tasks if training.clusters is None else training.clusters
     for weight, groups in ((loss.cluster_loss_weight, clusters), (loss.sample_loss_weight, training.tasks)):
-        if weight:  # lambda * L2, sample-sample: by cluster as in the paper, or by task
-            total = (
-                total
-                + weight
-                * sample_sample_loss(
-                    training.model.similarity(embedded, embedded),  # (B, B)
-                    groups[rows],
-                    loss.H,
-                    loss.temperature,
-                    pairs,
-                    rows,
-                    self_positive=fidelity.self_positive,
-                    shifted_rows=fidelity.shifted_rows,
-                ).mean()
-            )
+        if not weight:
+            continue
+        contrast = sample_sample_loss(  # L2, sample-sample: by cluster as in the paper, or by task
+            training.model.similarity(embedded, embedded),  # (B, B)
+            groups[rows],
+            loss.H,
+            loss.temperature,
+            pairs,
+            rows,
+            self_positive=fidelity.self_positive,
+            shifted_rows=fidelity.shifted_rows,
+        )
+        total = total + weight * contrast.mean()
     return total
 
 
 def validate(training: Training) -> dict[str, float]:
-    """Utility in % on the validation rows of each task, and their mean; without --cost_rate that is the accuracy."""
+    """Utility in % on the validation rows of each task, and their mean; without --cost_rate that is the accuracy.
+
+    Returns: {"validation": mean, "validation/TASK": ...}; {} if no row validates.
+    """
     scores = {}
     for data, rows in training.data.validation:
         if len(rows):
             picks = route(training.model, training.queries, data.llms, rows)
             scores[f"validation/{data.task}"] = utility(picks, data, training.config.training_set.cost_rate)
-    return {"validation": float(np.mean(list(scores.values()))), **scores} if scores else {}
+    if not scores:
+        return {}
+    return {"validation": float(np.mean(list(scores.values()))), **scores}
 
 
 def fit(training: Training, run: RunFolder, begun: float) -> Progress:
@@ -159,7 +167,7 @@ def fit(training: Training, run: RunFolder, begun: float) -> Progress:
                 run.save_state(model, optimizer, best, progress)
             if interrupt.asked and not last:
                 log.close()
-                raise KeyboardInterrupt(stopped(progress.step, training.config))
+                raise KeyboardInterrupt(stop_message(progress.step, training.config))
     log.close()
     with torch.no_grad():
         for name, parameter in trainable(model).items():
@@ -168,17 +176,20 @@ def fit(training: Training, run: RunFolder, begun: float) -> Progress:
 
 
 def select(training: Training, progress: Progress, log: MetricsLog) -> bool:
-    """Validate; whether these are the weights to keep: the best so far, or with --selection last the latest."""
+    """Validate, log it, and note in `progress` whether these are the weights to keep; returns that.
+
+    They are if they are the best so far (of equal ones the first), or always with --selection last.
+    """
     scores = validate(training)
     progress.evaluations += 1
     if scores:
         log.write(progress.step, scores)
-    first = not progress.best_step
-    chosen = training.config.optimization.selection == "last" or first
-    if chosen or scores["validation"] > progress.best_validation:
-        progress.best_step, progress.best_validation = progress.step, scores.get("validation")
-        return True
-    return False
+    keep_latest = training.config.optimization.selection == "last"
+    is_first = progress.best_step == 0
+    if not (keep_latest or is_first or scores["validation"] > progress.best_validation):
+        return False
+    progress.best_step, progress.best_validation = progress.step, scores.get("validation")
+    return True
 
 
 def check_finite(loss: float, step: int, config: Config) -> None:
@@ -190,14 +201,14 @@ def check_finite(loss: float, step: int, config: Config) -> None:
         )
 
 
-def show(shown, loss: float, speed: Speed, progress: Progress) -> None:
+def show(shown: tqdm, loss: float, speed: Speed, progress: Progress) -> None:
     """Loss, speed and best validation beside the progress bar."""
     best = {} if progress.best_validation is None else {"best": f"{progress.best_validation:.2f}"}
     shown.set_postfix(refresh=False, loss=f"{loss:.3f}", queries_per_s=f"{speed.rate():.0f}", **best)
 
 
-def stopped(step: int, config: Config) -> str:
-    """What an interrupted run says."""
+def stop_message(step: int, config: Config) -> str:
+    """What an interrupted run says, and how to go on."""
     without = " without --overwrite" if config.run.overwrite else ""
     return f"stopped at step {step}; the same command{without} goes on from there"
 
@@ -222,7 +233,8 @@ def train(config: Config, command: str) -> Path:
             run.clear()
         run.check_settings()
         if run.is_finished():
-            print(f"{path}: already done (--overwrite trains it again)\n\n{(path / 'tables.md').read_text()}")
+            old_tables = (path / "tables.md").read_text(encoding="utf-8")
+            print(f"{path}: already done (--overwrite trains it again)\n\n{old_tables}")
             return path
 
         begun = time.monotonic()
@@ -233,12 +245,13 @@ def train(config: Config, command: str) -> Path:
         test = test_once(training, data.tests)
         progress.seconds += time.monotonic() - tested_from
         results = results_of(training, run, data, progress, command)
-        print(f"\n{run.finish(training.model, results, test)}\n\n{conclusion(progress, config)}\n{run.describe()}")
+        new_tables = run.finish(training.model, results, test)
+        print(f"\n{new_tables}\n\n{conclusion(progress, config)}\n{run.describe()}")
     return path
 
 
 def test_once(training: Training, tests: list[RoutingData]) -> dict:
-    """Score the test files, what `utils.evaluate.measure` returns; {} where there are none (--no_final_eval)."""
+    """Score the test files; returns what `utils.evaluate.measure` does, or {} without test files (--no_final_eval)."""
     if not tests:
         return {}
     config = training.config
@@ -267,8 +280,8 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as stop:
-        again = "the same command goes on from the last state that training saved, or begins again if there is none"
-        print(f"interrupted: {str(stop) or again}", file=sys.stderr)
+        otherwise = "the same command goes on from the last state that training saved, or begins again if there is none"
+        print(f"interrupted: {str(stop) or otherwise}", file=sys.stderr)
         return 130
     return 0
 

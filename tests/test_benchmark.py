@@ -1,4 +1,7 @@
-"""utils/benchmark.py on a tiny encoder and made-up data: both ways compute the same thing, and the report is complete. No timing is asserted."""
+"""utils/benchmark.py on a tiny encoder and made-up data: both ways compute the same, and the report is complete.
+
+No timing is asserted.
+"""
 
 import json
 from pathlib import Path
@@ -16,64 +19,57 @@ from utils.experiment import choose_hardware
 WORDS = [f"w{i}" for i in range(40)]
 
 
-@pytest.fixture(scope="module")
-def arguments(tmp_path_factory) -> list[str]:
-    """Arguments for a BERT of 16 dimensions and 2 layers, two training files and two test files."""
-    folder = tmp_path_factory.mktemp("benchmark")
-    vocabulary = {word: place for place, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *WORDS])}
+def save_encoder(folder: Path) -> None:
+    """A BERT of 16 dimensions and 2 layers whose words are WORDS."""
+    vocabulary = {word: number for number, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *WORDS])}
     words = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
     words.pre_tokenizer = pre_tokenizers.Whitespace()
     words.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
-    PreTrainedTokenizerFast(
+    tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=words, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]"
-    ).save_pretrained(folder / "encoder")
+    )
+    tokenizer.save_pretrained(folder)
     torch.manual_seed(0)
     config = BertConfig(
         vocab_size=len(vocabulary), hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32
     )
-    BertModel(config).save_pretrained(folder / "encoder")
+    BertModel(config).save_pretrained(folder)
 
+
+def random_rows(random: np.random.Generator) -> list[dict]:
+    """30 rows of a data file; some questions are longer than 512 tokens."""
+    rows = []
+    for number in range(30):
+        words = random.choice(WORDS, size=random.integers(1, 700 if number % 8 == 0 else 40))
+        scores = {llm: float(random.random()) for llm in "abcd"}
+        rows.append({"question": " ".join(words), "scores": scores, "cluster_id": int(random.integers(3))})
+    return rows
+
+
+@pytest.fixture(scope="module")
+def arguments(tmp_path_factory) -> list[str]:
+    """Arguments for the tiny encoder, two training files and two test files."""
+    folder = tmp_path_factory.mktemp("benchmark")
+    save_encoder(folder / "encoder")
     random = np.random.default_rng(0)
-    for name in (
-        "gsm8k-train",
-        "humaneval_train",
-        "gsm8k-test",
-        "mine_test",
-    ):  # "mine" is no task of the paper: its kind does not matter
-        rows = [
-            {
-                "question": " ".join(
-                    random.choice(WORDS, size=random.integers(1, 700 if row % 8 == 0 else 40))
-                ),  # some longer than 512
-                "scores": {llm: float(random.random()) for llm in "abcd"},
-                "cluster_id": int(random.integers(3)),
-            }
-            for row in range(30)
-        ]
-        (folder / f"{name}.json").write_text(json.dumps(rows))
+    paths = {}
+    for name in ("gsm8k-train", "humaneval_train", "gsm8k-test", "mine_test"):  # a task of one's own needs no kind here
+        paths[name] = str(folder / f"{name}.json")
+        Path(paths[name]).write_text(json.dumps(random_rows(random)))
+    words = "--device cpu --precision fp32 --batch_size 12 --steps 2 --released_steps 1 --eval_queries 30"
     return [
-        *("--encoder", str(folder / "encoder"), "--device", "cpu", "--precision", "fp32", "--batch_size", "12"),
-        *(
-            "--steps",
-            "2",
-            "--released_steps",
-            "1",
-            "--eval_queries",
-            "30",
-            "--output",
-            str(folder / "out" / "benchmark.json"),
-        ),
-        *("--data_paths", str(folder / "gsm8k-train.json"), str(folder / "humaneval_train.json")),
-        *("--test_data_paths", str(folder / "gsm8k-test.json"), str(folder / "mine_test.json")),
+        *("--encoder", str(folder / "encoder"), *words.split(), "--output", str(folder / "out" / "benchmark.json")),
+        *("--data_paths", paths["gsm8k-train"], paths["humaneval_train"]),
+        *("--test_data_paths", paths["gsm8k-test"], paths["mine_test"]),
     ]
 
 
 @pytest.fixture()
 def ways(arguments) -> dict[str, benchmark.Way]:
     args = parse_arguments(benchmark.Arguments, arguments, "benchmark", "")
-    where = choose_hardware(args.hardware.device, args.hardware.precision)
-    work = benchmark.load_work(args, where.device)
-    return {name: benchmark.Way(name, args, work, where) for name in (*benchmark.WAYS, "frozen")}
+    hardware = choose_hardware(args.hardware.device, args.hardware.precision)
+    work = benchmark.load_work(args, hardware.device)
+    return {name: benchmark.Way(name, args, work, hardware) for name in (*benchmark.WAYS, "frozen")}
 
 
 def test_both_ways_compute_the_same(ways):
@@ -91,22 +87,24 @@ def test_both_ways_compute_the_same(ways):
         torch.testing.assert_close(*losses, rtol=1e-4, atol=1e-5)
     for loss in losses:
         loss.backward()
-    gradients = [dict(way.model.named_parameters()) for way in (ours, released)]
-    for name in gradients[0]:
-        torch.testing.assert_close(
-            gradients[0][name].grad, gradients[1][name].grad, rtol=1e-3, atol=1e-5, msg=lambda text: f"{name}: {text}"
-        )
+    expected = {name: value.grad for name, value in released.model.named_parameters()}
+    found = {name: value.grad for name, value in ours.model.named_parameters()}
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-5)  # says which one differs
 
 
 def test_released_way_pads_every_query_to_512_and_tokenises_one_by_one(ways, monkeypatch):
     released, shapes, calls = ways["released"], [], []
     tokenizer = released.encoder.tokenizer
-    monkeypatch.setattr(
-        released.encoder, "tokenizer", lambda text, **settings: calls.append(text) or tokenizer(text, **settings)
-    )
-    released.encoder.backbone.register_forward_pre_hook(
-        lambda _, args, kwargs: shapes.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
-    )
+
+    def counting(question, **settings):
+        calls.append(question)
+        return tokenizer(question, **settings)
+
+    def note_shape(_, args, kwargs):
+        shapes.append(tuple(kwargs["input_ids"].shape))
+
+    monkeypatch.setattr(released.encoder, "tokenizer", counting)
+    released.encoder.backbone.register_forward_pre_hook(note_shape, with_kwargs=True)
     for _ in range(2):
         released.train(0)
     assert shapes == [(12, 512)] * 2
@@ -138,49 +136,34 @@ def test_steps_of_the_ways_alternate_and_the_first_is_left_out(ways):
 
 
 def test_command_writes_the_report(arguments, capsys, monkeypatch):
-    """One of the four memory figures in a process of its own, as the command takes all of them; the others here, where nothing must be loaded again."""
-    child = benchmark.child_memory
+    """One of the four memory figures is taken in a process of its own, as the command takes all of them.
+
+    The others are taken here, where nothing must be loaded again.
+    """
+    child_memory = benchmark.child_memory
 
     def memory(given, way, phase):
         if (way, phase) == ("released", "evaluation"):
-            return child(given, way, phase)
-        return benchmark.measure_memory(parse_arguments(benchmark.Arguments, [*given, "--memory_of", f"{way}_{phase}"], "benchmark", ""))
+            return child_memory(given, way, phase)
+        words = [*given, "--memory_of", f"{way}_{phase}"]
+        return benchmark.measure_memory(parse_arguments(benchmark.Arguments, words, "benchmark", ""))
 
     monkeypatch.setattr(benchmark, "child_memory", memory)
     assert benchmark.main(arguments) == 0
     printed = capsys.readouterr().out
     assert "| training, queries/s" in printed and "released" in printed
     result = json.loads(Path(arguments[arguments.index("--output") + 1]).read_text())
-    assert result.keys() >= {
-        "encoder",
-        "device",
-        "precision",
-        "batch_size",
-        "steps",
-        "mean_tokens",
-        "seed",
-        "command",
-        "seconds",
-    }
+    assert {"encoder", "device", "seed", "seconds"} < result.keys()
     for phase in ("training", "evaluation"):
         assert result[f"{phase}_speedup"] > 0
-        for key in (
-            result[f"{phase}_queries_per_second"],
-            result["peak_memory_mb"][phase],
-            result["loaded_memory_mb"][phase],
-        ):
-            assert key.keys() == {"ours", "released"} and all(value > 0 for value in key.values())
-        assert all(
-            result["peak_memory_mb"][phase][way] >= result["loaded_memory_mb"][phase][way]
-            for way in ("ours", "released")
-        )
+        rates = result[f"{phase}_queries_per_second"]
+        peak, loaded = result["peak_memory_mb"][phase], result["loaded_memory_mb"][phase]
+        for figures in (rates, peak, loaded):
+            assert figures.keys() == {"ours", "released"} and all(value > 0 for value in figures.values())
+        assert all(peak[way] >= loaded[way] for way in ("ours", "released"))
     assert result["frozen_training"]["steps_per_second"] > 0
-    assert (
-        result["batch_size"] == 12
-        and result["steps"] == 2
-        and result["precision"] == "fp32"
-        and 1 < result["mean_tokens"] < 512
-    )
+    assert (result["batch_size"], result["steps"], result["precision"]) == (12, 2, "fp32")
+    assert 1 < result["mean_tokens"] < 512
     assert result["command"].startswith("python -m utils.benchmark --encoder")
 
 

@@ -36,8 +36,8 @@ QUICK = (Ridge(), Neighbours())
 def problem(count: int, seed: int, learnable: bool) -> Labelled:
     """Queries on two sides, and three LLMs. The third is right on 30 % of all.
 
-    learnable: the first is right on 90 % of one side and 10 % of the other, the second the other way round. Otherwise the
-    side tells nothing of who is right.
+    learnable: the first is right on 90 % of one side and 10 % of the other, the second the other way round. Otherwise
+    the side tells nothing of who is right.
     """
     rng = np.random.default_rng(seed)
     side = rng.integers(2, size=count)
@@ -136,19 +136,19 @@ def test_labels_of_a_held_out_fold_change_no_point_of_the_curve():
     held = folds(data.questions, 3, "outer", crossval.FOLDS) == 2
     other = data.y.copy()
     other[held] = 1 - other[held]
-    curves = [
-        learning_curve(Labelled(data.questions, y, data.x, data.surface), QUICK, [20], 3) for y in (data.y, other)
-    ]
-    for place, names in curves[0].items():
-        for name, picks in names.items():
-            assert np.array(picks)[held].tolist() == np.array(curves[1][place][name])[held].tolist()
+    before = learning_curve(data, QUICK, [20], 3)
+    after = learning_curve(Labelled(data.questions, other, data.x, data.surface), QUICK, [20], 3)
+    for point, picks in before.items():
+        for name, columns in picks.items():
+            assert np.array(columns)[held].tolist() == np.array(after[point][name])[held].tolist()
 
 
 def test_equal_questions_are_on_one_side_and_folds_are_even():
     questions = [f"q{number % 37}" for number in range(100)]
     fold = folds(questions, 1, "outer", 5)
-    assert {len({f for q, f in zip(questions, fold) if q == wanted}) for wanted in questions} == {1}
-    sizes = np.bincount([dict(zip(questions, fold))[question] for question in set(questions)])
+    assert len({*zip(questions, fold)}) == len(set(questions))  # one fold for each
+    fold_of = dict(zip(questions, fold))
+    sizes = np.bincount([fold_of[question] for question in set(questions)])
     assert sizes.max() - sizes.min() <= 1
     assert not np.array_equal(fold, folds(questions, 2, "outer", 5))
     assert not np.array_equal(fold, folds(questions, 1, "inner", 5))
@@ -171,28 +171,10 @@ def test_the_order_of_rows_and_columns_changes_no_figure(tmp_path):
     for name, order, columns in (("forwards", np.arange(80), [0, 1, 2]), ("backwards", np.arange(80)[::-1], [2, 0, 1])):
         folder = tmp_path / name
         npz(folder, order, columns)
-        flags = [
-            "--encoder",
-            "given",
-            "--test_data_paths",
-            str(folder / "mine_test.npz"),
-            "--test_data_type",
-            "probability",
-        ]
-        flags += [
-            "--seeds",
-            "1",
-            "--curve_seeds",
-            "1",
-            "--sizes",
-            "30",
-            "--learners",
-            "ridge",
-            "kNN",
-            "--resamples",
-            "200",
-        ]
-        assert command.main([*flags, "--save_path", str(folder / "runs"), "--results", str(folder)]) == 0
+        words = "--encoder given --test_data_type probability --seeds 1 --curve_seeds 1 --sizes 30 --resamples 200"
+        words += " --learners ridge kNN"
+        paths = ["--test_data_paths", folder / "mine_test.npz", "--save_path", folder / "runs", "--results", folder]
+        assert command.main([*words.split(), *map(str, paths)]) == 0
         records += known.read_records(folder / known.FILE)
     for record in records:
         for name in ("path", "sha256", "seconds", "command"):
@@ -254,12 +236,8 @@ def test_how_many_answers_a_score_is_a_share_of():
 def test_surface_features_count_what_their_names_say():
     text = "What is 12 + 3.5?\n(A) \\frac{1}{2}\n(B) $20\nC. 长城"
     row = dict(zip(FEATURES, surface(["plain words here", text])[1]))
-    assert (
-        row["options"] == 3
-        and row["question marks"] == 1
-        and row["begins with a question word"] == 1
-        and row["money"] == 1
-    )
+    assert row["options"] == 3 and row["question marks"] == 1
+    assert row["begins with a question word"] == 1 and row["money"] == 1
     assert row["digits (share)"] == pytest.approx(sum(c.isdigit() for c in text) / len(text))
     assert row["letters outside ASCII (share)"] == pytest.approx(2 / len(text))
     assert row["lines (log)"] == pytest.approx(np.log(4)) and row["LaTeX commands (log)"] == pytest.approx(np.log(2))
@@ -272,11 +250,11 @@ def test_the_fine_tuned_encoder_learns_words_and_begins_afresh(tiny_bert):
     questions = [row["question"] for row in rows]
     y = np.array([[row["scores"][llm] for llm in LLMS] for row in rows])
     data = Labelled(questions, y, np.zeros((60, 1)), np.zeros((60, 0)))
-    where = choose_hardware("cpu", "fp32")
+    hardware = choose_hardware("cpu", "fp32")
     encoder = load_encoder(str(tiny_bert), "mean", 64)
-    encoder.place(where)
+    encoder.place(hardware)
     encoder.train_last(2)
-    learner = FineTuned(encoder, questions, where)
+    learner = FineTuned(encoder, questions, hardware)
     learner.learning_rate = 3e-3
     train, new = np.arange(48), np.arange(48, 60)
     first, again = (learner.estimates(data, train, new, 1) for _ in range(2))
@@ -284,9 +262,8 @@ def test_the_fine_tuned_encoder_learns_words_and_begins_afresh(tiny_bert):
     np.testing.assert_array_equal(first, again)
     other = y.copy()
     other[new] = 1 - other[new]
-    np.testing.assert_array_equal(
-        first, learner.estimates(Labelled(questions, other, data.x, data.surface), train, new, 1)
-    )
+    changed = Labelled(questions, other, data.x, data.surface)
+    np.testing.assert_array_equal(first, learner.estimates(changed, train, new, 1))
     everything = learner.estimates(data, train, train, 1)[-1]
     picked = y[train][np.arange(48), everything.argmax(axis=1)].mean()
     assert picked > y[train].mean(axis=0).max() + 0.1
@@ -296,31 +273,11 @@ def test_the_fine_tuned_encoder_learns_words_and_begins_afresh(tiny_bert):
 
 
 def flags(fake, tmp_path, tiny_bert, *more):
-    common = [
-        "--encoder",
-        str(tiny_bert),
-        "--max_length",
-        "64",
-        "--seeds",
-        "1",
-        "--curve_seeds",
-        "1",
-        "--sizes",
-        "20",
-        "--resamples",
-        "200",
-    ]
-    common += [
-        "--precision",
-        "fp32",
-        "--device",
-        "cpu",
-        "--cache_dir",
-        str(tmp_path / "cache"),
-        "--save_path",
-        str(tmp_path / "runs"),
-    ]
-    return [*common, "--learners", "ridge", "kNN", "--results", str(tmp_path / "results"), *map(str, more)]
+    """A quick command line, with its folders in `tmp_path`."""
+    words = "--max_length 64 --seeds 1 --curve_seeds 1 --sizes 20 --resamples 200 --precision fp32 --device cpu"
+    words += " --learners ridge kNN"
+    paths = ["--encoder", tiny_bert, "--cache_dir", tmp_path / "cache", "--save_path", tmp_path / "runs"]
+    return [*words.split(), *map(str, [*paths, "--results", tmp_path / "results", *more])]
 
 
 @pytest.fixture
@@ -360,9 +317,8 @@ def test_the_command_joins_files_resumes_and_its_figures_reach_the_tables(
     monkeypatch.chdir(measured)  # where tables look for results/
     tests = [data, other.for_llms(data.llms)]
     result = measure({test.task: np.zeros(len(test), dtype=int) for test in tests}, tests, ["gsm8k", "mbpp"])
-    assert list(result["references"])[-3:] == [PER_TASK, CEILING, ORACLE] and result["references"][CEILING] == {
-        "gsm8k": value
-    }
+    assert list(result["references"])[-3:] == [PER_TASK, CEILING, ORACLE]
+    assert result["references"][CEILING] == {"gsm8k": value}
     row = next(line for line in tables(result).splitlines() if CEILING in line)
     assert [cell.strip() for cell in row.strip("|").split("|")][1:] == [f"{value:.2f}", "-", "-"]
 

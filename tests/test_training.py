@@ -1,8 +1,5 @@
-"""train_router_mdeberta.py from its command line: it learns, resumes, repeats, obeys every flag and names every
-mistake.
-"""
+"""train_router_mdeberta.py from its command line: it learns, resumes, repeats, obeys every flag and names every mistake."""
 
-import dataclasses
 import hashlib
 import inspect
 import json
@@ -22,7 +19,7 @@ from safetensors.torch import load_file
 import evaluation_router
 import train_router_mdeberta as program
 from utils import encoders, training
-from utils.config import Fidelity, parse_config, settings_of
+from utils.config import leaves, parse_config
 from utils.data import load
 from utils.denoise import pool_targets
 from utils.experiment import batch_rows
@@ -142,7 +139,7 @@ def test_a_frozen_encoder_learns_by_its_head(train, tiny_bert):
 
 
 def test_a_tiny_mdeberta_end_to_end(fake, tiny_deberta, script, tmp_path, capsys):
-    """The paper's kind of encoder, by the real command, from training to a checkpoint that needs no other folder."""
+    """The paper's kind of encoder, through the real command, from training to a checkpoint that needs no other folder."""
     run = script(
         "train_router_mdeberta.py", *arguments(fake, tiny_deberta, tmp_path / "run", training_steps=80, eval_steps=20)
     )
@@ -291,7 +288,7 @@ def test_validation_is_the_held_out_rows_and_with_fidelity_row_5_the_training_fi
 
 
 def training_set(fake, *flags: str, validate_on_training: bool = False) -> TrainingSet:
-    """The rows of the made-up files, 60 a task."""
+    """The training rows of the fake data, 60 a task in an epoch, with more flags of the trainer."""
     config = parse_config([*fake.arguments(), "--training_samples_per_dataset", "60", *flags])
     return load_training_set(
         config.data,
@@ -305,18 +302,30 @@ def training_set(fake, *flags: str, validate_on_training: bool = False) -> Train
 
 @pytest.mark.parametrize("validate_on_training", [False, True])
 def test_no_validation_question_is_trained_on(fake, validate_on_training):
+    """But with fidelity row 5 they are the same questions."""
     rows = training_set(fake, "--validation_fraction", "0.3", validate_on_training=validate_on_training)
-    questions = rows.inputs
-    trained = {questions[row] for row in rows.pool}
-    held = {questions[row] for _, places in rows.validation for row in places}
-    assert trained | held == set(questions)
-    assert trained == held if validate_on_training else trained.isdisjoint(held)
+    trained_on = {rows.inputs[number] for number in rows.pool}
+    held = {rows.inputs[number] for _, numbers in rows.validation for number in numbers}
+    assert trained_on | held == set(rows.inputs)
+    if validate_on_training:
+        assert trained_on == held
+    else:
+        assert trained_on.isdisjoint(held)
     assert len(rows.pool) == 180  # 60 a task, repeated where there are fewer
-    for data, places in rows.validation:
-        assert data.questions == [questions[row] for row in places]
+    assert [data.task for data, _ in rows.validation] == list(fake.train)
+    for data, numbers in rows.validation:
+        assert data.questions == [rows.inputs[number] for number in numbers]
 
 
-def test_targets_are_scores_gains_and_group_means_of_training_rows(fake):
+def test_fidelity_row_5_is_what_makes_all_rows_validate(fake):
+    held = [split_validation(load(path), 0.1, 1)[1] for path in fake.train.values()]
+    for fidelity, count in (("paper", sum(map(len, held))), ("1,2,3,4,6,7", sum(map(len, held))), ("5", 148)):
+        config = parse_config([*fake.arguments(), "--fidelity", fidelity, "--no_final_eval"])
+        _, data = training.load_data(config)
+        assert sum(len(numbers) for _, numbers in data.training.validation) == count, fidelity
+
+
+def test_targets_are_scores_and_gains(fake):
     files = [load(path).for_llms(LLMS) for path in fake.train.values()]
     plain = training_set(fake)
     np.testing.assert_array_equal(plain.targets, np.concatenate([data.scores for data in files]))
@@ -325,38 +334,47 @@ def test_targets_are_scores_gains_and_group_means_of_training_rows(fake):
     gain = training_set(fake, "--targets", "gain").targets
     np.testing.assert_array_equal(gain[:60], files[0].scores)
     np.testing.assert_array_equal(gain[60:], np.concatenate([data.scores > 0 for data in files[1:]]))
-    train, _ = split_validation(files[0], 0.1, 1)
+
+
+def test_shrunk_targets_are_group_means_of_training_rows(fake):
+    data = load(fake.train["gsm8k"]).for_llms(LLMS)
+    train, held = split_validation(data, 0.1, 1)
     shrunk = training_set(fake, "--target_shrinkage", "1").targets
-    np.testing.assert_allclose(shrunk[train], np.tile(files[0].scores[train].mean(axis=0), (len(train), 1)), rtol=1e-5)
+    mean = data.scores[train].mean(axis=0)
+    np.testing.assert_allclose(shrunk[train], np.tile(mean, (len(train), 1)), rtol=1e-5)
+    np.testing.assert_array_equal(shrunk[held], data.scores[held])
     flags = ("--target_shrinkage", "1", "--target_groups", "cluster", "--cluster_loss_weight", "0")
     by_cluster = training_set(fake, *flags).targets
     for cluster in range(4):
-        members = train[files[0].clusters[train] == cluster]
-        mean = files[0].scores[members].mean(axis=0)
+        members = train[data.clusters[train] == cluster]
+        mean = data.scores[members].mean(axis=0)
         np.testing.assert_allclose(by_cluster[members], np.tile(mean, (len(members), 1)), rtol=1e-5)
 
 
 def test_pooled_targets_come_from_the_training_rows_alone(fake):
     """Other scores and embeddings in the validation rows change nothing, and what validation counts stays as it is."""
     flags = ("--validation_fraction", "0.3", "--target_pooling", "alike")
-    rows, other = training_set(fake, *flags), training_set(fake, *flags)
+    rows = training_set(fake, *flags)
     before = rows.targets
-    x = np.random.default_rng(0).standard_normal((len(rows.inputs), 8)).astype(np.float32)
-    estimated = rows.pool_targets(x.copy(), "alike")
-    held = np.concatenate([places for _, places in other.validation])
-    for part in other.parts:
-        part.targets[part.held] = 1 - part.targets[part.held]
-    x_other = x.copy()
-    x_other[held] = -7.0
-    assert other.pool_targets(x_other, "alike") == estimated
+    embedded = torch.randn(len(rows.inputs), 8, generator=torch.Generator().manual_seed(0)).numpy()
+    estimated = rows.pool_targets(embedded, "alike")
+
+    other = training_set(fake, *flags)
+    held = np.concatenate([numbers for _, numbers in other.validation])
+    embedded[held] = -7.0
+    for task in other.parts:
+        task.targets[task.held] = 1 - task.targets[task.held]
+    assert other.pool_targets(embedded, "alike") == estimated
+
     trains = np.unique(rows.pool)
     np.testing.assert_array_equal(rows.targets[trains], other.targets[trains])
     assert not np.array_equal(rows.targets[trains], before[trains])
     np.testing.assert_array_equal(rows.targets[held], before[held])
-    for part, offset in zip(rows.parts, rows.offsets):  # what the module says of these rows
-        values = targets(part.data)[part.train]
-        expected, _ = pool_targets(part.data.rows(part.train), values, x[offset + part.train], "alike")
-        np.testing.assert_array_equal(rows.targets[offset + part.train], expected)
+    np.testing.assert_array_equal(other.targets[held], 1 - before[held])
+    for task, offset in zip(rows.parts, rows.offsets):  # what the module says of these rows
+        data, train = task.data, task.train
+        expected, _ = pool_targets(data.rows(train), targets(data)[train], embedded[offset + train], "alike")
+        np.testing.assert_array_equal(rows.targets[offset + train], expected)
 
 
 def test_pooling_is_estimated_once_kept_and_the_same_whatever_trains(train, monkeypatch):
@@ -551,10 +569,7 @@ def test_a_finished_run_is_not_trained_again(train, fake, tiny_bert, tmp_path, c
 
 def test_two_processes_do_not_train_in_one_folder(fails, tmp_path):
     (tmp_path / "run").mkdir()
-    code = (
-        "import sys, pathlib\nfrom utils.files import locked\nwith locked(pathlib.Path(sys.argv[1])):\n"
-        "    print('held', flush=True)\n    sys.stdin.read()"
-    )
+    code = "import sys, utils.files, pathlib\nwith utils.files.locked(pathlib.Path(sys.argv[1])):\n    print('held', flush=True)\n    sys.stdin.read()"
     with subprocess.Popen(
         [sys.executable, "-c", code, tmp_path / "run"],
         cwd=REPO,
@@ -622,121 +637,48 @@ def test_changed_data_in_the_same_folder_are_refused(train, fails, fake, tmp_pat
 # Flags
 
 
+RELEASED_FLAGS = {  # each with a value that is not the default
+    "data_paths": ["a", "b"], "data_type": ["probability", "multi_attempt"],
+    "test_data_paths": ["c"], "test_data_type": ["probability"],
+    "final_eval_data_paths": ["d"], "final_eval_data_type": ["multi_attempt"],
+    "batch_size": 7, "training_steps": 9, "eval_steps": 11, "learning_rate": 0.25, "save_path": "e",
+    "top_k": 2, "last_k": 1, "gradient_accumulation": 4, "similarity_function": "inner", "sample_loss_weight": 0.5,
+    "cluster_loss_weight": 1.5, "H": 6, "seed": 5, "training_samples_per_dataset": 8,
+}  # fmt: skip
+OUR_FLAGS = {
+    "encoder": "f", "pooling": "mean", "fidelity": "1,4", "precision": "bf16", "device": "cuda:1",
+    "validation_fraction": 0.2, "weight_decay": 0.05, "max_length": 33, "train_layers": 2,
+}  # fmt: skip
+
+
 def test_the_flags_that_users_know():
-    """Those of the released command, with a value that is not the default, and our own."""
-    values = {
-        "data_paths": ["a", "b"],
-        "data_type": ["probability", "multi_attempt"],
-        "test_data_paths": ["c"],
-        "test_data_type": ["probability"],
-        "final_eval_data_paths": ["d"],
-        "final_eval_data_type": ["multi_attempt"],
-        "batch_size": 7,
-        "training_steps": 9,
-        "eval_steps": 11,
-        "learning_rate": 0.25,
-        "save_path": "e",
-        "top_k": 2,
-        "last_k": 1,
-        "gradient_accumulation": 4,
-        "similarity_function": "inner",
-        "sample_loss_weight": 0.5,
-        "cluster_loss_weight": 1.5,
-        "H": 6,
-        "seed": 5,
-        "training_samples_per_dataset": 8,
-        "encoder": "f",
-        "pooling": "mean",
-        "fidelity": "1,4",
-        "precision": "bf16",
-        "device": "cuda:1",
-        "validation_fraction": 0.2,
-        "weight_decay": 0.05,
-        "max_length": 33,
-        "train_layers": 2,
-    }
-    command = [
-        part
-        for name, value in values.items()
-        for part in (f"--{name}", *map(str, value if isinstance(value, list) else [value]))
-    ]
-    config = parse_config([*command, "--final_eval"])
-    assert {name: settings_of(config)[name] for name in values if name != "save_path"} == {
-        name: value for name, value in values.items() if name != "save_path"
-    }
-    assert config.run.save_path == "e" and config.run.final_eval is True
+    """Those of the released command, and our own."""
+    values = RELEASED_FLAGS | OUR_FLAGS
+    command = []
+    for name, value in values.items():
+        command += [f"--{name}", *map(str, value if isinstance(value, list) else [value])]
+    found = dict(leaves(parse_config([*command, "--final_eval"])))
+    expected = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+    assert {name: found[name] for name in values} == expected and found["final_eval"] is True
+    defaults = dict(leaves(parse_config([])))
+    assert not [name for name in values if defaults[name] == expected[name]]
     for name in ("--temperature", "--tempreture"):  # the released spelling too
         assert parse_config([name, "0.07"]).loss.temperature == 0.07
     assert parse_config(["--freeze_encoder"]).model.freeze_encoder
-    assert not parse_config(["--no-final_eval"]).run.final_eval and not parse_config(["--no_final_eval"]).run.final_eval
-
-
-def test_the_defaults_are_the_papers():
-    settings = settings_of(parse_config([]))
-    expected = {
-        "top_k": 3,
-        "last_k": 3,
-        "H": 3,
-        "cluster_loss_weight": 1,
-        "sample_loss_weight": 0,
-        "temperature": 1,
-        "learning_rate": 5e-5,
-        "weight_decay": 0.01,
-        "batch_size": 64,
-        "training_steps": 1000,
-        "eval_steps": 50,
-        "max_length": 512,
-        "training_samples_per_dataset": 1000,
-        "fidelity": "paper",
-        "similarity_function": "cos",
-        "encoder": "microsoft/mdeberta-v3-base",
-        "negative_below": 0.5,
-        "targets": "score",
-        "target_shrinkage": 0,
-    }
-    assert {name: settings[name] for name in expected} == expected
-    assert [path.rsplit("/", 1)[-1] for path in settings["data_paths"]] == [
-        "gsm8k-train.json",
-        "humaneval_train.json",
-        "arc_challenge_train.json",
-        "cmmlu_train.json",
-        "mmlu_train.json",
-    ]
+    for name in ("--no_final_eval", "--no-final_eval"):
+        assert not parse_config([name]).run.final_eval
 
 
 STEPS = {"training_steps": 3, "eval_steps": 3, "selection": "last", "no-final_eval": True}
 EFFECTS = [
-    {"top_k": 1},
-    {"last_k": 1},
-    {"temperature": 0.5},
-    {"tempreture": 0.5},
-    {"cluster_loss_weight": 0.5},
-    {"sample_loss_weight": 0.5},
-    {"H": 1},
-    {"negative_below": 0.2},
-    {"targets": "gain"},
-    {"target_shrinkage": 0.9},
-    {"target_shrinkage": 0.9, "target_groups": "cluster"},
-    {"similarity_function": "inner"},
-    {"pooling": "mean"},
-    {"dropout": 0.5},
-    {"max_length": 8},
-    {"batch_size": 8},
-    {"gradient_accumulation": 2},
-    {"learning_rate": 1e-3},
-    {"llm_learning_rate": 1e-1},
-    {"weight_decay": 1.0},
-    {"validation_fraction": 0.5},
-    {"training_samples_per_dataset": 0},
-    {"target_pooling": "alike"},
-    {"target_pooling": "question"},
-    {"training_steps": 4},
-    {"seed": 2},
-    {"freeze_encoder": True},
-    {"train_layers": 2},
-    {"data_type": ["probability"] * 3, "targets": "gain"},
+    {"top_k": 1}, {"last_k": 1}, {"temperature": 0.5}, {"tempreture": 0.5}, {"cluster_loss_weight": 0.5}, {"sample_loss_weight": 0.5}, {"H": 1},
+    {"negative_below": 0.2}, {"targets": "gain"}, {"target_shrinkage": 0.9}, {"target_shrinkage": 0.9, "target_groups": "cluster"},
+    {"similarity_function": "inner"}, {"pooling": "mean"}, {"dropout": 0.5}, {"max_length": 8}, {"batch_size": 8}, {"gradient_accumulation": 2},
+    {"learning_rate": 1e-3}, {"llm_learning_rate": 1e-1}, {"weight_decay": 1.0}, {"validation_fraction": 0.5}, {"training_samples_per_dataset": 0},
+    {"target_pooling": "alike"}, {"target_pooling": "question"},
+    {"training_steps": 4}, {"seed": 2}, {"freeze_encoder": True}, {"train_layers": 2}, {"data_type": ["probability"] * 3, "targets": "gain"},
     *({"last_k": 1, "ties": ties} for ties in ("random", "released", "columns")),
-]
+]  # fmt: skip
 
 
 def test_no_flag_is_dead(train):
@@ -762,9 +704,7 @@ def test_both_spellings_of_temperature_do_the_same(train):
 
 
 def test_what_the_sample_sample_loss_is_given(train, fake, monkeypatch):
-    """Cluster ids and ids of the very queries of the batch, so that copies of a query are known; H and the temperature
-    too.
-    """
+    """Cluster ids and ids of the very queries of the batch, so that copies of a query are known; H and the temperature too."""
     calls, batches = [], []
 
     def loss(*args, **kwargs):
@@ -810,9 +750,7 @@ def optimizers(monkeypatch):
 
 
 def test_accumulated_gradients_are_those_of_the_large_batch(train, optimizers):
-    """Two batches of 8 make the gradient of the batch of 16, without the loss that looks across a batch and without
-    dropout.
-    """
+    """Two batches of 8 make the gradient of the batch of 16, without the loss that looks across a batch and without dropout."""
     flags = {"cluster_loss_weight": 0, "dropout": 0, "training_steps": 2}
     train("one", batch_size=16, **flags)
     train("two", batch_size=8, gradient_accumulation=2, **flags)
@@ -841,9 +779,7 @@ def test_learning_rates_and_weight_decay_reach_the_optimizer(train, optimizers):
 
 
 def test_fidelity_rows_act_where_they_should_and_nowhere_else(train):
-    """Row 1 on the sample-LLM loss, rows 3 and 4 on the sample-sample loss, row 4 only where negatives run short, row 2
-    is dropout 0.
-    """
+    """Row 1 on the sample-LLM loss, rows 3 and 4 on the sample-sample loss, row 4 only where negatives run short, row 2 is dropout 0."""
     count = iter(range(100))
 
     def run(fidelity, **flags):
@@ -870,22 +806,11 @@ def test_fidelity_rows_act_where_they_should_and_nowhere_else(train):
     assert same(run("upstream", **many), run("1,2,3,4,5,6,7", **many))
 
 
-def test_fidelity_by_row_and_by_name():
-    names = [field.name for field in dataclasses.fields(Fidelity)]
-    assert len(names) == 7
-    assert Fidelity.parse("paper") == Fidelity() and str(Fidelity()) == "paper"
-    assert Fidelity.parse("upstream") == Fidelity(*[True] * 7) == Fidelity.parse("1,2,3,4,5,6,7")
-    assert str(Fidelity.parse("upstream")) == "upstream"
-    some = Fidelity.parse("2, 5")
-    assert (
-        some == Fidelity(no_dropout=True, train_as_validation=True) == Fidelity.parse("train_as_validation,no_dropout")
-    )
-    assert str(some) == "2,5"
-
-
 @pytest.mark.parametrize("text", ["released", "0", "8", "1;2", "1,", "18"])
 def test_other_fidelity_rows_are_refused(fails, text):
-    assert repr(text) in fails(fidelity=text) and "paper, upstream, rows from 1 to 7" in fails(fidelity=text)
+    error = fails(fidelity=text)
+    assert error.startswith(f"--fidelity is {text!r}; it must be paper, upstream, rows from 1 to 7 such as 1,3, ")
+    assert "batch_mask, no_dropout, self_positive" in error
 
 
 # Test files of all sorts
@@ -909,6 +834,76 @@ def test_training_on_a_task_that_the_paper_has_not(train, fake):
     assert "validation/poems" in (run.folder / "metrics.jsonl").read_text()
 
 
+@pytest.fixture
+def own_data(tiny_bert, tmp_path):
+    """Writes data of one's own, without cluster ids, of some LLMs; returns the words of a command on them."""
+
+    def write(llms: tuple[str, ...]) -> list[str]:
+        files = {name: tmp_path / f"{name}.json" for name in ("letters", "emails", "letters_test")}
+        for seed, path in enumerate(files.values()):
+            path.write_text(json.dumps(make_rows(40, "probability", 50 + seed, llms, clusters=False)))
+        flags = {
+            "save_path": [tmp_path / "own"],
+            "data_paths": [files["letters"], files["emails"]],
+            "data_type": ["probability"],
+            "test_data_paths": [files["letters_test"]],
+            "final_eval_data_paths": [],
+            "encoder": [tiny_bert],
+            "cache_dir": [tmp_path / "cache"],
+            "max_length": [64],
+            "training_steps": [20],
+        }
+        command = ["--device", "cpu", "--precision", "fp32"]
+        for name, values in flags.items():
+            command += [f"--{name}", *map(str, values)]
+        return command
+
+    return write
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_the_tuned_recipe_on_data_of_ones_own(own_data, tmp_path, capsys, count):
+    """No cluster ids, and fewer LLMs than K+ and K- of the paper: it trains, and says what it did in their place."""
+    command = ["--recipe", "tuned", *own_data(LLMS[:count])]
+    assert program.main(command) == 0
+    printed = capsys.readouterr().out
+    by_task = "The rows have no cluster_id: the sample-sample loss is by task (--missing_clusters task)"
+    assert printed.count(by_task) == 1
+    results = Run(tmp_path / "own", printed).results
+    assert results["sample_sample_loss"] == "by task: the training rows have no cluster_id"
+    settings = results["settings"]
+    assert (settings["top_k"], settings["last_k"]) == (1, count - 1)
+    assert settings["cluster_loss_weight"] == 1 and "missing_clusters" not in settings
+    assert results["test"]["llms"] == list(LLMS[:count]) and list(results["test"]["tasks"]) == ["letters"]
+    assert results["recipe"] == "custom"  # --max_length and --training_steps
+    assert program.main(command) == 0 and "already done" in capsys.readouterr().out
+
+
+def test_its_sample_sample_loss_is_the_one_by_task(own_data, tmp_path):
+    """The weights are those of --sample_loss_weight; and without the recipe a missing cluster id is an error."""
+    folders = [tmp_path / name for name in ("clusters", "tasks", "neither")]
+    weightings = [(), ("--cluster_loss_weight", "0", "--sample_loss_weight", "1"), ("--cluster_loss_weight", "0")]
+    for folder, weighting in zip(folders, weightings):
+        command = ["--recipe", "tuned", *own_data(LLMS[:3]), *weighting, "--no_final_eval"]
+        assert program.main([*command, "--save_path", str(folder)]) == 0
+    by_cluster, by_task, without = (Run(folder, "") for folder in folders)
+    assert same(by_cluster, by_task) and not same(by_cluster, without)
+    assert "sample_sample_loss" not in by_task.results and "sample_sample_loss" not in without.results
+
+
+def test_missing_cluster_ids_are_an_error_without_the_recipe(own_data, tmp_path, capsys):
+    assert program.main([*own_data(LLMS), "--freeze_encoder"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {tmp_path / 'letters.json'}, row 0: 'cluster_id' must be an integer")
+    assert not (tmp_path / "own" / "results.json").exists()
+
+
+def test_with_cluster_ids_nothing_is_said_of_tasks(train):
+    run = train(missing_clusters="task", training_steps=2)
+    assert "by task" not in run.text and "sample_sample_loss" not in run.results
+    assert same(run, train("plain", training_steps=2))
+
+
 # Mistakes
 
 
@@ -916,7 +911,6 @@ def test_training_on_a_task_that_the_paper_has_not(train, fake):
     ("flags", "words"),
     [
         ({"top_k": 0}, "--top_k is 0; it must be at least 1"),
-        ({"freeze_encoder": True, "train_layers": 1}, "--freeze_encoder and --train_layers exclude each other"),
         ({"top_k": 5}, "--top_k is 5; with 4 LLMs it must be from 1 to 4"),
         ({"last_k": 0}, "--last_k is 0; with 4 LLMs it must be from 1 to 4"),
         ({"last_k": 5}, "--last_k is 5; with 4 LLMs it must be from 1 to 4"),
@@ -944,6 +938,7 @@ def test_training_on_a_task_that_the_paper_has_not(train, fake):
             "--selection best needs --validation_fraction above 0; with --validation_fraction 0 use --selection last",
         ),
         ({"train_layers": 0}, "--train_layers is 0"),
+        ({"freeze_encoder": True, "train_layers": 1}, "--freeze_encoder and --train_layers exclude each other"),
         ({"train_layers": 4}, "--train_layers is 4"),
         ({"max_length": 65}, "--max_length is 65"),
         ({"device": "cuda:99"}, "--device cuda:99: PyTorch sees"),
@@ -1006,54 +1001,8 @@ def test_mistakes_have_status_2_and_no_traceback(script, fake, tiny_bert, tmp_pa
     )
 
 
-@pytest.mark.parametrize(
-    "flags",
-    [{"pooling": "max"}, {"batch_size": "many"}, {"no_such_flag": True}],
-)
-def test_values_that_the_command_line_refuses(fake, tiny_bert, tmp_path, capsys, flags):
+@pytest.mark.parametrize("flags", [{"pooling": "max"}, {"batch_size": "many"}, {"no_such_flag": True}])
+def test_values_that_the_parser_refuses(fake, tiny_bert, tmp_path, capsys, flags):
     with pytest.raises(SystemExit) as stop:
         program.main(arguments(fake, tiny_bert, tmp_path / "run", **flags))
     assert stop.value.code == 2 and f"--{list(flags)[-1]}" in capsys.readouterr().err
-
-
-# One's own data: no cluster ids, other LLMs, tasks that the paper has not
-
-
-@pytest.mark.parametrize("llms", [2, 3, 4])
-@pytest.mark.parametrize("clusters", [True, False])
-def test_the_tuned_recipe_works_on_any_files(tiny_bert, tmp_path, capsys, llms, clusters):
-    """K- follows from the number of LLMs, and without cluster ids the sample-sample loss is by task, which is said."""
-    paths = {}
-    for number, name in enumerate(("riddles_train", "poems_train", "riddles_test")):
-        rows = make_rows(24, "multi_attempt", number, LLMS[:llms], clusters)
-        paths[name] = tmp_path / f"{name}.json"
-        paths[name].write_text(json.dumps(rows))
-    command = [
-        "--recipe",
-        "tuned",
-        "--encoder",
-        str(tiny_bert),
-        "--device",
-        "cpu",
-        "--save_path",
-        str(tmp_path / "run"),
-    ]
-    command += ["--data_paths", str(paths["riddles_train"]), str(paths["poems_train"]), "--data_type", "multi_attempt"]
-    command += ["--test_data_paths", str(paths["riddles_test"]), "--final_eval_data_paths", "--training_steps", "3"]
-    command += ["--cache_dir", str(tmp_path / "cache"), "--label", "mine", "--max_length", "64"]
-    status = program.main(command)
-    out, err = capsys.readouterr()
-    assert status == 0, err
-    results = json.loads((tmp_path / "run" / "results.json").read_text())
-    assert results["settings"]["top_k"] == 1 and results["settings"]["last_k"] == llms - 1
-    assert results["recipe"] == "mine" and f"{llms} LLMs: {', '.join(LLMS[:llms])}" in out
-    assert ("sample_sample_loss" in results) is not clusters
-    assert ("the sample-sample loss is by task (--missing_clusters task)" in out) is not clusters
-    assert evaluation_router.main(["--ckpt", str(tmp_path / "run"), "--device", "cpu"]) == 0
-
-
-def test_without_the_recipe_missing_clusters_are_an_error_that_names_what_helps(fake, fails, tmp_path):
-    path = tmp_path / "riddles_train.json"
-    path.write_text(json.dumps(make_rows(24, "multi_attempt", 1, LLMS, clusters=False)))
-    text = fails(data_paths=[str(path)], data_type=["multi_attempt"])
-    assert f"{path}, row 0: 'cluster_id' must be an integer" in text and "--missing_clusters task" in text

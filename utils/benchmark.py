@@ -2,9 +2,10 @@
 
     python -m utils.benchmark --encoder minilm --output results/benchmark.json
 
-"ours" tokenises once, computes on chunks of similar length, and in bf16 hardware the device has it. "released", written from its
-description, tokenises query by query at every access and computes on 512 padded tokens in fp32. Model, batches, losses and
-optimizer are the same, dropout is off in both, and their steps alternate, so that noise hits both alike.
+"ours" tokenises once, computes on chunks of similar length, and in bf16 where the device has it. "released", written
+from its description, tokenises query by query at every access and computes on 512 padded tokens in fp32. Model,
+batches, losses and optimizer are the same, dropout is off in both, and their steps alternate, so that noise hits both
+alike.
 """
 
 import json
@@ -13,7 +14,7 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -25,7 +26,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from utils.config import DataConfig, HardwareConfig, bounded, parse_arguments
-from utils.data import DataError, load, load_all
+from utils.data import DataError, RoutingData, load, load_all
 from utils.encoders import EncoderError, Queries, load_encoder
 from utils.experiment import Hardware, batch_rows, choose_hardware, stream_seed
 from utils.files import writable_folder, write_json
@@ -36,7 +37,8 @@ from utils.tables import markdown
 from utils.tasks import KINDS, TASKS
 from utils.training_set import split_validation, training_rows
 
-WAYS, PHASES = ("ours", "released"), ("training", "evaluation")
+WAYS = ("ours", "released")
+PHASES = ("training", "evaluation")
 SAMPLES, HELD_OUT, LEARNING_RATE, WEIGHT_DECAY = 1000, 0.1, 5e-5, 0.01  # the defaults of training
 FROZEN_ROUNDS = 10  # a step on embeddings takes a millisecond: do more of them
 
@@ -71,7 +73,7 @@ class Arguments:
 
 @dataclass
 class Work:
-    """What both ways compute on: the n training rows that occur in `batches`, numbered from 0, and a sample of test questions.
+    """What both ways compute on: the n training rows that occur in `batches`, from 0, and a sample of test questions.
 
     scores: (n, T). clusters: (n,). batches: (steps, B) rows; the first batch is for warming up.
     """
@@ -85,44 +87,53 @@ class Work:
 
 
 def load_work(args: Arguments, device: torch.device) -> Work:
-    """Draw the batches as training does, and the test questions. Raises: DataError; ValueError for a number that makes no sense."""
+    """Draw the batches as training does, and the test questions.
+
+    Raises: DataError for bad files; ValueError for more test questions than there are.
+    """
     kind = KINDS[0]  # the kind of the scores changes no speed
     files = load_all(args.data_paths, [kind] * len(args.data_paths), ("--data_paths", "kinds"), need_clusters=True)
-    tests = [question for path in args.test_data_paths for question in load(path, kind).questions]
-    if args.eval_queries > len(tests):
-        raise ValueError(f"--eval_queries is {args.eval_queries}; the test files have {len(tests)} queries")
-    offsets = np.cumsum([0, *map(len, files)])
-    pool = np.concatenate(
-        [
-            start + training_rows(split_validation(data, HELD_OUT, args.seed)[0], SAMPLES)
-            for start, data in zip(offsets, files)
-        ]
-    )
-    drawn = np.stack(
-        [
-            batch_rows(pool, args.batch_size, number, args.seed)
-            for number in range(1 + max(args.steps, args.released_steps))
-        ]
-    )
-    used = np.unique(drawn)
+    batches = draw_batches(files, args)
+    used = np.unique(batches)
     questions = [question for data in files for question in data.questions]
-    scores, clusters = (
-        torch.from_numpy(np.concatenate([getattr(data, name) for data in files])[used]).to(device)
-        for name in ("scores", "clusters")
-    )
-    sample = np.random.default_rng(args.seed).permutation(len(tests))[: args.eval_queries]
+    scores = np.concatenate([data.scores for data in files])[used]
+    clusters = np.concatenate([data.clusters for data in files])[used]
     return Work(
         files[0].llms,
         [questions[row] for row in used],
-        scores,
-        clusters,
-        np.searchsorted(used, drawn),
-        [tests[row] for row in sample],
+        torch.from_numpy(scores).to(device),
+        torch.from_numpy(clusters).to(device),
+        np.searchsorted(used, batches),
+        draw_tests(args, kind),
     )
 
 
+def draw_batches(files: Sequence[RoutingData], args: Arguments) -> np.ndarray:
+    """The batches of a training run, (steps, B), as numbers among the rows of all files end to end."""
+    pool, offset = [], 0
+    for data in files:
+        train, _ = split_validation(data, HELD_OUT, args.seed)
+        pool.append(offset + training_rows(train, SAMPLES))
+        offset += len(data)
+    pool = np.concatenate(pool)
+    steps = 1 + max(args.steps, args.released_steps)
+    return np.stack([batch_rows(pool, args.batch_size, number, args.seed) for number in range(steps)])
+
+
+def draw_tests(args: Arguments, kind: str) -> list[str]:
+    """--eval_queries questions of the test files. Raises: ValueError if they have fewer."""
+    questions = [question for path in args.test_data_paths for question in load(path, kind).questions]
+    if args.eval_queries > len(questions):
+        raise ValueError(f"--eval_queries is {args.eval_queries}; the test files have {len(questions)} queries")
+    sample = np.random.default_rng(args.seed).permutation(len(questions))[: args.eval_queries]
+    return [questions[row] for row in sample]
+
+
 class Way:
-    """The router, its losses and its optimizer around one way to encode: "ours", "released" or "frozen" (embeddings once per run)."""
+    """The router, its losses and its optimizer around one way to encode.
+
+    name: "ours", "released" or "frozen" (embeddings once per run).
+    """
 
     def __init__(self, name: str, args: Arguments, work: Work, hardware: Hardware):
         torch.manual_seed(stream_seed(args.seed))  # the same LLM embeddings in every way
@@ -133,41 +144,35 @@ class Way:
         if name != "released":  # which keeps the attention of the library
             self.encoder.place(hardware)
             self.queries = Queries(self.encoder, work.questions, hardware, "none" if name == "frozen" else "all")
-        values = [value for value in self.model.parameters() if value.requires_grad]
-        self.optimizer = torch.optim.AdamW(
-            values, LEARNING_RATE, weight_decay=WEIGHT_DECAY, fused=hardware.device.type != "mps"
-        )
+        trained = [value for value in self.model.parameters() if value.requires_grad]
+        fused = hardware.device.type != "mps"
+        self.optimizer = torch.optim.AdamW(trained, LEARNING_RATE, weight_decay=WEIGHT_DECAY, fused=fused)
 
-    def _released(self, questions: Sequence[str]) -> Tensor:
+    def _embed_as_released(self, questions: Sequence[str]) -> Tensor:
+        """Encoder output (B, p): every question is tokenised on its own and padded to the longest possible."""
         settings = {
             "padding": "max_length",
             "truncation": True,
             "max_length": self.encoder.max_length,
             "return_tensors": "pt",
         }
-        items = [self.encoder.tokenizer(question, **settings) for question in questions]
-        ids, mask = (
-            torch.cat([item[name] for item in items]).to(self.hardware.device)
-            for name in ("input_ids", "attention_mask")
-        )  # (B, 512)
+        encoded = [self.encoder.tokenizer(question, **settings) for question in questions]
+        ids = torch.cat([one["input_ids"] for one in encoded]).to(self.hardware.device)  # (B, 512)
+        mask = torch.cat([one["attention_mask"] for one in encoded]).to(self.hardware.device)
         return self.encoder(ids, mask)
 
     def embed(self, rows: np.ndarray) -> Tensor:
         """Encoder output (B, p) of training rows (B,), with gradients."""
-        return (
-            self._released([self.work.questions[row] for row in rows])
-            if self.name == "released"
-            else self.queries.embed(rows)
-        )
+        if self.name == "released":
+            return self._embed_as_released([self.work.questions[row] for row in rows])
+        return self.queries.embed(rows)
 
     def embed_tests(self, rows: np.ndarray) -> Tensor:
         """Encoder output (n, p) of test questions (n,), from their text."""
         questions = [self.work.tests[row] for row in rows]
-        return (
-            self._released(questions)
-            if self.name == "released"
-            else Queries(self.encoder, questions, self.hardware, "all").embed()
-        )
+        if self.name == "released":
+            return self._embed_as_released(questions)
+        return Queries(self.encoder, questions, self.hardware, "all").embed()
 
     def loss(self, number: int) -> Tensor:
         """Both losses of the paper on batch `number`."""
@@ -175,11 +180,10 @@ class Way:
         index = torch.from_numpy(rows).to(self.hardware.device)
         pairs = torch.Generator(self.hardware.device).manual_seed(stream_seed(self.args.seed, number))
         x, similarity = self.model(self.embed(rows))  # (B, p), (B, T)
-        among = self.model.similarity(x, x)  # (B, B)
-        return (
-            sample_llm_loss(similarity, self.work.scores[index]).mean()
-            + sample_sample_loss(among, self.work.clusters[index], generator=pairs, ids=index).mean()
-        )
+        among_queries = self.model.similarity(x, x)  # (B, B)
+        to_llms = sample_llm_loss(similarity, self.work.scores[index])
+        to_queries = sample_sample_loss(among_queries, self.work.clusters[index], generator=pairs, ids=index)
+        return to_llms.mean() + to_queries.mean()
 
     def train(self, number: int) -> int:
         """One optimizer step on batch `number`; returns how many queries it had."""
@@ -194,29 +198,36 @@ class Way:
         return len(self.model(self.embed_tests(rows))[1].argmax(dim=1).cpu())
 
     def jobs(self, phase: str) -> list[Callable[[], int]]:
-        """The steps of a phase, the first for warming up. For each batch of the released evaluation, ours evaluates the whole sample."""
+        """The steps of a phase, the first for warming up.
+
+        For each batch that the released evaluation has, ours evaluates the whole sample.
+        """
         if phase == "training":
-            return [
-                partial(self.train, number)
-                for number in range(1 + (self.args.released_steps if self.name == "released" else self.args.steps))
-            ]
+            steps = self.args.released_steps if self.name == "released" else self.args.steps
+            return [partial(self.train, number) for number in range(1 + steps)]
         rows = np.arange(len(self.work.tests))
-        parts = np.split(rows, range(self.args.batch_size, len(rows), self.args.batch_size))
-        return [partial(self.evaluate, part if self.name == "released" else rows) for part in [parts[0], *parts]]
+        batches = np.split(rows, range(self.args.batch_size, len(rows), self.args.batch_size))
+        batches = [batches[0], *batches]
+        return [partial(self.evaluate, batch if self.name == "released" else rows) for batch in batches]
 
 
 def median_rates(
     ways: Sequence[Way], phase: str, device: torch.device, progress: tqdm | None = None, rounds: int = 1
 ) -> dict[str, float]:
-    """Run the steps of all ways in turn, evenly mixed; returns each way's median queries per second, its first step left out."""
+    """Run the steps of all ways in turn, evenly mixed.
+
+    Args:
+        progress: advanced by one for each step.
+        rounds: how often all steps are run.
+    Returns: each way's median queries per second, its first step left out.
+    """
     wait = partial(torch.cuda.synchronize, device) if device.type == "cuda" else getattr(torch, device.type).synchronize
-    lists = {way.name: way.jobs(phase) * rounds for way in ways}
-    order = sorted(
-        ((place / len(jobs), name, job) for name, jobs in lists.items() for place, job in enumerate(jobs)),
-        key=lambda entry: entry[0],
-    )
-    rates: dict[str, list[float]] = {name: [] for name in lists}
-    for _, name, job in order:
+    steps = []  # (when, from 0 to 1; the way; what to run)
+    for way in ways:
+        jobs = way.jobs(phase) * rounds
+        steps += [(number / len(jobs), way.name, job) for number, job in enumerate(jobs)]
+    rates: dict[str, list[float]] = {way.name: [] for way in ways}
+    for _, name, job in sorted(steps, key=lambda step: step[0]):
         wait()
         begun = time.perf_counter()
         queries = job()
@@ -231,9 +242,8 @@ def peak_mb(device: torch.device) -> float:
     """Peak memory of this process so far in MB (2^20 bytes): allocated on a CUDA device, else resident on the host."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
-    status = Path(
-        "/proc/self/status"
-    )  # its VmHWM is this program's own; ru_maxrss starts from the process that launched it
+    # VmHWM is this program's own; ru_maxrss starts from the process that launched it.
+    status = Path("/proc/self/status")
     if status.is_file():
         return int(status.read_text().split("VmHWM:")[1].split()[0]) / 2**10
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
@@ -245,9 +255,10 @@ def measure_memory(args: Arguments) -> dict[str, float]:
     hardware = choose_hardware(args.hardware.device, args.hardware.precision)
     way = Way(name, args, load_work(args, hardware.device), hardware)
     loaded = peak_mb(hardware.device)
-    for job in way.jobs(phase)[
-        : 2 if name == "released" else None
-    ]:  # its shapes never change; the second step has AdamW's state too
+    jobs = way.jobs(phase)
+    if name == "released":
+        jobs = jobs[:2]  # its shapes never change; the second step has AdamW's state, too
+    for job in jobs:
         job()
     return {"loaded": loaded, "peak": peak_mb(hardware.device)}
 
@@ -264,9 +275,26 @@ def child_memory(arguments: Sequence[str], way: str, phase: str) -> dict[str, fl
         if run.returncode == 2:  # bad input, in the words of `main`
             raise ValueError(last.removeprefix("error: "))
         raise ValueError(
-            f"memory of {phase}, {way}: not measured (exit status {run.returncode}: {last}). If memory ran out, give a smaller --batch_size"
+            f"memory of {phase}, {way}: not measured (exit status {run.returncode}: {last}). If memory ran out, give a "
+            "smaller --batch_size"
         )
     return json.loads(run.stdout.splitlines()[-1])
+
+
+def all_memory(arguments: Sequence[str]) -> dict[str, dict[str, dict[str, float]]]:
+    """What `measure_memory` returns, by phase and way."""
+    memory: dict[str, dict[str, dict[str, float]]] = {phase: {} for phase in PHASES}
+    with bar(len(PHASES) * len(WAYS), "memory", "process") as progress:
+        for phase in PHASES:
+            for name in WAYS:
+                memory[phase][name] = child_memory(arguments, name, phase)
+                progress.update()
+    return memory
+
+
+def memory_in(memory: Mapping[str, Mapping[str, Mapping[str, float]]], moment: str) -> dict[str, dict[str, int]]:
+    """The rounded MB at one moment, "loaded" or "peak", by phase and way."""
+    return {phase: {name: round(values[moment]) for name, values in memory[phase].items()} for phase in PHASES}
 
 
 def benchmark(args: Arguments, arguments: Sequence[str]) -> dict:
@@ -274,32 +302,24 @@ def benchmark(args: Arguments, arguments: Sequence[str]) -> dict:
     begun, hardware = time.monotonic(), choose_hardware(args.hardware.device, args.hardware.precision)
     writable_folder(args.output.parent, "--output")
     work = load_work(args, hardware.device)
-    memory: dict[str, dict] = {phase: {} for phase in PHASES}
-    with bar(len(PHASES) * len(WAYS), "memory", "process") as progress:  # first: if there is too little, this says so
-        for phase in PHASES:
-            for name in WAYS:
-                memory[phase][name] = child_memory(arguments, name, phase)
-                progress.update()
+    memory = all_memory(arguments)  # first: if there is too little, this says so
     ways = [Way(name, args, work, hardware) for name in WAYS]
     tokens = ways[0].queries.inputs.lengths[work.batches[1 : 1 + args.steps]].mean()
     test_tokens = ways[0].encoder.tokenize(work.tests).lengths.mean()
-    with bar(sum(len(way.jobs(phase)) for way in ways for phase in PHASES), "speed", "step") as progress:
+    steps = sum(len(way.jobs(phase)) for way in ways for phase in PHASES)
+    with bar(steps, "speed", "step") as progress:
         rates = {phase: median_rates(ways, phase, hardware.device, progress) for phase in PHASES}
-    frozen = median_rates([Way("frozen", args, work, hardware)], "training", hardware.device, rounds=FROZEN_ROUNDS)[
-        "frozen"
-    ]
-    return {
-        **{f"{phase}_speedup": round(rates[phase]["ours"] / rates[phase]["released"], 2) for phase in PHASES},
-        **{
-            f"{phase}_queries_per_second": {name: round(rate, 2) for name, rate in rates[phase].items()}
-            for phase in PHASES
-        },
-        "peak_memory_mb": {
-            phase: {name: round(found["peak"]) for name, found in memory[phase].items()} for phase in PHASES
-        },
-        "loaded_memory_mb": {
-            phase: {name: round(found["loaded"]) for name, found in memory[phase].items()} for phase in PHASES
-        },
+    frozen_way = Way("frozen", args, work, hardware)
+    frozen = median_rates([frozen_way], "training", hardware.device, rounds=FROZEN_ROUNDS)["frozen"]
+
+    result = {}
+    for phase in PHASES:
+        result[f"{phase}_speedup"] = round(rates[phase]["ours"] / rates[phase]["released"], 2)
+    for phase in PHASES:
+        result[f"{phase}_queries_per_second"] = {name: round(rate, 2) for name, rate in rates[phase].items()}
+    return result | {
+        "peak_memory_mb": memory_in(memory, "peak"),
+        "loaded_memory_mb": memory_in(memory, "loaded"),
         "frozen_training": {
             "queries_per_second": round(frozen),
             "steps_per_second": round(frozen / args.batch_size, 1),
@@ -320,21 +340,15 @@ def table(result: dict) -> str:
     rows = []
     for phase in PHASES:
         rates = result[f"{phase}_queries_per_second"]
-        rows.append(
-            [f"{phase}, queries/s", *[f"{rates[name]:.1f}" for name in WAYS], f"{result[f'{phase}_speedup']:.2f}"]
-        )
+        speedup = result[f"{phase}_speedup"]
+        rows.append([f"{phase}, queries/s", *[f"{rates[name]:.1f}" for name in WAYS], f"{speedup:.2f}"])
     for phase in PHASES:
         peak, loaded = result["peak_memory_mb"][phase], result["loaded_memory_mb"][phase]
-        rows.append(
-            [
-                f"{phase}, peak MB (after loading)",
-                *[f"{peak[name]} ({loaded[name]})" for name in WAYS],
-                f"{peak['ours'] / peak['released']:.2f}",
-            ]
-        )
-    rows.append(
-        ["training on a frozen encoder, queries/s", str(result["frozen_training"]["queries_per_second"]), "-", "-"]
-    )
+        cells = [f"{peak[name]} ({loaded[name]})" for name in WAYS]
+        ratio = peak["ours"] / peak["released"]
+        rows.append([f"{phase}, peak MB (after loading)", *cells, f"{ratio:.2f}"])
+    frozen = result["frozen_training"]["queries_per_second"]
+    rows.append(["training on a frozen encoder, queries/s", str(frozen), "-", "-"])
     return markdown(["", *WAYS, "ours / released"], rows)
 
 
@@ -350,8 +364,9 @@ def main(argv: list[str] | None = None) -> int:
         write_json(args.output, result)
         print(
             f"{result['encoder']}, {result['device']}, batch {args.batch_size}, "
-            f"{result['mean_tokens']} tokens per training query\n\n{table(result)}\n\nWritten: {args.output}"
+            f"{result['mean_tokens']} tokens per training query"
         )
+        print(f"\n{table(result)}\n\nWritten: {args.output}")
     except (DataError, EncoderError, ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

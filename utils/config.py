@@ -3,13 +3,14 @@
     config = parse_config(["--recipe", "tuned", "--seed", "2"])     # train_scripts/recipes/tuned.yaml, then the flags
     config.loss.top_k, config.data.data_paths
 
-Every field is a flag of its name (`--top_k 3`); its docstring is the help. A later flag has the last word over an
-earlier one, and every flag over the recipe. Other commands are made of the same parts, see `parse_arguments`.
+Every field is a flag of its name (`--top_k 3`); its docstring is the help. Flags change the recipe wherever --recipe
+stands, and of two equal flags the later one counts. Other commands are made of the same parts, see `parse_arguments`.
 """
 
 import argparse
 import math
-from collections.abc import Iterator, Mapping, Sequence
+import operator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -17,7 +18,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import tyro
 import yaml
 
-from utils.tasks import BY_NAME, DATASETS, TASKS, TRAIN_ORDER
+from utils.tasks import BY_NAME, DATASETS, TASKS, TRAIN_ORDER, kind_of, task_of
 
 RECIPES = Path(__file__).parents[1] / "train_scripts" / "recipes"
 MDEBERTA = "microsoft/mdeberta-v3-base"
@@ -27,7 +28,9 @@ PROGRAM = "python train_router_mdeberta.py"
 RECIPE_HELP = """--recipe NAME: settings of train_scripts/recipes/NAME.yaml
 --config FILE: settings of another YAML file
 Flags change them."""
+# What --dataset changes of a training run's defaults: the released code's K+ and K- for RouterBench, beside the files.
 DATASETS_OF_TRAINING = DATASETS | {"routerbench": {**DATASETS["routerbench"], "top_k": 4, "last_k": 4}}
+BOUNDS = {"at least": operator.ge, "above": operator.gt, "below": operator.lt, "at most": operator.le}
 
 Kind = Literal["probability", "multi_attempt"]
 Precision = Literal["auto", "bf16", "fp32"]
@@ -40,7 +43,7 @@ def bounded(
     below: float | None = None,
     at_most: float | None = None,
 ) -> Any:
-    """A field whose number `check_bounds` checks; None, where a field allows it, is no number."""
+    """A field with a finite number that `check_bounds` checks; a field that allows None may be None."""
     bounds = {"at least": at_least, "above": above, "below": below, "at most": at_most}
     return field(default=default, metadata={name: bound for name, bound in bounds.items() if bound is not None})
 
@@ -54,15 +57,16 @@ class DataConfig:
     data_paths: tuple[str, ...] = tuple(BY_NAME[name].train for name in TRAIN_ORDER)
     """training files, one per task"""
     data_type: tuple[Kind, ...] | None = None
-    """score kind of each training file, needed for tasks that the paper has not; a single kind serves all files"""
+    """score kind of each training file, needed for tasks that are not the paper's; a single kind serves all files"""
     test_data_paths: tuple[str, ...] = tuple(task.test for task in TASKS if task.in_distribution)
     """test files, scored once at the end"""
     test_data_type: tuple[Kind, ...] | None = None
-    """score kind of each test file; default: a single --data_type"""
+    """score kind of each test file; default: a single --data_type, for trained tasks and those that are not the
+    paper's"""
     final_eval_data_paths: tuple[str, ...] = tuple(task.test for task in TASKS if not task.in_distribution)
     """more test files (out of distribution); nothing behind it: none"""
     final_eval_data_type: tuple[Kind, ...] | None = None
-    """score kind of each of these; default: a single --data_type"""
+    """score kind of each of these; default: as for --test_data_type"""
     llms: tuple[str, ...] | None = None
     """choose among these LLMs only; default: all that the training files have scores for"""
     missing_cells: Literal["error", "drop"] = "error"
@@ -143,7 +147,7 @@ class LossConfig:
     ties: Literal["expected", "random", "released", "columns"] = "expected"
     """LLMs with one score: they share the places that they compete for (expected), are drawn at every visit (random),
     or the order of the columns decides (released, columns)"""
-    negative_below: float = 0.5
+    negative_below: float = bounded(0.5, at_least=0)
     """only scores below this make a negative"""
     fidelity: str = "paper"
     """paper, upstream, or behaviours of the released code by name or row of the README's table, such as 1,3; it changes
@@ -220,7 +224,7 @@ class Config:
 class Fidelity:
     """Behaviours of the released code that a run takes in place of the paper's form.
 
-    Their order is that of the README's table, rows 1 to 7 (FIDELITY: the departures of the released code).
+    Their order is that of the table in the README, rows 1 to 7, which says what each is.
     """
 
     batch_mask: bool = False
@@ -232,7 +236,7 @@ class Fidelity:
     shifted_rows: bool = False
     """a row without H negatives shifts the similarities of all later rows"""
     train_as_validation: bool = False
-    """ "validation" is the training files"""
+    """all training rows train, and the same rows validate"""
     evaluation_draws: bool = False
     """evaluating changes the random numbers of training"""
     released_ties: bool = False
@@ -261,7 +265,9 @@ class Fidelity:
     def __str__(self) -> str:
         """ "paper", "upstream", or the rows of the README's table: what results call it."""
         rows = [str(row) for row, behaviour in enumerate(fields(self), 1) if getattr(self, behaviour.name)]
-        return "paper" if not rows else "upstream" if len(rows) == len(fields(self)) else ",".join(rows)
+        if len(rows) == len(fields(self)):
+            return "upstream"
+        return ",".join(rows) or "paper"
 
 
 Arguments = TypeVar("Arguments")
@@ -277,8 +283,13 @@ def parse_arguments(
 ) -> Arguments:
     """Parse a command line into a dataclass; the flags of its parts (dataclasses in it) have no prefix.
 
-    A `DataConfig` among the parts takes the defaults of its --dataset (of `datasets`), and a single --data_type serves
-    all its files.
+    A `DataConfig` among the parts takes the defaults of its --dataset, and a single --data_type serves all its files.
+
+    Args:
+        arguments: the words of the command line.
+        program, description: what --help calls the command, and says of it.
+        datasets: the defaults that each --dataset changes.
+        default: values in place of the class's own defaults.
     Raises: SystemExit(2) for an unknown flag or a value of another type; ValueError, naming the flag, for a number out
     of its bounds.
     """
@@ -301,42 +312,76 @@ def parse_arguments(
 
 
 def _with_kinds(data: DataConfig) -> DataConfig:
-    """A single kind of the training files is that of all files, where others have none."""
-    one_for_all = data.data_type if data.data_type and len(data.data_type) == 1 else None
-    kinds = {}
-    for name in ("data", "test_data", "final_eval_data"):
-        paths, kind = getattr(data, f"{name}_paths"), getattr(data, f"{name}_type") or one_for_all
-        kinds[f"{name}_type"] = kind * len(paths) if kind and len(kind) == 1 else kind
-    return replace(data, **kinds)
+    """One kind for each file where a single kind is given for several.
+
+    A single --data_type serves test files without kinds, too, but not a task of the paper that is tested and not
+    trained: its kind is known, and another would count its picks wrongly.
+    """
+    trained = {task_of(path) for path in data.data_paths}
+    given = {"data_type": data.data_type}
+    for name in ("test_data", "final_eval_data"):
+        kinds = getattr(data, f"{name}_type")
+        if kinds is None and data.data_type and len(data.data_type) == 1:
+            kinds = []
+            for task in map(task_of, getattr(data, f"{name}_paths")):
+                known = None if task in trained else kind_of(task)
+                kinds.append(known or data.data_type[0])
+        given[f"{name}_type"] = kinds
+
+    for name, kinds in given.items():
+        if kinds is not None:
+            files = len(getattr(data, name.replace("_type", "_paths")))
+            given[name] = tuple(kinds) * files if len(kinds) == 1 else tuple(kinds)
+    return replace(data, **given)
 
 
 def parse_config(arguments: Sequence[str], description: str = "") -> Config:
     """The settings of a training run from its command line, with --recipe NAME or --config FILE before all flags.
 
+    The label is that of the recipe if the flags change nothing but what results name beside the label.
     Raises: SystemExit(2) and ValueError as `parse_arguments`; ValueError for a recipe that is not there or has
-    a setting that is none, and for settings that exclude each other.
+    a setting that is none or a value that it cannot have, and for settings that exclude each other.
     """
-    before = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    before = argparse.ArgumentParser(prog=PROGRAM, add_help=False, allow_abbrev=False)
     source = before.add_mutually_exclusive_group()
     source.add_argument("--recipe")
     source.add_argument("--config", type=Path)
     named, flags = before.parse_known_args(arguments)
-    path = RECIPES / f"{named.recipe}.yaml" if named.recipe else named.config
-    recipe = read_recipe(path) if path else {}
-    recipe_label = recipe.pop("label", path.stem if path else None)
-    recipe_flags = flags_of(recipe)
 
-    def parsed(words: Sequence[str]) -> Config:
+    def parse(words: Sequence[str]) -> Config:
         return parse_arguments(Config, words, PROGRAM, f"{description}\n\n{RECIPE_HELP}", DATASETS_OF_TRAINING)
 
-    config = parsed([*recipe_flags, *flags])
-    if config.run.label is None:
-        label = recipe_label if path and has_settings_of(config, parsed(recipe_flags)) else CUSTOM
-        config = replace(config, run=replace(config.run, label=label))
+    path = RECIPES / f"{named.recipe}.yaml" if named.recipe else named.config
+    label = CUSTOM
+    if path is None:
+        config = parse(flags)
+    else:
+        settings = read_recipe(path)
+        recipe_label = settings.pop("label", path.stem)
+        recipe_flags = flags_of(settings)
+        recipe = _naming_the_file(path, parse, recipe_flags)
+        config = parse([*recipe_flags, *flags])
+        if has_settings_of(config, recipe):
+            label = recipe_label
+
     check_config(config)
-    if config.loss.loss != "routerdc":
-        config = replace(config, loss=replace(config.loss, cluster_loss_weight=0.0))
-    return config
+    loss = replace(config.loss, fidelity=str(Fidelity.parse(config.loss.fidelity)))
+    if loss.loss != "routerdc":
+        loss = replace(loss, cluster_loss_weight=0.0)
+    return replace(config, loss=loss, run=replace(config.run, label=config.run.label or label))
+
+
+def _naming_the_file(path: Path, parse: Callable[[Sequence[str]], Config], words: Sequence[str]) -> Config:
+    """The settings of a recipe alone.
+
+    Raises: ValueError that names the file, for a value that its flag does not take.
+    """
+    try:
+        return parse(words)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    except SystemExit:  # the parser has said on stderr which flag it is
+        raise ValueError(f"{path}: a setting has a value that its flag does not take, see above") from None
 
 
 def recipes() -> list[str]:
@@ -397,20 +442,15 @@ def check_bounds(config: Any) -> None:
             continue
         if value is None or not part.metadata:
             continue
-        tests = {
-            "at least": lambda bound, value=value: value >= bound,
-            "above": lambda bound, value=value: value > bound,
-            "below": lambda bound, value=value: value < bound,
-            "at most": lambda bound, value=value: value <= bound,
-        }
-        if not math.isfinite(value) or not all(tests[name](bound) for name, bound in part.metadata.items()):
+        is_within = all(BOUNDS[name](value, bound) for name, bound in part.metadata.items())
+        if not math.isfinite(value) or not is_within:
             expected = " and ".join(f"{name} {bound:g}" for name, bound in part.metadata.items())
             raise ValueError(f"--{part.name} is {value}; it must be {expected}")
 
 
 def check_config(config: Config) -> None:
     """Raise ValueError, naming the flags, for settings that exclude each other, whatever the data are."""
-    data, rows, model, loss = config.data, config.training_set, config.model, config.loss
+    data, training_set, model, loss = config.data, config.training_set, config.model, config.loss
     if data.llms and len(set(data.llms)) < len(data.llms):
         raise ValueError(f"--llms names an LLM twice: {' '.join(data.llms)}")
     if model.freeze_encoder and model.train_layers:
@@ -422,22 +462,25 @@ def check_config(config: Config) -> None:
             f"--loss {loss.loss} has no sample-sample loss; leave out --cluster_loss_weight and --sample_loss_weight"
         )
     Fidelity.parse(loss.fidelity)
-    by_hand = [f"--target_shrinkage {rows.target_shrinkage:g}"] if rows.target_shrinkage else []
-    by_hand += [f"--target_groups {rows.target_groups}"] if rows.target_groups != "task" else []
-    if rows.target_pooling != "none" and by_hand:
+    by_hand = []
+    if training_set.target_shrinkage:
+        by_hand.append(f"--target_shrinkage {training_set.target_shrinkage:g}")
+    if training_set.target_groups != "task":
+        by_hand.append(f"--target_groups {training_set.target_groups}")
+    if training_set.target_pooling != "none" and by_hand:
         raise ValueError(
-            f"--target_pooling {rows.target_pooling} estimates the pooling that {' and '.join(by_hand)} sets by hand; "
-            "leave out one of them"
+            f"--target_pooling {training_set.target_pooling} estimates the pooling that {' and '.join(by_hand)} "
+            "sets by hand; leave out one of them"
         )
 
 
-RUN_ONLY = (  # they change no result; without clusters, --missing_clusters decides only whether there is one
-    "save_path", "overwrite", "label", "resume_minutes", "cache_dir", "missing_clusters",
-)  # fmt: skip
-NAMED_BESIDE_THE_LABEL = (  # results name them on their own, or they are the data's, not the recipe's
-    "seed", "encoder", "loss", "fidelity", "device", "precision", "final_eval", "data_paths", "data_type",
-    "test_data_paths", "test_data_type", "final_eval_data_paths", "final_eval_data_type",
-)  # fmt: skip
+# These settings change no result. (Where cluster ids are missing, --missing_clusters error gives no result at all.)
+RUN_ONLY = ("save_path", "overwrite", "label", "resume_minutes", "cache_dir", "missing_clusters")
+# A run keeps the label of its recipe when these change: results name them beside the label, or name the data.
+NAMED_BESIDE_THE_LABEL = (
+    *("seed", "encoder", "loss", "fidelity", "device", "precision", "final_eval"),
+    *("data_paths", "data_type", "test_data_paths", "test_data_type", "final_eval_data_paths", "final_eval_data_type"),
+)
 
 
 def settings_of(config: Any) -> dict[str, Any]:

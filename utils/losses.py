@@ -1,8 +1,8 @@
-"""The losses of RouterDC, CosineClassifier and ZOOTER: pure functions of similarities and scores, one value per row.
+"""The losses of RouterDC, CosineClassifier and ZOOTER: pure functions of similarities and scores.
 
-None loops over rows nor waits for the device, and a row that has no term gets an exact, differentiable zero. Reduce
-with `.mean()`. The switches that name a fidelity row (README) do what the released code does in place of the paper's
-form.
+Each returns one value per query; reduce with `.mean()`. None loops over rows or waits for the device. A query that has
+no term gets a loss of exactly zero, with gradient zero. Some switches are behaviours of the released code that
+--fidelity takes in place of the paper's form (`utils.config.Fidelity`); "fidelity row 1" is a row of README's table.
 
 Example (B queries, T LLMs, p dimensions):
     similarity = cosine(queries, llms)                             # (B, p), (T, p) -> (B, T)
@@ -11,8 +11,8 @@ Example (B queries, T LLMs, p dimensions):
 
 References:
     Chen, Jiang, Lin, Kwok, Zhang: RouterDC: Query-Based Router by Dual Contrastive Learning for Assembling Large
-    Language Models. NeurIPS 2024, arXiv 2409.19886: the sample-LLM loss (L1), the sample-sample loss (L2), L = L1 +
-    lambda * L2.
+    Language Models. NeurIPS 2024, arXiv 2409.19886. Method section: the sample-LLM loss (L1), the sample-sample loss
+    (L2), and the objective L = L1 + lambda * L2. Experiments section: the baselines CosineClassifier and ZOOTER.
 """
 
 import torch
@@ -36,15 +36,16 @@ TINY = 1e-30  # what a logarithm gets where its result is not used
 
 
 def _log_ratio(positive: Tensor, rivals: Tensor) -> Tensor:
-    """-log[e^positive / (e^positive + e^rivals)] = log(1 + e^(rivals - positive)); 0, with gradient 0, where rivals
-    is NONE.
+    """-log[e^positive / (e^positive + e^rivals)], computed as log(1 + e^(rivals - positive)).
 
-    rivals is the logsumexp of the negatives' similarities. The two broadcast.
+    rivals: the logsumexp of the negatives' similarities; where it is NONE, the result and its gradients are 0. The two
+    shapes broadcast.
     """
     return F.softplus(rivals - positive, threshold=50)
 
 
-def _same_shape(similarity: Tensor, scores: Tensor) -> None:
+def _check_same_shape(similarity: Tensor, scores: Tensor) -> None:
+    """Raise ValueError unless both are (B, T)."""
     if similarity.shape != scores.shape or similarity.ndim != 2:
         raise ValueError(f"similarity {tuple(similarity.shape)} and scores {tuple(scores.shape)} must both be (B, T)")
 
@@ -61,8 +62,7 @@ def places(
         expected: all places that the tied LLMs compete for, each with the same chance. No randomness, no order of
             columns.
         random: a fresh order of the tied LLMs, the same one from both ends.
-        released: from both ends the first columns come first, as the released code's `topk` on a GPU does (FIDELITY
-            row 19).
+        released: from both ends the first columns come first, as with the released code's `topk` on a GPU.
         columns: one stable sort, so that from the best the first columns come first and from the worst the last ones.
 
     Args:
@@ -72,6 +72,9 @@ def places(
     Returns: first_best, end_best, first_worst, end_worst, each (B, T) integers: LLM t takes one of the places
         first[t], ..., end[t] - 1, place 0 being the best (or the worst) one.
     Raises: ValueError for another rule.
+
+    Example: scores (0.9, 0.3, 0.3, 0). By "expected" the second and the third LLM may each take the places 1 and 2 from
+    the best (first_best 1, end_best 3), and the same two places from the worst.
     """
     if ties == "expected":
         ascending = scores.sort(dim=1).values
@@ -117,51 +120,68 @@ def sample_llm_loss(
 
     L1(x) = sum over t+ of weight+(t+) * -log [ e^sim(t+) / (e^sim(t+) + sum over t- of weight-(t-) * e^sim(t-)) ]
 
-    weight+ is 1 for the top_k LLMs by score and 0 for the others; weight- is 1 for those of the last_k LLMs whose
-    score is below `negative_below`. LLMs with one score share the places that they compete for: with
-    `ties="expected"` the weight of each is its chance of a place, any other rule of `places` decides for 0 or 1. An
-    LLM with score 0 is no positive. A query without a positive, or without a negative, has loss 0.
+    A positive t+ is one of the top_k LLMs by score, with a score above 0. A negative t- is one of the last_k LLMs by
+    score, with a score below `negative_below`. Their weights are 1. LLMs with one score share the places that they
+    compete for: with ties="expected" the weight of each is its chance of a place among the top_k (last_k).
 
     Args:
-        similarity: (B, T) similarity of each query to each LLM.
-        scores: (B, T) scores in [0, 1].
+        similarity: (B, T) similarity of each query to each LLM. scores: (B, T), in [0, 1].
         top_k, last_k: K+ and K-, 1 to T.
-        temperature: divides the similarities.
-        negative_below: 0.5 in the paper.
-        ties: which of several LLMs with one score are among the top_k or last_k, see `places`.
-        generator: source of randomness of `ties="random"`, on the device of `scores`.
-        batch_mask: fidelity row 1 as released: the mask of a place among the positives is averaged over the batch.
-        half_is_negative: fidelity row 7 as released: a score of exactly `negative_below` makes a negative, too.
+        temperature: divides the similarities; 1 in the paper. negative_below: 0.5 in the paper.
+        ties: rule for LLMs with one score, see `places`. generator: for "random", on the device of `scores`.
+        batch_mask, half_is_negative: fidelity rows 1 and 7 as released, see `_positive_weights` and
+            `_negative_weights`.
     Returns: (B,) losses, sums over the positives.
     Raises: ValueError if top_k or last_k is not in 1..T, the shapes differ, or the rule for ties is unknown.
 
-    Example: scores (0.9, 0.3, 0.3, 0) with top_k = 2 and last_k = 2. The first LLM is a positive, the second and
-    third share one place among the positives (1/2 each) and one among the negatives (1/2 each), the last is a
-    negative. Scores (0, 0, 0, 0) have no positive and (1, 1, 0.5, 0.5) no negative: loss 0, and gradient 0.
+    Example, top_k = last_k = 2: with scores (0.9, 0.3, 0.3, 0) the first LLM is a positive and the last a negative;
+    the two in the middle are each half a positive and half a negative. Scores (0, 0, 0, 0) have no positive, and
+    (1, 1, 0.5, 0.5) no negative: loss 0, and gradient 0. In a batch with a query of each kind only the first counts.
+
+    References: RouterDC (arXiv 2409.19886), method section, sample-LLM loss.
     """
-    _same_shape(similarity, scores)
+    _check_same_shape(similarity, scores)
     count = scores.shape[1]
     for name, k in (("top_k", top_k), ("last_k", last_k)):
         if not 1 <= k <= count:
             raise ValueError(f"{name} is {k}; with {count} LLMs it must be from 1 to {count}")
     similarity = similarity / temperature
     first_best, end_best, first_worst, end_worst = places(scores, ties, generator)
-    place = torch.arange(count, device=scores.device)  # (T,)
-    is_right = (scores > 0).to(similarity.dtype)
-
-    among_best = (place < top_k).to(similarity.dtype)  # (T,), by place
-    if batch_mask:  # mean(log) x mean(mask), place by place
-        ranked = scores.sort(dim=1, descending=True).values
-        positive = _mean_worth(among_best * (ranked > 0).to(similarity.dtype).mean(dim=0), first_best, end_best)
-    else:
-        positive = _mean_worth(among_best, first_best, end_best) * is_right  # (B, T)
-    among_worst = (place < last_k).to(similarity.dtype)
-    is_low = scores <= negative_below if half_is_negative else scores < negative_below
-    negative = _mean_worth(among_worst, first_worst, end_worst) * is_low  # (B, T)
+    dtype = similarity.dtype
+    positive = _positive_weights(scores, top_k, first_best, end_best, batch_mask, dtype)
+    negative = _negative_weights(scores, last_k, first_worst, end_worst, negative_below, half_is_negative, dtype)
 
     weighted = torch.where(negative > 0, similarity + negative.clamp(min=TINY).log(), NONE)  # log(weight- * e^sim)
     rivals = weighted.logsumexp(dim=1, keepdim=True)  # (B, 1)
     return (positive * _log_ratio(similarity, rivals)).sum(dim=1)
+
+
+def _positive_weights(
+    scores: Tensor, top_k: int, first: Tensor, end: Tensor, batch_mask: bool, dtype: torch.dtype
+) -> Tensor:
+    """weight+ of `sample_llm_loss`, (B, T): the chance of a place among the best top_k; 0 for an LLM with score 0.
+
+    first, end: (B, T), see `places`. batch_mask: as released (fidelity row 1), the mask that leaves out scores of 0 is
+    averaged over the batch, place by place, in place of applying to its own query.
+    """
+    among_best = (torch.arange(scores.shape[1], device=scores.device) < top_k).to(dtype)  # (T,), by place
+    if batch_mask:  # mean(log) x mean(mask), place by place
+        ranked = scores.sort(dim=1, descending=True).values
+        return _mean_worth(among_best * (ranked > 0).to(dtype).mean(dim=0), first, end)
+    return _mean_worth(among_best, first, end) * (scores > 0).to(dtype)
+
+
+def _negative_weights(
+    scores: Tensor, last_k: int, first: Tensor, end: Tensor, below: float, half_is_negative: bool, dtype: torch.dtype
+) -> Tensor:
+    """weight- of `sample_llm_loss`, (B, T): the chance of a place among the worst last_k, for a score below `below`.
+
+    first, end: (B, T), see `places`. half_is_negative: as released (fidelity row 7), a score of exactly `below` makes
+    a negative, too.
+    """
+    among_worst = (torch.arange(scores.shape[1], device=scores.device) < last_k).to(dtype)  # (T,), by place
+    is_low = scores <= below if half_is_negative else scores < below
+    return _mean_worth(among_worst, first, end) * is_low
 
 
 def draw_pairs(
@@ -179,9 +199,12 @@ def draw_pairs(
         generator: source of randomness, on the device of `groups`.
         ids: (B,) ids of the queries, for batches that may hold a query twice: a positive is another query, not a copy.
         self_positive: fidelity row 3 as released: the positive may be the row itself.
-    Returns: positive (B,), has_positive (B,), negative (B, min(H, B)), is_negative (B, min(H, B)); indices without
-        their flag mean nothing.
+    Returns: positive (B,), has_positive (B,), negative (B, min(H, B)), is_negative (B, min(H, B)): row numbers, and
+        whether there is such a row. Row numbers without their flag mean nothing.
     Raises: ValueError if negatives is below 1.
+
+    Example: groups (0, 0, 1) with H = 3. Rows 0 and 1 draw each other, and row 2 as their one negative. Row 2 has no
+    positive, and two negatives.
     """
     if negatives < 1:
         raise ValueError(f"H is {negatives}; it must be at least 1")
@@ -210,27 +233,30 @@ def sample_sample_loss(
 
     L2(x) = -log [ e^sim(x, x+) / (e^sim(x, x+) + sum over x- of e^sim(x, x-)) ]
 
-    x+ is another query of the same group in the batch, and the x- are H queries of other groups. Draws one in-group
-    query and H out-of-group queries of the batch for each row; with fewer than H it uses what there is. A row that is
-    alone in its group, or whose group is the whole batch, has loss 0.
+    x+ is another query of the same group, and the x- are H queries of other groups, drawn from the batch for each row.
+    Where fewer than H are there, all of them are used. A row that is alone in its group, or whose group is the whole
+    batch, has loss 0.
 
     Args:
         similarity: (B, B) similarity of the queries to each other.
-        groups: (B,) cluster ids, or task ids.
-        negatives: H.
-        temperature: divides the similarities.
+        groups: (B,) cluster ids as in the paper, or task ids.
+        negatives: H; 3 in the paper.
+        temperature: divides the similarities; 1 in the paper.
         generator: source of randomness, on the device of `groups`.
         ids: (B,) ids of the queries; rows with equal ids are copies of one query and no positives of each other.
         self_positive: fidelity row 3 as released: the positive may be the query itself.
         shifted_rows: fidelity row 4 as released: a row with fewer than H out-of-group queries is dropped from the
             drawn pairs but not from the similarities, so that every later row reads the similarities of an earlier
-            one, and the mean is over the rows kept. (Released code crashes if it drops every row; here the loss is
-            then 0.)
+            one, and the mean is over the rows kept. (The released code crashes if it drops every row; here the loss
+            is then 0.)
     Returns: (B,) losses.
     Raises: ValueError if negatives is below 1 or the shapes do not fit.
 
     Example: groups (0, 0, 1). Rows 0 and 1 are each other's positive and have row 2 as their only negative. Row 2 has
-    no positive, and in groups (0, 0, 0) nobody has a negative: loss 0, and gradient 0.
+    no positive: loss 0, and gradient 0. In groups (0, 0, 0), one group that is the whole batch, no row has a negative:
+    all losses are 0. So are they in groups (0, 1, 2), where no row has a positive.
+
+    References: RouterDC (arXiv 2409.19886), method section, sample-sample loss.
     """
     size = len(groups)
     if similarity.shape != (size, size):
@@ -254,10 +280,10 @@ def sample_sample_loss(
 def cosine_classifier_loss(similarity: Tensor, scores: Tensor, temperature: float = 1.0) -> Tensor:
     """CosineClassifier of the paper, per query: cross-entropy of softmax(similarity) on the LLM with the highest score.
 
-    loss(x) = -log softmax(sim(x))[best LLM]
+    loss(x) = -log [ e^sim(best) / sum over all t of e^sim(t) ]
 
-    LLMs that share the highest score share the label, so that the order of the columns teaches nothing. A query that
-    every LLM fails has no best one, and loss 0.
+    LLMs that share the highest score share the label equally, so that the order of the columns teaches nothing. A
+    query that every LLM fails has no best one, and loss 0.
 
     Args:
         similarity: (B, T) similarity of each query to each LLM (the class weights).
@@ -265,8 +291,12 @@ def cosine_classifier_loss(similarity: Tensor, scores: Tensor, temperature: floa
         temperature: divides the similarities.
     Returns: (B,) losses.
     Raises: ValueError if the shapes differ.
+
+    Example: scores (0.7, 0.7, 0.1) have the label (1/2, 1/2, 0); scores (0, 0, 0) have none: loss 0, and gradient 0.
+
+    References: RouterDC (arXiv 2409.19886), experiments section, baseline CosineClassifier.
     """
-    _same_shape(similarity, scores)
+    _check_same_shape(similarity, scores)
     highest = scores.max(dim=1, keepdim=True).values
     label = ((scores == highest) & (highest > 0)).to(similarity.dtype)  # (B, T), ones at the best
     label = label / label.sum(dim=1, keepdim=True).clamp(min=1)
@@ -276,8 +306,9 @@ def cosine_classifier_loss(similarity: Tensor, scores: Tensor, temperature: floa
 def zooter_loss(similarity: Tensor, scores: Tensor, temperature: float = 1.0) -> Tensor:
     """ZOOTER as the paper compares with it, per query: KL(softmax(normalised scores) || softmax(similarity)).
 
-    A query's scores are normalised to [0, 1], its worst LLM to 0 and its best to 1. Where all are equal the target is
-    uniform.
+    loss(x) = sum over t of q(t) * log [ q(t) / p(t) ]    with q = softmax(normalised scores), p = softmax(sim)
+
+    A query's scores are normalised to [0, 1]: its worst LLM gets 0 and its best 1. Where all are equal, q is uniform.
 
     Args:
         similarity: (B, T) similarity of each query to each LLM.
@@ -285,8 +316,12 @@ def zooter_loss(similarity: Tensor, scores: Tensor, temperature: float = 1.0) ->
         temperature: divides the similarities and the normalised scores.
     Returns: (B,) divergences, at least 0.
     Raises: ValueError if the shapes differ.
+
+    Example: scores (0.2, 0.4, 0.3) are normalised to (0, 1, 0.5); scores (0, 0, 0), all failing, teach the uniform q.
+
+    References: RouterDC (arXiv 2409.19886), experiments section, baseline ZOOTER.
     """
-    _same_shape(similarity, scores)
+    _check_same_shape(similarity, scores)
     lowest, highest = scores.aminmax(dim=1, keepdim=True)
     normalised = (scores - lowest) / torch.where(highest > lowest, highest - lowest, 1)  # (B, T)
     target = torch.log_softmax(normalised.to(similarity.dtype) / temperature, dim=1)

@@ -1,4 +1,4 @@
-"""The folder of a training run: claimed, resumed, interrupted, finished."""
+"""The folder of a training run: what is in it, how a stopped run goes on from it, and how a run is stopped."""
 
 import json
 import shlex
@@ -27,7 +27,12 @@ FOLDERS = ("state", "checkpoint", "tensorboard")
 
 @dataclass
 class Progress:
-    """How far a run has come. seconds: of wall clock, over all its starts. best_validation: in %."""
+    """How far a run has come.
+
+    step: optimizer steps done. seconds: of wall clock, over all its starts. evaluations: validations done. best_step:
+    the step whose weights are kept, 0 before the first evaluation. best_validation: at that step, in %; None without
+    validation rows.
+    """
 
     step: int = 0
     seconds: float = 0.0
@@ -66,6 +71,7 @@ class RunFolder:
 
     def clear(self) -> None:
         """Remove a run that is there, finished or not (--overwrite)."""
+        recover(self.state)  # or a state that was being exchanged when its run was killed would come back later
         for name in ("results.json", *FILES):
             (self.path / name).unlink(missing_ok=True)
         for name in FOLDERS:
@@ -77,22 +83,25 @@ class RunFolder:
         A setting that an older run does not know counts as its default.
         """
         recover(self.state)
-        defaults = settings_of(Config())
-        new = json.loads(json.dumps(self.settings))
         for path in (self.path / "results.json", self.state / "progress.json"):
             if not path.is_file():
                 continue
-            old = json.loads(path.read_text())["settings"]
-            changed = []
-            for name in sorted({*old, *new}):
-                before = old.get(name, defaults.get(name))
-                if before != new.get(name):
-                    changed.append(f"{name}: {before!r} there, {new.get(name)!r} now")
-            if changed:
+            if changed := self._changed(json.loads(path.read_text(encoding="utf-8"))["settings"]):
                 raise ValueError(
                     f"--save_path {self.path} holds a run with other settings ({'; '.join(changed)}). "
                     "Choose another folder, or --overwrite"
                 )
+
+    def _changed(self, old: dict[str, Any]) -> list[str]:
+        """The settings that differ from those of an older run, in words."""
+        defaults = settings_of(Config())
+        new = json.loads(json.dumps(self.settings))  # as JSON has them: a tuple is a list
+        changed = []
+        for name in sorted({*old, *new}):
+            before = old.get(name, defaults.get(name))
+            if before != new.get(name):
+                changed.append(f"{name}: {before!r} there, {new.get(name)!r} now")
+        return changed
 
     def save_state(
         self, model: RouterDC, optimizer: torch.optim.Optimizer, best: dict[str, Tensor], progress: Progress
@@ -109,7 +118,7 @@ class RunFolder:
 
     def load_state(self, model: RouterDC, optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], Progress]:
         """Put the state on disk into model and optimizer; returns the best weights and the progress."""
-        kept = json.loads((self.state / "progress.json").read_text())
+        saved = json.loads((self.state / "progress.json").read_text(encoding="utf-8"))
         tensors = load_file(self.state / "tensors.safetensors")
         best = {}
         with torch.no_grad():
@@ -123,14 +132,15 @@ class RunFolder:
                 _, number, key = name.split(".")
                 slots.setdefault(int(number), {})[key] = value
         optimizer.load_state_dict({"state": slots, "param_groups": optimizer.state_dict()["param_groups"]})
-        return best, Progress(**{name: value for name, value in kept.items() if name != "settings"})
+        del saved["settings"]
+        return best, Progress(**saved)
 
     def finish(self, model: RouterDC, results: dict[str, Any], test: dict[str, Any]) -> str:
         """Write checkpoint, curve, tables, picks and, at last, results.json; remove the state. Returns the tables.
 
         results: all of results.json but "test". test: what `utils.evaluate.measure` returned, or {}.
         """
-        results |= {"test": {name: value for name, value in test.items() if name != "picks"}}
+        results = results | {"test": {name: value for name, value in test.items() if name != "picks"}}
         checkpoint.save(model, self.path / "checkpoint", results)
         training_curve(self.path / "metrics.jsonl", self.path / "training_curve.png", results["selection"]["step"])
         text = "No test sets were read (--no_final_eval).\n"
@@ -149,9 +159,9 @@ class RunFolder:
 
 
 class Interrupt:
-    """Turns the first Ctrl-C or SIGTERM into a flag that the loop reads between two steps.
+    """A block in which the first Ctrl-C or SIGTERM only sets `asked`, which the training loop reads after each step.
 
-    A second one stops at once.
+    A second one has its usual effect and stops at once.
     """
 
     def __enter__(self) -> "Interrupt":
@@ -159,10 +169,10 @@ class Interrupt:
         self.before = {name: signal.signal(name, self._ask) for name in (signal.SIGINT, signal.SIGTERM)}
         return self
 
-    def _ask(self, number, frame) -> None:
+    def _ask(self, *_: object) -> None:
         self.asked = True
         self.__exit__()
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         for name, handler in self.before.items():
             signal.signal(name, handler)

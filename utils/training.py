@@ -1,4 +1,4 @@
-"""A training run, made ready: data read and checked, encoder, router and optimizer at their first values."""
+"""Before and after the training loop: read the data, make the router and its optimizer; describe the run's results."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -21,7 +21,11 @@ STREAM_INIT, STREAM_DROPOUT, STREAM_PAIRS, STREAM_TIES = 0, 1, 2, 3  # purposes 
 
 @dataclass(frozen=True)
 class Data:
-    """What a run reads. overlap: how many questions of each test file, by its path, are in the training files."""
+    """What a run reads.
+
+    training: the training files and their rows. tests: the test files, none with --no_final_eval. overlap: how many
+    questions of each test file, by its path, are in the training files; files without any are left out.
+    """
 
     training: TrainingSet
     tests: list[RoutingData]
@@ -37,8 +41,10 @@ class Data:
 class Training:
     """All that the training loop works with.
 
-    queries, targets (N, T), clusters (N,) and tasks (N,) are of all training rows. estimated: what --target_pooling
-    estimated for each task. clusters is None where the sample-sample loss is by task.
+    queries: the texts or embeddings of all N training rows, for the encoder. estimated: what --target_pooling
+    estimated for each task, {} without it. targets: (N, T), what the losses learn from. tasks: (N,), the number of
+    each row's file. clusters: (N,) cluster ids; None where no row needs one, or where they are missing and the
+    sample-sample loss is by task.
     """
 
     config: Config
@@ -53,10 +59,16 @@ class Training:
     clusters: Tensor | None
     optimizer: torch.optim.Optimizer
 
+    @property
+    def clusters_are_missing(self) -> bool:
+        """Whether the sample-sample loss should be by cluster and is by task (--missing_clusters task)."""
+        return self.config.loss.cluster_loss_weight > 0 and self.clusters is None
+
 
 def load_data(config: Config) -> tuple[Config, Data]:
-    """Read training and test files and check them before any work; returns the config with the K- that T gives, too.
+    """Read training and test files and check them, before any work.
 
+    Returns: the settings, with the number T - K+ where they leave K- open (--last_k None), and the data.
     Raises: DataError for bad files; ValueError, naming the flag, for a setting that these files do not allow.
     """
     loss, fidelity = config.loss, Fidelity.parse(config.loss.fidelity)
@@ -72,9 +84,10 @@ def load_data(config: Config) -> tuple[Config, Data]:
     llms = len(data.llms)
     if loss.last_k is None:
         loss = replace(loss, last_k=max(1, llms - loss.top_k))
-    for name, value in (("top_k", loss.top_k), ("last_k", loss.last_k)) if loss.loss == "routerdc" else ():
-        if not 1 <= value <= llms:
-            raise ValueError(f"--{name} is {value}; with {llms} LLMs it must be from 1 to {llms}")
+    if loss.loss == "routerdc":
+        for name, value in (("top_k", loss.top_k), ("last_k", loss.last_k)):
+            if not 1 <= value <= llms:
+                raise ValueError(f"--{name} is {value}; with {llms} LLMs it must be from 1 to {llms}")
     if config.optimization.selection == "best" and not any(len(rows) for _, rows in data.validation):
         raise ValueError(
             "--selection best needs --validation_fraction above 0; with --validation_fraction 0 use --selection last"
@@ -85,7 +98,10 @@ def load_data(config: Config) -> tuple[Config, Data]:
 
 
 def prepare(config: Config, hardware: Hardware, data: TrainingSet) -> Training:
-    """Load the encoder, make the router and its optimizer, and compute what training leaves unchanged."""
+    """Load the encoder, make the router and its optimizer, and estimate pooled targets (--target_pooling).
+
+    Raises: EncoderError if the encoder cannot be loaded; ValueError if it does not have --train_layers layers.
+    """
     fidelity = Fidelity.parse(config.loss.fidelity)
     cache = config.hardware.cache_dir
     torch.manual_seed(stream_seed(config.optimization.seed, STREAM_INIT))
@@ -136,7 +152,7 @@ def make_optimizer(model: RouterDC, config: Config, hardware: Hardware) -> torch
 
 
 def introduction(training: Training) -> str:
-    """A line on what trains on what, and the LLMs."""
+    """What trains on what, and the LLMs: the lines that a run prints before it trains."""
     config, data, model = training.config, training.data, training.model
     millions = sum(value.numel() for value in trainable(model).values()) / 1e6
     validation_rows = sum(len(rows) for _, rows in data.validation)
@@ -146,15 +162,14 @@ def introduction(training: Training) -> str:
         f"{validation_rows} validation rows, {training.hardware.describe()}",
         f"{len(model.llms)} LLMs: {', '.join(model.llms)}",
     ]
-    if config.loss.cluster_loss_weight and training.clusters is None:
+    if training.clusters_are_missing:
         lines.append("The rows have no cluster_id: the sample-sample loss is by task (--missing_clusters task)")
     return "\n".join(lines)
 
 
 def results_of(training: Training, run: RunFolder, data: Data, progress: Progress, command: str) -> dict[str, Any]:
-    """What results.json says of a run beside the test: what it is, its settings, selection, time and command."""
+    """What results.json says of a run beside its test: what it is, its settings, selection, time and command."""
     config = training.config
-    by_task = config.loss.cluster_loss_weight > 0 and training.clusters is None
     results = {
         "router": ROUTERS[config.loss.loss],
         "recipe": config.run.label,
@@ -171,7 +186,7 @@ def results_of(training: Training, run: RunFolder, data: Data, progress: Progres
         "precision": "bf16" if training.hardware.bf16 else "fp32",
         "command": command,
     }
-    if by_task:
+    if training.clusters_are_missing:
         results["sample_sample_loss"] = "by task: the training rows have no cluster_id"
     if training.estimated:
         results["target_pooling"] = training.estimated

@@ -1,4 +1,4 @@
-"""The training rows: which rows of each file train, which validate, and what the router learns from them."""
+"""The training set: which rows of each file train, which validate, and which targets the router learns from."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -12,11 +12,14 @@ from utils.denoise import pool_targets
 
 
 def split_validation(data: RoutingData, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Rows (indices) for training and for validation, in file order; equal questions (whole ones) stay on one side.
+    """Rows (indices) for training and for validation, in file order.
+
+    Equal questions are all on one side. Questions that were cut (--max_characters) are compared as a whole.
 
     Args:
         fraction: share of the distinct questions that is held out, 0 <= fraction < 1; above 0 at least one.
-        seed: of the draw. It does not depend on the other files.
+        seed: of the draw, which does not depend on the other files.
+    Returns: two arrays of row numbers.
     Raises: ValueError if fraction is out of range or would leave nothing to train on.
     """
     if not 0 <= fraction < 1:
@@ -33,24 +36,28 @@ def split_validation(data: RoutingData, fraction: float, seed: int) -> tuple[np.
 
 
 def training_rows(index: np.ndarray, count: int) -> np.ndarray:
-    """The first `count` rows of `index`, repeated from its start where there are fewer (as in the paper); 0 takes each
-    row once.
+    """The first `count` rows of `index`, repeated from its start where it has fewer, as in the paper.
+
+    A count of 0 takes each row once.
     """
     return np.resize(index, count) if count else index
 
 
 def targets(data: RoutingData, kind: str = "score", cost_rate: float = 0.0) -> np.ndarray:
-    """What the losses learn from, (N, T): the scores of the paper ("score"), or what a pick earns ("gain"), less the
-    cost's charge.
+    """What the losses learn from, (N, T), less cost_rate * cost.
+
+    kind: "score", the scores, as in the paper; or "gain", what a pick earns, see `utils.data.gains`.
+    Raises: DataError if there is a cost rate and the file has no costs.
     """
-    return net(gains(data.scores, data.kind) if kind == "gain" else data.scores, data, cost_rate)
+    values = gains(data.scores, data.kind) if kind == "gain" else data.scores
+    return net(values, data, cost_rate)
 
 
 def shrink(values: np.ndarray, groups: np.ndarray, amount: float) -> np.ndarray:
     """Move each row of values (N, T) towards the mean of its group (N,): (1 - amount) * row + amount * mean.
 
-    Averages the chance out of single scores (ten samples, four options); 0 is the paper, 1 leaves the group's mean
-    alone.
+    A single score has much chance in it (ten sampled answers, or a guess among four options); a mean has less.
+    amount: 0 leaves the rows as they are, as in the paper; 1 gives every row the mean of its group.
     Raises: ValueError if amount is outside [0, 1].
     """
     if not 0 <= amount <= 1:
@@ -66,8 +73,8 @@ def shrink(values: np.ndarray, groups: np.ndarray, amount: float) -> np.ndarray:
 class TaskRows:
     """The rows of one training file.
 
-    train: (n,) rows that train. held: (m,) rows that validate. targets: (N, T) float32, what the losses learn from;
-    only those of `train` are moved to a mean or pooled.
+    data: the file, N rows. train: (n,), the rows that train. held: (m,), the rows that validate. targets: (N, T)
+    float32, what the losses learn from; only those of `train` are moved to a mean or pooled.
     """
 
     data: RoutingData
@@ -76,9 +83,10 @@ class TaskRows:
     targets: np.ndarray
 
     def pooled(self, embedded: np.ndarray, pooling: str) -> tuple["TaskRows", dict[str, Any]]:
-        """The rows with the targets of `train` pooled as `utils.denoise.pool_targets` estimates, and what it estimated.
+        """Pool the targets of the rows that train as far as `utils.denoise.pool_targets` estimates.
 
         embedded: (N, p), all rows by the pre-trained encoder. pooling: one of `utils.denoise.POOLINGS`.
+        Returns: the rows with pooled targets, and what was estimated.
         """
         values = self.targets.copy()
         values[self.train], estimated = pool_targets(
@@ -111,8 +119,8 @@ def task_rows(
 
     Args:
         seed: of the split.
-        validate_on_training: fidelity "train_as_validation": all rows train, and all validate.
-        refit: all rows train, and the held ones still validate.
+        validate_on_training: fidelity train_as_validation: all rows train, and all rows validate.
+        refit: all rows train, and those of the split still validate: for a router that was chosen on the split.
     """
     train, held = split_validation(data, config.validation_fraction, seed)
     if validate_on_training:
@@ -126,12 +134,17 @@ def task_rows(
     return TaskRows(data, train, held, values)
 
 
+def offsets_of(parts: Sequence[TaskRows]) -> np.ndarray:
+    """Where each file begins when their rows stand end to end, (number of files,)."""
+    return np.cumsum([0, *(len(part.data) for part in parts[:-1])])
+
+
 @dataclass
 class TrainingSet:
     """The rows of all training files end to end, N in all, for the training loop.
 
-    parts: the rows of each file. pool: (M,), the rows of one epoch with repeats. clusters: (N,), or None where they
-    are not needed, or missing with --missing_clusters task.
+    parts: the rows of each file. pool: (M,), the rows of one epoch, repeats included, as numbers among the N.
+    clusters: (N,) cluster ids; None where they are not needed, or missing with --missing_clusters task.
     """
 
     parts: list[TaskRows]
@@ -151,7 +164,7 @@ class TrainingSet:
     @property
     def offsets(self) -> np.ndarray:
         """Where each file begins among the N rows."""
-        return np.cumsum([0, *(len(part.data) for part in self.parts[:-1])])
+        return offsets_of(self.parts)
 
     @property
     def inputs(self) -> list[str] | np.ndarray:
@@ -172,7 +185,7 @@ class TrainingSet:
 
     @property
     def validation(self) -> list[tuple[RoutingData, np.ndarray]]:
-        """For each file its validation rows, as data and as numbers among the N rows."""
+        """For each file its validation rows: as data, and (m,) as numbers among the N rows."""
         return [(part.data.rows(part.held), offset + part.held) for part, offset in zip(self.parts, self.offsets)]
 
     def pool_targets(self, embedded: np.ndarray, pooling: str) -> dict[str, dict[str, Any]]:
@@ -181,11 +194,9 @@ class TrainingSet:
         embedded: (N, p), all rows by the pre-trained encoder.
         """
         estimated = {}
-        for number, offset in enumerate(self.offsets):
-            part = self.parts[number]
-            self.parts[number], estimated[part.data.task] = part.pooled(
-                embedded[offset : offset + len(part.data)], pooling
-            )
+        for number, (part, offset) in enumerate(zip(self.parts, self.offsets)):
+            own = embedded[offset : offset + len(part.data)]
+            self.parts[number], estimated[part.data.task] = part.pooled(own, pooling)
         return estimated
 
 
@@ -203,7 +214,7 @@ def load_training_set(
     Args:
         seed: of the validation split.
         need_clusters: the sample-sample loss is by cluster.
-        missing_clusters: "error" if a row has no cluster_id that is needed, or "task": no row then has one.
+        missing_clusters: what that loss does where a row has no cluster_id: "error", or "task" (`clusters` is None).
         validate_on_training: see `task_rows`.
     Raises: DataError for bad files; ValueError, naming the flag, for a setting that these files do not allow.
     """
@@ -215,8 +226,7 @@ def load_training_set(
     clusters = None
     if (need_clusters or shrink_by_cluster) and all(file.clusters is not None for file in files):
         clusters = np.concatenate([file.clusters for file in files])
-    offsets = np.cumsum([0, *map(len, files)])
-    pool = [
-        offset + training_rows(part.train, config.training_samples_per_dataset) for part, offset in zip(parts, offsets)
-    ]
+    pool = []
+    for part, offset in zip(parts, offsets_of(parts)):
+        pool.append(offset + training_rows(part.train, config.training_samples_per_dataset))
     return TrainingSet(parts, np.concatenate(pool), clusters)

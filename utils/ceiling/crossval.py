@@ -1,5 +1,4 @@
-"""Cross-validated routing inside one task: who is picked for each query by a learner that never saw that query's
-labels.
+"""Cross-validated routing inside one task: the picks of learners that never saw the labels of the query.
 
 What is held out is held out of everything: a fold's labels decide neither the learner's fit, nor its setting, nor
 which learner, nor which LLM is the task's best that its picks are compared with. So neither what the picks earn nor
@@ -16,7 +15,7 @@ from a hash of the question and the seed, so that equal questions stay on one si
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -27,12 +26,14 @@ from utils.data import RoutingData
 
 FOLDS, INNER = 5, Learner.inner
 BEST = "best of the learners"
-ALL, EXCHANGED = "all", "texts exchanged"  # places of a learning curve, besides numbers of queries
+ALL, EXCHANGED = "all", "texts exchanged"  # points of a learning curve, besides numbers of queries
 
 
 def canonical(data: RoutingData) -> tuple[RoutingData, np.ndarray]:
-    """The same data with columns in the order of their names and rows in the order of questions and scores; and each
-    row's place before, (N,)."""
+    """The same data with columns in the order of their names and rows in the order of questions and scores.
+
+    Returns: the data, and where each of its rows was before, (N,).
+    """
     data = data.for_llms(sorted(data.llms))
     keys = [(question, *scores) for question, scores in zip(data.questions, data.scores.tolist())]
     order = np.array(sorted(range(len(keys)), key=keys.__getitem__))
@@ -40,14 +41,16 @@ def canonical(data: RoutingData) -> tuple[RoutingData, np.ndarray]:
 
 
 def ranks(questions: Sequence[str], seed: int, purpose: str) -> np.ndarray:
-    """The place (N,) of each question among the distinct ones, in an order drawn by seed and purpose; equal questions
-    have one place."""
+    """The rank (N,) of each question among the distinct ones, in an order drawn by seed and purpose.
+
+    Equal questions have the same rank.
+    """
 
     def drawn(question: str) -> str:
         return hashlib.sha256(f"{seed} {purpose} {question}".encode("utf-8", "surrogatepass")).hexdigest()
 
-    places = {question: place for place, question in enumerate(sorted(set(questions), key=drawn))}
-    return np.array([places[question] for question in questions])
+    rank_of = {question: rank for rank, question in enumerate(sorted(set(questions), key=drawn))}
+    return np.array([rank_of[question] for question in questions])
 
 
 def folds(questions: Sequence[str], seed: int, purpose: str, count: int) -> np.ndarray:
@@ -57,7 +60,31 @@ def folds(questions: Sequence[str], seed: int, purpose: str, count: int) -> np.n
 
 def earned(y: np.ndarray, rows: np.ndarray, estimates: np.ndarray) -> np.ndarray:
     """What picks by the best estimate earn on the rows (n,), estimates (settings, n, T) -> sums (settings,)."""
-    return y[rows][np.arange(len(rows)), estimates.argmax(axis=2)].sum(axis=1)
+    picks = estimates.argmax(axis=2)
+    return y[rows][np.arange(len(rows)), picks].sum(axis=1)
+
+
+@dataclass(frozen=True)
+class InnerGain:
+    """What each setting of a learner earns beyond `Constant` on held-out queries.
+
+    total: (settings,), summed over the queries. queries: how many.
+    """
+
+    total: np.ndarray
+    queries: int
+
+
+def inner_gain(data: Labelled, learner: Learner, train: np.ndarray, seed: int) -> InnerGain:
+    """Cross-validate a learner within the rows `train`, on as many of the INNER folds as it asks for."""
+    fold_of = folds([data.questions[row] for row in train], seed, "inner", INNER)
+    total, queries = np.zeros(len(learner.settings)), 0
+    for fold in range(learner.inner):
+        inside, held = train[fold_of != fold], train[fold_of == fold]
+        constant = earned(data.y, held, Constant().estimates(data, inside, held, seed))
+        total += earned(data.y, held, learner.estimates(data, inside, held, seed)) - constant
+        queries += len(held)
+    return InnerGain(total, queries)
 
 
 def nested(
@@ -70,19 +97,13 @@ def nested(
     of simplicity.
     Returns: {learner or BEST: picks (n,)}, {learner or BEST: the setting that was chosen}.
     """
-    questions = [data.questions[row] for row in train]
-    part = folds(questions, seed, "inner", INNER)
     picks, chosen, scores = {}, {}, {}
     for learner in (Constant(), *learners):
-        total, rows = np.zeros(len(learner.settings)), 0
-        for fold in range(learner.inner):
-            inside, held = train[part != fold], train[part == fold]
-            fixed = earned(data.y, held, Constant().estimates(data, inside, held, seed))
-            total += earned(data.y, held, learner.estimates(data, inside, held, seed)) - fixed
-            rows += len(held)
-        best = int(np.argmax(total.round(9)))
+        gain = inner_gain(data, learner, train, seed)
+        best = int(np.argmax(gain.total.round(9)))
         picks[learner.name] = learner.estimates(data, train, new, seed)[best].argmax(axis=1)
-        chosen[learner.name], scores[learner.name] = learner.settings[best], round(float(total[best] / rows), 9)
+        chosen[learner.name] = learner.settings[best]
+        scores[learner.name] = round(float(gain.total[best] / gain.queries), 9)
     winner = max(scores, key=scores.__getitem__)  # the first of equals
     return picks | {BEST: picks[winner]}, chosen | {BEST: winner}
 
@@ -94,14 +115,14 @@ def cross_validated(
 
     Returns: {"picks": {learner: [column per query]}, "chosen": {learner: [setting per fold]}}.
     """
-    fold = folds(data.questions, seed, "outer", FOLDS)
+    fold_of = folds(data.questions, seed, "outer", FOLDS)
     picks: dict[str, np.ndarray] = {}
     chosen: dict[str, list[str]] = {}
-    for number in range(FOLDS):
-        train, held = np.flatnonzero(fold != number), np.flatnonzero(fold == number)
-        found, settings = nested(data, learners, train, held, seed)
-        for name, columns in found.items():
-            picks.setdefault(name, np.zeros(len(fold), dtype=int))[held] = columns
+    for fold in range(FOLDS):
+        train, held = np.flatnonzero(fold_of != fold), np.flatnonzero(fold_of == fold)
+        picks_of_fold, settings = nested(data, learners, train, held, seed)
+        for name, columns in picks_of_fold.items():
+            picks.setdefault(name, np.zeros(len(fold_of), dtype=int))[held] = columns
             chosen.setdefault(name, []).append(settings[name])
         if progress is not None:
             progress.update()
@@ -117,25 +138,31 @@ def exchanged(data: Labelled, seed: int) -> Labelled:
 def learning_curve(
     data: Labelled, learners: Sequence[Learner], sizes: Sequence[int], seed: int, progress: tqdm | None = None
 ) -> dict[str, dict[str, list[int]]]:
-    """The picks of BEST and of `Constant`, {place: {name: [column per query]}}: with so many labelled queries, and
-    with ALL of the other folds.
+    """The picks of BEST and of `Constant` by the number of labelled queries.
 
-    The rows of a smaller size are among those of a larger one. Sizes that the folds have not are left out. EXCHANGED
-    is ALL once more with the features of other queries: the gain that the method finds where there is none.
+    The rows of a smaller size are among those of a larger one. Sizes that the folds do not have are left out.
+    Returns: {point: {name: [column per query]}}. A point is a size as text; ALL rows of the other folds; or EXCHANGED,
+        which is ALL once more with the features of other queries: the gain that the method finds where there is none.
     """
-    fold = folds(data.questions, seed, "outer", FOLDS)
+    fold_of = folds(data.questions, seed, "outer", FOLDS)
     order = ranks(data.questions, seed, "subset")
-    least = min(int((fold != number).sum()) for number in range(FOLDS))
+    least = min(int((fold_of != fold).sum()) for fold in range(FOLDS))
     counts = {str(size): size for size in sizes if size < least} | {ALL: None, EXCHANGED: None}
-    picks = {place: {name: np.zeros(len(fold), dtype=int) for name in (BEST, Constant.name)} for place in counts}
-    empty = exchanged(data, seed)
-    for number in range(FOLDS):
-        train, held = np.flatnonzero(fold != number), np.flatnonzero(fold == number)
+    picks: dict[str, dict[str, np.ndarray]] = {}
+    for point in counts:
+        picks[point] = {name: np.zeros(len(fold_of), dtype=int) for name in (BEST, Constant.name)}
+    without_information = exchanged(data, seed)
+    for fold in range(FOLDS):
+        train, held = np.flatnonzero(fold_of != fold), np.flatnonzero(fold_of == fold)
         drawn = train[np.argsort(order[train], kind="stable")]
-        for place, count in counts.items():
-            found, _ = nested(empty if place == EXCHANGED else data, learners, np.sort(drawn[:count]), held, seed)
-            for name, columns in picks[place].items():
-                columns[held] = found[name]
+        for point, count in counts.items():
+            seen = without_information if point == EXCHANGED else data
+            picks_of_fold, _ = nested(seen, learners, np.sort(drawn[:count]), held, seed)
+            for name, columns in picks[point].items():
+                columns[held] = picks_of_fold[name]
         if progress is not None:
             progress.update()
-    return {place: {name: columns.tolist() for name, columns in rows.items()} for place, rows in picks.items()}
+    return {
+        point: {name: columns.tolist() for name, columns in picks_of_point.items()}
+        for point, picks_of_point in picks.items()
+    }

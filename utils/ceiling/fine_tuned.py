@@ -1,6 +1,9 @@
-"""A fine-tuned encoder as a learner of the ceiling: the last layers and a linear layer behind them, trained on right
-or wrong of every LLM."""
+"""A fine-tuned encoder as a learner of the ceiling.
 
+The last layers and a linear layer behind them are trained on right or wrong of every LLM.
+"""
+
+import math
 from collections.abc import Sequence
 from typing import ClassVar
 
@@ -32,11 +35,13 @@ class FineTuned(Learner):
     batch, learning_rate = 32, 2e-4
     settings = named("{} passes, weight {:g}", range(1, passes + 1), weights)
 
-    def __init__(self, encoder: Encoder, questions: Sequence[str], where: Hardware, progress: tqdm | None = None):
-        self.encoder, self.where, self.progress = encoder, where, progress
-        self.queries = Queries(encoder, questions, where, "last", None, "queries")
-        self.trained = {name: value for name, value in encoder.named_parameters() if value.requires_grad}
-        self.before = {name: value.detach().clone() for name, value in self.trained.items()}
+    def __init__(self, encoder: Encoder, questions: Sequence[str], hardware: Hardware, progress: tqdm | None = None):
+        self.encoder = encoder
+        self.hardware = hardware
+        self.progress = progress
+        self.queries = Queries(encoder, questions, hardware, "last", None, "queries")
+        self.parameters = [value for value in encoder.parameters() if value.requires_grad]
+        self.first_values = [value.detach().clone() for value in self.parameters]
 
     def estimates(self, data: Labelled, train: np.ndarray, new: np.ndarray, seed: int) -> np.ndarray:
         with torch.random.fork_rng(devices=[]):
@@ -44,33 +49,40 @@ class FineTuned(Learner):
             return self._fit(data, train, new, seed)
 
     def _fit(self, data: Labelled, train: np.ndarray, new: np.ndarray, seed: int) -> np.ndarray:
+        """Train from the first values; estimates for the rows `new` after each pass, (settings, n, T)."""
         mean = data.y[train].mean(axis=0)  # (T,)
-        start = torch.from_numpy(np.clip(mean, 0.01, 0.99)).float()
-        head = nn.Linear(self.encoder.hidden_size, len(mean)).to(self.where.device)
-        with torch.no_grad():
-            head.weight.zero_()
-            head.bias.copy_(torch.logit(start))
-            for name, value in self.trained.items():
-                value.copy_(self.before[name])
-        goals = torch.from_numpy(data.y).float().to(self.where.device)
-        parameters = [
-            {"params": list(self.trained.values())},
+        head = self._start(mean)
+        targets = torch.from_numpy(data.y).float().to(self.hardware.device)
+        groups = [
+            {"params": self.parameters},
             {"params": head.parameters(), "lr": 10 * self.learning_rate},
         ]
-        optimizer = torch.optim.AdamW(parameters, lr=self.learning_rate, weight_decay=0.01)
-        steps, found = -(-len(train) // self.batch), []
-        for count in range(self.passes):
+        optimizer = torch.optim.AdamW(groups, lr=self.learning_rate, weight_decay=0.01)
+        steps = math.ceil(len(train) / self.batch)
+        estimates = []
+        for number in range(self.passes):
             self.encoder.train()
-            for step in range(steps):
-                rows = batch_rows(train, min(self.batch, len(train)), count * steps + step, seed)
+            for step in range(number * steps, (number + 1) * steps):
+                rows = batch_rows(train, min(self.batch, len(train)), step, seed)
                 optimizer.zero_grad(set_to_none=True)
                 logits = head(self.queries.embed(rows))
-                nn.functional.binary_cross_entropy_with_logits(logits, goals[torch.from_numpy(rows)]).backward()
+                nn.functional.binary_cross_entropy_with_logits(logits, targets[torch.from_numpy(rows)]).backward()
                 optimizer.step()
             self.encoder.eval()
             with torch.no_grad():
                 values = torch.sigmoid(head(self.queries.embed(new))).double().cpu().numpy()
-            found += [mean + weight * (values - mean) for weight in self.weights]
+            estimates += [mean + weight * (values - mean) for weight in self.weights]
             if self.progress is not None:
                 self.progress.update(len(train))
-        return np.stack(found)
+        return np.stack(estimates)
+
+    def _start(self, mean: np.ndarray) -> nn.Linear:
+        """Give the encoder its first values, and make a linear layer whose probabilities are the means (T,)."""
+        head = nn.Linear(self.encoder.hidden_size, len(mean)).to(self.hardware.device)
+        probabilities = torch.from_numpy(np.clip(mean, 0.01, 0.99)).float()
+        with torch.no_grad():
+            head.weight.zero_()
+            head.bias.copy_(torch.logit(probabilities))
+            for value, first in zip(self.parameters, self.first_values):
+                value.copy_(first)
+        return head

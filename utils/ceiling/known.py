@@ -27,8 +27,10 @@ def read_records(path: Path) -> list[dict[str, Any]]:
 def ceiling_of(
     records: Sequence[dict[str, Any]], sha256: str, llms: Collection[str], queries: int | None = None
 ) -> float | None:
-    """The ceiling in % of a test file, by its hash, its set of LLMs and the number of its rows that count; None if
-    nobody measured it."""
+    """The ceiling in % of a test file, by its hash, its set of LLMs and the number of its rows that count.
+
+    None if it was not measured.
+    """
     for record in records:
         same = record["sha256"] == sha256 and set(record["llms"]) == set(llms)
         if same and queries in (None, record["queries"]):
@@ -37,8 +39,7 @@ def ceiling_of(
 
 
 def known_ceilings(tests: Sequence[RoutingData], results: Path = RESULTS) -> dict[str, float]:
-    """{task: ceiling in %} of those `tests` that results/ceiling.json, or a ceiling.json one folder below, has a
-    figure for.
+    """The ceilings that results/ceiling.json, or a ceiling.json one folder below, has, as {task: ceiling in %}.
 
     A figure is for a file's content and a set of LLMs: with one LLM less there is none. `python -m utils.ceiling
     --test_data_paths FILE` makes one.
@@ -46,5 +47,5 @@ def known_ceilings(tests: Sequence[RoutingData], results: Path = RESULTS) -> dic
     records = []
     for path in sorted([*results.glob(FILE), *results.glob(f"*/{FILE}")]):
         records += read_records(path)
-    found = {data.task: ceiling_of(records, data.sha256, data.llms, len(data)) for data in tests}
-    return {task: value for task, value in found.items() if value is not None}
+    ceilings = {data.task: ceiling_of(records, data.sha256, data.llms, len(data)) for data in tests}
+    return {task: ceiling for task, ceiling in ceilings.items() if ceiling is not None}

@@ -17,7 +17,10 @@ INPUTS = ("embedding", "embedding and surface")
 
 
 def named(text: str, *values: Sequence) -> tuple[str, ...]:
-    """Names of all combinations of values, the last one changing fastest: `text` is a format with a place for each."""
+    """Names of all combinations of values, the last one changing fastest.
+
+    text: a format with a gap for each value.
+    """
     return tuple(text.format(*setting) for setting in itertools.product(*values))
 
 
@@ -35,8 +38,10 @@ class Labelled:
     surface: np.ndarray
 
     def standardised(self, train: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        """Surface features of `rows` with mean 0 and, all of them together, variance 1 on the rows of `train`, like
-        the embeddings."""
+        """Surface features of `rows` with mean 0 and, all of them together, variance 1 on the rows of `train`.
+
+        So they weigh as much as the embeddings.
+        """
         known = self.surface[train]
         deviation = known.std(axis=0)
         scaled = (self.surface[rows] - known.mean(axis=0)) / np.where(deviation > 0, deviation, np.inf)
@@ -79,7 +84,8 @@ class Ridge(Learner):
     settings = named("{}, penalty {:g}", INPUTS, penalties)
 
     def estimates(self, data, train, new, seed):
-        found, mean = [], data.y[train].mean(axis=0)
+        mean = data.y[train].mean(axis=0)
+        estimates = []
         for with_surface in (False, True):
             x = data.features(train, train, with_surface)
             centre = x.mean(axis=0)
@@ -87,38 +93,43 @@ class Ridge(Learner):
             values, vectors = np.linalg.eigh(x.T @ x)
             rotated = vectors.T @ (x.T @ (data.y[train] - mean))  # (p, T)
             asked = (data.features(train, new, with_surface) - centre) @ vectors  # (n, p)
-            found += [
-                asked @ (rotated / (np.maximum(values, 0) + penalty)[:, None]) + mean for penalty in self.penalties
-            ]
-        return np.stack(found)
+            for penalty in self.penalties:
+                weights = rotated / (np.maximum(values, 0) + penalty)[:, None]  # (p, T)
+                estimates.append(asked @ weights + mean)
+        return np.stack(estimates)
 
 
 class Neighbours(Learner):
-    """The mean of the k nearest training queries, moved towards the task's mean as if that were `weight` more
-    queries."""
+    """The mean of the k nearest training queries, moved towards the task's mean.
+
+    The task's mean counts as `weight` more queries.
+    """
 
     name = "kNN"
-    counts, weights = (10, 20, 40, 80, 160), (0, 40, 160)
+    counts = (10, 20, 40, 80, 160)
+    weights = (0, 40, 160)
     settings = named("{}, k {}, weight {}", INPUTS, counts, weights)
 
     def estimates(self, data, train, new, seed):
-        found, mean = [], data.y[train].mean(axis=0)
+        mean = data.y[train].mean(axis=0)
+        most = min(max(self.counts), len(train))
+        estimates = []
         for with_surface in (False, True):
-            known, asked = (data.features(train, rows, with_surface) for rows in (train, new))
-            far = (known**2).sum(axis=1) - 2 * asked @ known.T  # (n, m), squared distance less a constant of each row
-            most = min(max(self.counts), len(train))
-            near = np.argpartition(far, most - 1, axis=1)[:, :most]
-            order = np.argsort(np.take_along_axis(far, near, axis=1), axis=1, kind="stable")
+            known = data.features(train, train, with_surface)
+            asked = data.features(train, new, with_surface)
+            distance = (known**2).sum(axis=1) - 2 * asked @ known.T  # (n, m), squared, less a constant of each row
+            near = np.argpartition(distance, most - 1, axis=1)[:, :most]
+            order = np.argsort(np.take_along_axis(distance, near, axis=1), axis=1, kind="stable")
             near = np.take_along_axis(near, order, axis=1)
             sums = np.cumsum(data.y[train][near], axis=1)  # (n, most, T)
-            for k in self.counts:
-                k = min(k, most)
-                found += [(sums[:, k - 1] + weight * mean) / (k + weight) for weight in self.weights]
-        return np.stack(found)
+            for count in self.counts:
+                k = min(count, most)
+                estimates += [(sums[:, k - 1] + weight * mean) / (k + weight) for weight in self.weights]
+        return np.stack(estimates)
 
 
 class Boosting(Learner):
-    """Gradient boosting of small trees on surface features and the embedding's main directions, one model for each LLM.
+    """Gradient boosting of small trees on surface features and the embedding's main directions, a model for each LLM.
 
     It predicts how much better an LLM is than the mean of all on that query: what all LLMs share, such as the query's
     difficulty, is no matter of routing. The settings are numbers of trees and how far the estimate moves from the
@@ -126,27 +137,29 @@ class Boosting(Learner):
     """
 
     name = "boosting"
-    directions, trees, weights = 24, (10, 20, 40), (0.3, 1.0)
+    directions = 24
+    trees = (10, 20, 40)
+    weights = (0.3, 1.0)
     settings = named("{} trees, weight {:g}", trees, weights)
 
     def inputs(self, data: Labelled, train: np.ndarray, new: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """What the trees see of the training rows and of the new ones; the directions are those of the training
-        rows."""
+        """What the trees see of the training rows and of the new ones; the directions are those of the former."""
         x = data.x[train]
         centre = x.mean(axis=0)
         _, vectors = np.linalg.eigh((x - centre).T @ (x - centre))
         main = vectors[:, ::-1][:, : self.directions]
-        seen, asked = (
-            np.concatenate([(data.x[rows] - centre) @ main, data.surface[rows]], axis=1) for rows in (train, new)
-        )
-        return seen, asked
+
+        def seen(rows: np.ndarray) -> np.ndarray:
+            return np.concatenate([(data.x[rows] - centre) @ main, data.surface[rows]], axis=1)
+
+        return seen(train), seen(new)
 
     def estimates(self, data, train, new, seed):
-        seen, asked = self.inputs(data, train, new)
-        goals = data.y[train] - data.y[train].mean(axis=1, keepdims=True)  # (m, T)
-        found = np.empty((len(self.settings), len(new), goals.shape[1]))
-        for llm in range(goals.shape[1]):
-            mean = goals[:, llm].mean()
+        known, asked = self.inputs(data, train, new)
+        targets = data.y[train] - data.y[train].mean(axis=1, keepdims=True)  # (m, T)
+        estimates = np.empty((len(self.settings), len(new), targets.shape[1]))
+        for llm in range(targets.shape[1]):
+            mean = targets[:, llm].mean()
             model = HistGradientBoostingRegressor(
                 max_iter=max(self.trees),
                 learning_rate=0.1,
@@ -155,10 +168,10 @@ class Boosting(Learner):
                 max_bins=63,
                 early_stopping=False,
                 random_state=seed,
-            ).fit(seen, goals[:, llm])
+            ).fit(known, targets[:, llm])
             stages = [values for count, values in enumerate(model.staged_predict(asked), 1) if count in self.trees]
-            found[:, :, llm] = [mean + weight * (values - mean) for values in stages for weight in self.weights]
-        return found
+            estimates[:, :, llm] = [mean + weight * (values - mean) for values in stages for weight in self.weights]
+        return estimates
 
 
-LEARNERS: dict[str, type[Learner]] = {kind.name: kind for kind in (Constant, Ridge, Neighbours, Boosting)}
+LEARNERS: dict[str, type[Learner]] = {learner.name: learner for learner in (Constant, Ridge, Neighbours, Boosting)}

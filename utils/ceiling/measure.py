@@ -3,7 +3,7 @@
 import hashlib
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,56 +22,71 @@ from utils.ceiling.page import PAGE, page
 from utils.ceiling.record import curve_of, gains_of, repeats_of, summary
 from utils.config import GIVEN
 from utils.data import DataError, RoutingData, gains, load, reading_of
-from utils.encoders import Queries, load_encoder
+from utils.encoders import Encoder, Queries, load_encoder
 from utils.experiment import Hardware, choose_hardware
 from utils.files import locked, writable_folder, write_json, write_text
 from utils.meters import bar
 from utils.tasks import DATASETS, TASKS
+from utils.training_set import check_encoder_reads
 
 
 def read_files(args: Arguments) -> list[RoutingData]:
-    """The files, in the order that they are named. Raises: DataError for a bad file, or one with too few questions or
-    LLMs."""
+    """The files, in the order that they are named.
+
+    Raises: DataError for a bad file, or one with too few questions or LLMs; ValueError for a task of --fine_tuned that
+        no file is for.
+    """
+    paths = args.data.test_data_paths
+    kinds = args.data.test_data_type or [None] * len(paths)
     files = []
-    for path, kind in zip(
-        args.data.test_data_paths, args.data.test_data_type or [None] * len(args.data.test_data_paths)
-    ):
+    for path, kind in zip(paths, kinds):
         data = load(path, kind, **reading_of(args.data))
-        data = data.for_llms(args.data.llms) if args.data.llms else data
-        if len(set(data.questions)) < LEAST_QUESTIONS:
-            found = len(set(data.questions))
-            raise DataError(
-                f"{path}: {found} distinct questions are too few for {FOLDS} folds; it takes {LEAST_QUESTIONS} at least"
-            )
-        if len(data.llms) < 2:
-            raise DataError(f"{path}: {data.llms[0]} alone; to route takes two LLMs")
+        if args.data.llms:
+            data = data.for_llms(args.data.llms)
+        check_size(data)
         files.append(data)
-    if unknown := set(args.fine_tuned) - {data.task for data in files}:
-        tasks = ", ".join(data.task for data in files)
-        raise ValueError(f"--fine_tuned {' '.join(sorted(unknown))}: no file is for that task; they are for {tasks}")
+    tasks = [data.task for data in files]
+    unknown = sorted(set(args.fine_tuned).difference(tasks))
+    if unknown:
+        raise ValueError(f"--fine_tuned {' '.join(unknown)}: no file is for that task; they are for {', '.join(tasks)}")
     return files
 
 
-def labelled(data: RoutingData, args: Arguments, hardware: Hardware) -> tuple[Labelled, RoutingData]:
-    """What learners read of one file, and the file itself, in the order that `canonical` gives.
-
-    The queries are embedded in the order of the file, as by the other commands, so that each is found in the cache.
-    """
-    if args.encoder.encoder == GIVEN or data.embeddings is not None:
-        if args.encoder.encoder != GIVEN or data.embeddings is None:
-            what = "text" if data.embeddings is None else "embeddings and no text; use --encoder given"
-            raise ValueError(f"--encoder {args.encoder.encoder}: {data.path} has {what}")
-        x = data.embeddings
-    else:
-        encoder = load_encoder(args.encoder.encoder, args.encoder.pooling, args.encoder.max_length).eval()
-        encoder.place(hardware)
-        x = (
-            Queries(encoder, data.questions, hardware, "none", args.hardware.cache_dir, data.task)
-            .embed()
-            .float()
-            .cpu()
-            .numpy()
+def check_size(data: RoutingData) -> None:
+    """Raise DataError if a file has too few questions for the folds, or a single LLM."""
+    questions = len(set(data.questions))
+    if questions < LEAST_QUESTIONS:
+        raise DataError(
+            f"{data.path}: {questions} distinct questions are too few for {FOLDS} folds; it takes {LEAST_QUESTIONS} "
+            "at least"
         )
+    if len(data.llms) < 2:
+        raise DataError(f"{data.path}: {data.llms[0]} alone; to route takes two LLMs")
+
+
+def embed(data: RoutingData, args: Arguments, hardware: Hardware) -> np.ndarray:
+    """Embeddings (N, p) of one file, in the order of the file, as other commands ask for them: so the cache has them.
+
+    Raises: ValueError if the encoder reads text and the file has embeddings, or the reverse.
+    """
+    check_encoder_reads(args.encoder, [data])
+    if args.encoder.encoder == GIVEN:
+        return data.embeddings
+    encoder = new_encoder(args, hardware).eval()
+    queries = Queries(encoder, data.questions, hardware, "none", args.hardware.cache_dir, data.task)
+    return queries.embed().float().cpu().numpy()
+
+
+def new_encoder(args: Arguments, hardware: Hardware) -> Encoder:
+    """The pre-trained encoder, on the device."""
+    encoder = load_encoder(args.encoder.encoder, args.encoder.pooling, args.encoder.max_length)
+    encoder.place(hardware)
+    return encoder
+
+
+def labelled(data: RoutingData, args: Arguments, hardware: Hardware) -> tuple[Labelled, RoutingData]:
+    """What learners read of one file, and the file itself, in the order that `canonical` gives."""
+    x = embed(data, args, hardware)
     data, order = canonical(data)
     counted = np.zeros((len(data), 0)) if data.embeddings is not None else surface(data.questions)
     y = gains(data.scores, data.kind).astype(np.float64)
@@ -94,13 +109,45 @@ def folder_of(args: Arguments, data: RoutingData, learners: Sequence[Learner]) -
     """Where picks for this file are kept: one folder for each content, set of LLMs, encoder and method."""
     file = [data.sha256, data.kind, data.llms, len(data), args.data.max_characters]
     encoder = [args.encoder.encoder, args.encoder.pooling, args.encoder.max_length, args.hardware.precision]
-    method = [sorted(FEATURES), FOLDS, INNER, *[[learner.name, *learner.settings] for learner in learners]]
+    settings = [[learner.name, *learner.settings] for learner in learners]
+    method = [sorted(FEATURES), FOLDS, INNER, *settings]
     digest = hashlib.sha256(json.dumps([*file, *encoder, *method]).encode()).hexdigest()[:12]
     return args.save_path / f"{data.task}_{digest}"
 
 
+def learners_named(names: Collection[str]) -> list[Learner]:
+    """The learners with these names, in order of simplicity."""
+    return [LEARNERS[name]() for name in NAMES if name in names]
+
+
+def cross_validated_runs(problem: Labelled, data: RoutingData, args: Arguments, progress: tqdm) -> list[dict[str, Any]]:
+    """The picks of all learners, for each seed of --seeds; see `cross_validated`."""
+    learners = learners_named(args.learners)
+    folder = folder_of(args, data, learners)
+    runs = []
+    for seed in args.seeds:
+        run = partial(cross_validated, problem, learners, seed, progress)
+        runs.append(kept(folder / f"seed_{seed}.json", run))
+    return runs
+
+
+def curve_runs(problem: Labelled, data: RoutingData, args: Arguments, progress: tqdm) -> list[dict[str, Any]]:
+    """The learning curve for each seed of --curve_seeds, as {"curve": see `learning_curve`}."""
+    learners = learners_named(args.curve_learners)
+    folder = folder_of(args, data, learners)
+    sizes = "_".join(map(str, args.sizes))
+
+    def curve(seed: int) -> dict[str, Any]:
+        return {"curve": learning_curve(problem, learners, args.sizes, seed, progress)}
+
+    return [kept(folder / f"curve_{sizes}_seed_{seed}.json", partial(curve, seed)) for seed in args.curve_seeds]
+
+
 def fine_tuned_runs(problem: Labelled, data: RoutingData, args: Arguments, hardware: Hardware) -> list[dict[str, Any]]:
-    """The runs of the fine-tuned encoder, one for each seed; none for a task that was not asked for."""
+    """The picks of the fine-tuned encoder, for each seed; none for a task that was not asked for.
+
+    Raises: ValueError for a file without text.
+    """
     if data.task not in args.fine_tuned:
         return []
     if args.encoder.encoder == GIVEN:
@@ -110,13 +157,11 @@ def fine_tuned_runs(problem: Labelled, data: RoutingData, args: Arguments, hardw
     paths = {seed: folder / f"fine_tuned_{detail}_seed_{seed}.json" for seed in args.fine_tuned_seeds}
     if all(path.is_file() for path in paths.values()):
         return [kept(path, dict) for path in paths.values()]
-    encoder = load_encoder(args.encoder.encoder, args.encoder.pooling, args.encoder.max_length)
-    encoder.place(hardware)
+    encoder = new_encoder(args, hardware)
     encoder.train_last(args.train_layers)
-    fitted = (
-        len(problem.y) * (FOLDS - 1) / FOLDS * (2 - 1 / INNER)
-    )  # queries of each fold's two fits: one within, one on all
-    total = int(FOLDS * FineTuned.passes * fitted)
+    # Each fold has two fits: one within its training rows to choose the setting, and one on all of them.
+    queries_of_fold = len(problem.y) * (FOLDS - 1) / FOLDS * (2 - 1 / INNER)
+    total = int(FOLDS * FineTuned.passes * queries_of_fold)
     runs = []
     with bar(total * len(paths), f"fine-tune {data.task}", "query") as progress:
         learner = FineTuned(encoder, problem.questions, hardware, progress)
@@ -125,36 +170,19 @@ def fine_tuned_runs(problem: Labelled, data: RoutingData, args: Arguments, hardw
     return runs
 
 
-def curve_name(args: Arguments, seed: int) -> str:
-    """The file of one learning curve."""
-    return f"curve_{'_'.join(map(str, args.sizes))}_seed_{seed}.json"
-
-
-def curve_with_seed(*arguments: Any) -> dict[str, Any]:
-    """A learning curve as it is kept; the arguments are those of `learning_curve`."""
-    return {"curve": learning_curve(*arguments)}
-
-
 def record_of(data: RoutingData, args: Arguments, command: str, hardware: Hardware, progress: tqdm) -> dict[str, Any]:
     """Everything about one file: what ceiling.json holds for it."""
     problem, data = labelled(data, args, hardware)
-    learners, quick = (
-        [LEARNERS[name]() for name in NAMES if name in names] for names in (args.learners, args.curve_learners)
-    )
-    runs, curves = [], []
-    for seed in args.seeds:
-        path = folder_of(args, data, learners) / f"seed_{seed}.json"
-        runs.append(kept(path, partial(cross_validated, problem, learners, seed, progress)))
-    for seed in args.curve_seeds:
-        path = folder_of(args, data, quick) / curve_name(args, seed)
-        curves.append(kept(path, partial(curve_with_seed, problem, quick, args.sizes, seed, progress)))
-    tuned = fine_tuned_runs(problem, data, args, hardware)
+    runs = cross_validated_runs(problem, data, args, progress)
+    curves = curve_runs(problem, data, args, progress)
+    fine_tuned = fine_tuned_runs(problem, data, args, hardware)
+
     gained = gains_of(problem.y, runs, args.resamples)
+    if fine_tuned:
+        of_encoder = gains_of(problem.y, fine_tuned, args.resamples)[FineTuned.name]
+        gained[FineTuned.name] = of_encoder | {"seeds": list(args.fine_tuned_seeds)}
     curve = curve_of(problem.y, [run["curve"] for run in curves], args.resamples) if curves else []
-    if tuned:
-        gained[FineTuned.name] = gains_of(problem.y, tuned, args.resamples)[FineTuned.name] | {
-            "seeds": list(args.fine_tuned_seeds)
-        }
+    exchanged = [point for point in curve if point["labelled"] == EXCHANGED]
     return {
         "task": data.task,
         "dataset": args.data.dataset,
@@ -168,32 +196,31 @@ def record_of(data: RoutingData, args: Arguments, command: str, hardware: Hardwa
         "encoder": args.encoder.encoder,
         **summary(problem.y, data.llms, gained),
         "gain": gained,
-        "curve": [point for point in curve if point["labelled"] != EXCHANGED],
-        "exchanged": next((point for point in curve if point["labelled"] == EXCHANGED), None),
+        "curve": [point for point in curve if point not in exchanged],
+        "exchanged": exchanged[0] if exchanged else None,
         "curve_learners": list(args.curve_learners),
         "repeats": repeats_of(data.scores, args.resamples) if data.kind == "multi_attempt" else None,
         "seeds": list(args.seeds),
         "curve_seeds": list(args.curve_seeds),
-        "seconds": round(sum(run["seconds"] for run in (*runs, *curves, *tuned)), 1),
+        "seconds": round(sum(run["seconds"] for run in (*runs, *curves, *fine_tuned)), 1),
         "command": command,
     }
 
 
-def place_of(record: dict[str, Any]) -> tuple:
-    """The order of records: the paper's tasks as in its tables, then RouterBench's, then others by name."""
+def position_of(record: dict[str, Any]) -> tuple:
+    """What records are sorted by: the paper's tasks as in its tables, then RouterBench's, then others by name."""
     names = [task.name for task in TASKS]
-    known = record["task"] in names
-    place = names.index(record["task"]) if known else len(names)
-    return list(DATASETS).index(record["dataset"]), place, record["task"], record["path"], sorted(record["llms"])
+    position = names.index(record["task"]) if record["task"] in names else len(names)
+    dataset = list(DATASETS).index(record["dataset"])
+    return dataset, position, record["task"], record["path"], sorted(record["llms"])
 
 
 def joined(old: Sequence[dict[str, Any]], new: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """The records with new ones in place of those of the same file, LLMs and rows."""
-
-    def key(record: dict[str, Any]) -> tuple:
-        return record["sha256"], frozenset(record["llms"]), record["queries"]
-
-    return sorted({key(record): record for record in (*old, *new)}.values(), key=place_of)
+    records = {}
+    for record in (*old, *new):
+        records[record["sha256"], frozenset(record["llms"]), record["queries"]] = record
+    return sorted(records.values(), key=position_of)
 
 
 def run_all(args: Arguments, command: str) -> list[dict[str, Any]]:
@@ -202,11 +229,12 @@ def run_all(args: Arguments, command: str) -> list[dict[str, Any]]:
     writable_folder(args.results, "--results")
     hardware = choose_hardware(args.hardware.device, args.hardware.precision)
     files = read_files(args)
+    folds_of_file = FOLDS * (len(args.seeds) + len(args.curve_seeds))
     records = []
-    with bar(FOLDS * len(files) * (len(args.seeds) + len(args.curve_seeds)), "ceiling", "fold") as progress:
+    with bar(folds_of_file * len(files), "ceiling", "fold") as progress:
         for number, data in enumerate(files, 1):
             records.append(record_of(data, args, command, hardware, progress))
-            progress.update(number * progress.total // len(files) - progress.n)  # what was read and not made
+            progress.update(number * folds_of_file - progress.n)  # those that were kept
     with locked(args.results):
         everything = joined(read_records(args.results / FILE), records)
         write_json(args.results / FILE, {"tasks": everything})

@@ -22,10 +22,20 @@ EARLIER = {  # points, measured by another hand with ridge and kNN on the same e
     "arc_easy": 0.0,
     "math_prealgebra": 1.9,
 }
+NONE = "none"
+SOURCE = """\
+Made by {commands}.
+ceiling.json has every figure. Seconds are of one core, shared with other work, without embedding.
+Fold seeds: {seeds}.
+Fold seeds of the learning curves: {curve_seeds}.
+Encoder: {encoders}.
+Fine-tuned for: {tuned}.
+All figures are in % or points; in square brackets: 95 % intervals."""
 PURPOSE = """\
 The oracle takes the LLM that earns most on each query, knowing the answers. These tables say how much of its
 head-room over the task's best LLM the queries' text gives away when the labels of the same task are there to learn
 from."""
+ABOUT_EARLIER = '"Measured before": by another hand, ridge and kNN on the same embeddings, without intervals.'
 ABOUT_EXCHANGED = """\
 The learners of the learning curve, with each query's own text and with the texts of other queries of the task.
 Gains over the LLM of the same folds, and over the LLM that is best on all rows."""
@@ -78,7 +88,8 @@ def span(figures: Mapping[str, float] | None, sign: str = "+") -> str:
     if figures is None:
         return "-"
     mean = figures["mean"] if "mean" in figures else figures["accuracy"]
-    return f"{mean:{sign}.2f} [{figures['low']:{sign}.2f}, {figures['high']:{sign}.2f}]"
+    low, high = figures["low"], figures["high"]
+    return f"{mean:{sign}.2f} [{low:{sign}.2f}, {high:{sign}.2f}]"
 
 
 def both(figures: Mapping[str, Any]) -> list[str]:
@@ -100,7 +111,8 @@ def table(records: Sequence[Mapping[str, Any]]) -> str:
         "head-room": lambda record: f"{record['headroom']:.2f}",
         "learnable share (%)": lambda record: span(record.get("learnable_share")),
     }
-    return markdown(list(columns), [[cell(record) for cell in columns.values()] for record in records])
+    rows = [[cell(record) for cell in columns.values()] for record in records]
+    return markdown(list(columns), rows)
 
 
 def earlier_of(record: Mapping[str, Any]) -> float | None:
@@ -115,9 +127,9 @@ def learners_table(records: Sequence[Mapping[str, Any]], against: str | None) ->
     names = [*dict.fromkeys(names), BEST]
     rows = []
     for record in records:
-        found = {name: figures[against] if against else figures for name, figures in record["gain"].items()}
+        gains = {name: figures[against] if against else figures for name, figures in record["gain"].items()}
         earlier = earlier_of(record)
-        cells = [span(found.get(name)) for name in names]
+        cells = [span(gains.get(name)) for name in names]
         rows.append([label(record), *cells, "-" if earlier is None else f"{earlier:+.2f}"])
     return markdown(["", *names, "measured before"], rows)
 
@@ -137,9 +149,10 @@ def chosen_table(records: Sequence[Mapping[str, Any]]) -> str:
     rows = []
     for record in records:
         best = record["gain"][BEST]
-        often = sorted(best["chosen"].items(), key=lambda item: -item[1])
-        names = ", ".join(f"{name} {count}" for name, count in often)
-        rows.append([label(record), names, f"{min(best['by_seed']):+.2f} to {max(best['by_seed']):+.2f}"])
+        most_often_first = sorted(best["chosen"].items(), key=lambda item: -item[1])
+        names = ", ".join(f"{name} {count}" for name, count in most_often_first)
+        least, most = min(best["by_seed"]), max(best["by_seed"])
+        rows.append([label(record), names, f"{least:+.2f} to {most:+.2f}"])
     return markdown(["", "chosen by the inner folds", "gain, same folds, over the seeds"], rows)
 
 
@@ -155,9 +168,10 @@ def repeats_table(records: Sequence[Mapping[str, Any]]) -> str:
     }
     rows = []
     for record in records:
-        if found := record["repeats"]:
-            cells = [span(found.get(name)) for name in columns]
-            rows.append([label(record), str(found["answers"]), *cells, span(record["gain"][BEST][ALL_ROWS])])
+        repeats = record["repeats"]
+        if repeats:
+            cells = [span(repeats.get(name)) for name in columns]
+            rows.append([label(record), str(repeats["answers"]), *cells, span(record["gain"][BEST][ALL_ROWS])])
     return markdown(["", "answers", *columns.values(), "learnable from the text"], rows)
 
 
@@ -167,17 +181,21 @@ def curve_table(records: Sequence[Mapping[str, Any]]) -> str:
     sizes = [*sorted(sizes - {"all"}, key=int), "all"]
     rows = []
     for record in records:
-        found = {point["labelled"]: f"{span(point)} ({point[ALL_ROWS]['mean']:+.2f})" for point in record["curve"]}
-        if found:
-            rows.append([label(record), *[found.get(size, "-") for size in sizes]])
+        cells = {}
+        for point in record["curve"]:
+            over_all_rows = point[ALL_ROWS]["mean"]
+            cells[point["labelled"]] = f"{span(point)} ({over_all_rows:+.2f})"
+        if cells:
+            rows.append([label(record), *[cells.get(size, "-") for size in sizes]])
     return markdown(["", *sizes[:-1], "all of four folds"], rows)
 
 
 def _listed(pairs: Sequence[tuple[str, Mapping[str, float]]]) -> str:
-    return "; ".join(f"{name} {span(figures)}" for name, figures in pairs) or "none"
+    """Pairs of a task and a gain as text."""
+    return "; ".join(f"{name} {span(figures)}" for name, figures in pairs) or NONE
 
 
-def _sorted(pairs: Sequence[tuple[str, Mapping[str, float]]]) -> tuple[str, str, str]:
+def _by_sign(pairs: Sequence[tuple[str, Mapping[str, float]]]) -> tuple[str, str, str]:
     """The pairs whose interval lies above 0, below it, and around it, as text."""
     above = [pair for pair in pairs if pair[1]["low"] > 0]
     below = [pair for pair in pairs if pair[1]["high"] < 0]
@@ -186,14 +204,15 @@ def _sorted(pairs: Sequence[tuple[str, Mapping[str, float]]]) -> tuple[str, str,
 
 
 def against_earlier(records: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Where the measurement by another hand lies against the interval of the gain over the LLM of all rows."""
+    """Where the earlier measurement lies against the interval of the gain over the LLM of all rows."""
     inside, outside = [], []
     for record in records:
-        before = earlier_of(record)
-        if before is not None:
+        earlier = earlier_of(record)
+        if earlier is not None:
             gain = record["gain"][BEST][ALL_ROWS]
-            words = f"{label(record)} {before:+.2f} (here {span(gain)})"
-            (inside if gain["low"] <= before <= gain["high"] else outside).append(words)
+            words = f"{label(record)} {earlier:+.2f} (here {span(gain)})"
+            side = inside if gain["low"] <= earlier <= gain["high"] else outside
+            side.append(words)
     if not inside and not outside:
         return []
     return [
@@ -202,33 +221,57 @@ def against_earlier(records: Sequence[Mapping[str, Any]]) -> list[str]:
     ]
 
 
+def gain_findings(records: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Of which tasks the gain is above 0, below it, or neither: for both gains."""
+    of_all_rows = [(label(record), record["gain"][BEST][ALL_ROWS]) for record in records]
+    of_same_folds = [(label(record), record["gain"][BEST]) for record in records]
+    lines = []
+    for order, rows, pairs in (("First", "all rows", of_all_rows), ("Second", "the same folds", of_same_folds)):
+        above, below, around = _by_sign(pairs)
+        lines.append(f"- {order}, over the LLM that is best on {rows}: a gain above 0 for {above}.")
+        lines.append(f"  A loss for {below}. Not to be told from 0: {around}.")
+    return lines
+
+
+def exchanged_findings(records: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Of which tasks a gain is found although texts were exchanged."""
+    above, _, _ = _by_sign([(label(record), record["exchanged"]) for record in records if record["exchanged"]])
+    if above == NONE:
+        return []
+    return [
+        f"- Where nothing can be learned, the second gain is above 0 all the same for {above}.",
+        "  That comes of LLMs which are nearly equal, so the first is the one to believe.",
+    ]
+
+
+def repeats_findings(records: Sequence[Mapping[str, Any]]) -> list[str]:
+    """How much of the oracle's head-room repeats, and how much of it can be learned."""
+    lines = []
+    for record in records:
+        if not record["repeats"]:
+            continue
+        room = record["repeats"]["oracle"]["mean"]
+        repeats = span(record["repeats"]["repeats_ranked"])
+        gain = span(record["gain"][BEST][ALL_ROWS])
+        lines.append(
+            f"- {label(record)}: of {room:.2f} points between the best LLM and the oracle, {repeats} repeat in"
+        )
+        lines.append(f"  other answers of the same LLMs to the same query. Learnable from the text: {gain}.")
+    return lines
+
+
 def findings(records: Sequence[Mapping[str, Any]]) -> str:
     """What the figures say, each with its interval."""
-    lines = []
-    for order, what, key in (("First", "all rows", ALL_ROWS), ("Second", "the same folds", None)):
-        pairs = []
-        for record in records:
-            gain = record["gain"][BEST]
-            pairs.append((label(record), gain[key] if key else gain))
-        above, below, around = _sorted(pairs)
-        lines.append(f"- {order}, over the LLM that is best on {what}: a gain above 0 for {above}.")
-        lines.append(f"  A loss for {below}. Not to be told from 0: {around}.")
-    pairs = [(label(record), record["exchanged"]) for record in records if record["exchanged"]]
-    if pairs and _sorted(pairs)[0] != "none":
-        lines.append(
-            f"- Where nothing can be learned, the second gain is above 0 all the same for {_sorted(pairs)[0]}."
-        )
-        lines.append("  That comes of LLMs which are nearly equal, so the first is the one to believe.")
-    lines.append(
+    files = (
         f"- {len(records)} files, each with an interval of 95 %: about one in twenty lies beside the truth by chance."
     )
-    lines += against_earlier(records)
-    for record in records:
-        if found := record["repeats"]:
-            room, part = f"{found['oracle']['mean']:.2f}", span(found["repeats_ranked"])
-            gain = span(record["gain"][BEST][ALL_ROWS])
-            lines.append(f"- {label(record)}: of {room} points between the best LLM and the oracle, {part} repeat in")
-            lines.append(f"  other answers of the same LLMs to the same query. Learnable from the text: {gain}.")
+    lines = [
+        *gain_findings(records),
+        *exchanged_findings(records),
+        files,
+        *against_earlier(records),
+        *repeats_findings(records),
+    ]
     return "\n".join(lines)
 
 
@@ -237,37 +280,41 @@ def source(records: Sequence[Mapping[str, Any]]) -> str:
     spent: dict[str, float] = {}
     for record in records:
         spent[record["command"]] = spent.get(record["command"], 0) + record["seconds"]
-    seeds = sorted({seed for record in records for seed in record["seeds"]})
-    curve_seeds = sorted({seed for record in records for seed in record["curve_seeds"]})
+    seeds = {seed for record in records for seed in record["seeds"]}
+    curve_seeds = {seed for record in records for seed in record["curve_seeds"]}
     tuned = []
     for record in records:
-        if found := record["gain"].get(FineTuned.name):
-            tuned.append(f"{label(record)} (fold seeds {', '.join(map(str, found['seeds']))})")
-    lines = [
-        f"Made by {'; '.join(f'`{command}` ({seconds:.0f} s)' for command, seconds in spent.items())}.",
-        "ceiling.json has every figure. Seconds are of one core, shared with other work, without embedding.",
-        f"Fold seeds: {', '.join(map(str, seeds))}.",
-        f"Fold seeds of the learning curves: {', '.join(map(str, curve_seeds)) or 'none'}.",
-        f"Encoder: {', '.join(sorted({record['encoder'] for record in records}))}.",
-        f"Fine-tuned for: {', '.join(tuned) or 'no task'}.",
-        "All figures are in % or points; in square brackets: 95 % intervals.",
-    ]
-    return "\n".join(lines)
+        of_encoder = record["gain"].get(FineTuned.name)
+        if of_encoder:
+            tuned.append(f"{label(record)} (fold seeds {', '.join(map(str, of_encoder['seeds']))})")
+    return SOURCE.format(
+        commands="; ".join(f"`{command}` ({seconds:.0f} s)" for command, seconds in spent.items()),
+        seeds=", ".join(map(str, sorted(seeds))),
+        curve_seeds=", ".join(map(str, sorted(curve_seeds))) or NONE,
+        encoders=", ".join(sorted({record["encoder"] for record in records})),
+        tuned=", ".join(tuned) or "no task",
+    )
 
 
 def page(records: Sequence[Mapping[str, Any]]) -> str:
     """results/ceiling.md."""
     method = METHOD.format(folds=FOLDS, inner=INNER, count=len(FEATURES), features=", ".join(FEATURES))
-    parts = ["# What can be learned: a ceiling beside the oracle", source(records), PURPOSE]
-    parts += ["## The ceiling", table(records), "![ceiling](figures/ceiling.png)", "## What it says", findings(records)]
-    parts += [
+    parts = [
+        "# What can be learned: a ceiling beside the oracle",
+        source(records),
+        PURPOSE,
+        "## The ceiling",
+        table(records),
+        "![ceiling](figures/ceiling.png)",
+        "## What it says",
+        findings(records),
         "## Gain of each learner over the LLM that is best on the same folds (points)",
         learners_table(records, None),
     ]
     if any(earlier_of(record) is not None for record in records):
-        parts.append('"Measured before": by another hand, ridge and kNN on the same embeddings, without intervals.')
-    parts.append(chosen_table(records))
+        parts.append(ABOUT_EARLIER)
     parts += [
+        chosen_table(records),
         "## Gain of each learner over the LLM that is best on all rows (points)",
         learners_table(records, ALL_ROWS),
     ]
@@ -276,7 +323,8 @@ def page(records: Sequence[Mapping[str, Any]]) -> str:
     if any(record["repeats"] for record in records):
         parts += ["## What of the oracle repeats (points over the task's best LLM)", repeats_table(records)]
     if any(record["curve"] for record in records):
-        names = " and ".join(dict.fromkeys(name for record in records for name in record["curve_learners"]))
-        parts += ["## Learning curves (points)", ABOUT_CURVES.format(learners=names), curve_table(records)]
+        names = dict.fromkeys(name for record in records for name in record["curve_learners"])
+        about = ABOUT_CURVES.format(learners=" and ".join(names))
+        parts += ["## Learning curves (points)", about, curve_table(records)]
         parts.append("![learning curves](figures/learning.png)")
     return "\n\n".join([*parts, "## How", method]) + "\n"

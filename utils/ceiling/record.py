@@ -1,5 +1,4 @@
-"""From picks to figures: gains with their intervals, the ceiling, the learning curve and what repeats, for one test
-file."""
+"""From picks to figures, for one test file: gains and intervals, the ceiling, the learning curve, what repeats."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -21,78 +20,99 @@ def _figures(mean: float, draws: np.ndarray) -> dict[str, float]:
 def gain_of(y: np.ndarray, picks: Sequence[Sequence[int]], others: Sequence[Sequence[int]]) -> np.ndarray:
     """What picks earn beyond others on each query, mean over seeds: both (seeds, N) columns of y (N, T) -> (N,)."""
     rows = np.arange(len(y))
-    return np.mean([y[rows, np.array(mine)] - y[rows, np.array(other)] for mine, other in zip(picks, others)], axis=0)
+    gains = []
+    for of_seed, others_of_seed in zip(picks, others):
+        gains.append(y[rows, np.array(of_seed)] - y[rows, np.array(others_of_seed)])
+    return np.mean(gains, axis=0)
+
+
+def best_of_all_rows(y: np.ndarray, seeds: int) -> list[list[int]]:
+    """Picks of the LLM that is best on all rows of y (N, T), (seeds, N)."""
+    return [[int(y.mean(axis=0).argmax())] * len(y)] * seeds
+
+
+def two_gains(
+    y: np.ndarray,
+    picks: Sequence[Sequence[int]],
+    fair: Sequence[Sequence[int]],
+    resamples: int,
+) -> dict[str, Any]:
+    """The gain over `fair`, the picks of the best LLM of the same labels, and over the best LLM of all rows, in points.
+
+    All picks are (seeds, N).
+    """
+    best = best_of_all_rows(y, len(picks))
+    values = np.stack([gain_of(y, picks, fair), gain_of(y, picks, best)], axis=1)  # (N, 2)
+    draws = bootstrap([values], resamples)[:, 0]  # (B, 2)
+    over_best = _figures(values[:, 1].mean(), draws[:, 1])
+    return {**_figures(values[:, 0].mean(), draws[:, 0]), "against_best_of_all_rows": over_best}
 
 
 def gains_of(y: np.ndarray, runs: Sequence[Mapping[str, Any]], resamples: int = RESAMPLES) -> dict[str, dict[str, Any]]:
-    """For each learner in the runs of all seeds: its gain over the best LLM of the same training folds, and over the
-    best LLM of all rows.
+    """For each learner in the runs of all seeds: its gain over the best LLM of the same folds, and of all rows.
 
     The first is the fair one. The second is compared with an LLM that was chosen with the labels of the rows that it
-    is scored on. Also which settings were chosen, how often. In points.
+    is scored on. Also the gain of each seed, and which settings were chosen, how often. In points.
     """
-    best = [[int(y.mean(axis=0).argmax())] * len(y)] * len(runs)
     fair = [run["picks"][Constant.name] for run in runs]
-    found = {}
+    gained = {}
     for name in runs[0]["picks"]:
         picks = [run["picks"][name] for run in runs]
-        values = np.stack([gain_of(y, picks, fair), gain_of(y, picks, best)], axis=1)  # (N, 2)
-        draws = bootstrap([values], resamples)[:, 0]  # (B, 2)
+        by_seed = [100 * float(gain_of(y, [mine], [other]).mean()) for mine, other in zip(picks, fair)]
         settings = [setting for run in runs for setting in run["chosen"][name]]
-        found[name] = {
-            **_figures(values[:, 0].mean(), draws[:, 0]),
-            "against_best_of_all_rows": _figures(values[:, 1].mean(), draws[:, 1]),
-            "by_seed": [round(100 * float(gain_of(y, [mine], [other]).mean()), 4) for mine, other in zip(picks, fair)],
+        gained[name] = {
+            **two_gains(y, picks, fair, resamples),
+            "by_seed": [round(gain, 4) for gain in by_seed],
             "chosen": {setting: settings.count(setting) for setting in sorted(set(settings))},
         }
-    return found
+    return gained
 
 
 def curve_of(y: np.ndarray, curves: Sequence[Mapping[str, Any]], resamples: int = RESAMPLES) -> list[dict[str, Any]]:
-    """The gain at each place of the curve: over the best LLM of the same labels, and over the best LLM of all rows.
-    In points."""
-    best = [[int(y.mean(axis=0).argmax())] * len(y)] * len(curves)
-    found = []
-    for place in curves[0]:
-        picks, fair = ([curve[place][name] for curve in curves] for name in (BEST, Constant.name))
-        values = np.stack([gain_of(y, picks, fair), gain_of(y, picks, best)], axis=1)
-        draws = bootstrap([values], resamples)[:, 0]
-        against = _figures(values[:, 1].mean(), draws[:, 1])
-        found.append(
-            {"labelled": place, **_figures(values[:, 0].mean(), draws[:, 0]), "against_best_of_all_rows": against}
-        )
-    return found
+    """The gain at each point of the curve: over the best LLM of the same labels, and over the best LLM of all rows.
+
+    curves: of all seeds, what `learning_curve` returns.
+    """
+    points = []
+    for labelled in curves[0]:
+        picks = [curve[labelled][BEST] for curve in curves]
+        fair = [curve[labelled][Constant.name] for curve in curves]
+        points.append({"labelled": labelled, **two_gains(y, picks, fair, resamples)})
+    return points
 
 
 def repeats_of(scores: np.ndarray, resamples: int = RESAMPLES) -> dict[str, Any] | None:
-    """What of the oracle's head-room repeats in other answers, in points over the task's best LLM, and as a share in
-    %; None without several answers.
+    """What of the oracle's head-room repeats in other answers; None without several answers per query.
 
-    "share" is of the head-room in sample with half of the answers, "share_of_oracle" of that with all answers, which
-    is the one that tables quote.
+    In points over the task's best LLM, and as a share in %: "share" is of the head-room in sample with half of the
+    answers, "share_of_oracle" of that with all answers, which is the one that tables quote.
     """
     answers = answers_of(scores)
     if answers is None:
         return None
-    parts = halves(scores, answers)
+    expected = halves(scores, answers)
     scores = scores.astype(np.float64)
     best = scores[:, scores.mean(axis=0).argmax()]
-    columns = (parts.in_sample, parts.repeats, parts.ranked, scores.max(axis=1))
-    values = np.stack(columns, axis=1) - best[:, None]  # (N, 4)
-    draws = bootstrap([values], resamples)[:, 0]
-    means = values.mean(axis=0)
-    names = ("in_sample", "repeats", "repeats_ranked", "oracle")
-    found: dict[str, Any] = {"answers": answers}
-    found |= {name: _figures(means[c], draws[:, c]) for c, name in enumerate(names)}
-    for share, of in (("share", 0), ("share_of_oracle", 3)):
-        if means[of] > 0:
-            found[share] = _figures(means[2] / means[of], draws[:, 2] / np.maximum(draws[:, of], 1e-12))
-    return found
+    earned = {
+        "in_sample": expected.in_sample,
+        "repeats": expected.repeats,
+        "repeats_ranked": expected.ranked,
+        "oracle": scores.max(axis=1),
+    }
+    values = np.stack(list(earned.values()), axis=1) - best[:, None]  # (N, 4)
+    means = dict(zip(earned, values.mean(axis=0)))
+    draws = dict(zip(earned, bootstrap([values], resamples)[:, 0].T))  # (B,) of each
+    result: dict[str, Any] = {"answers": answers}
+    result |= {name: _figures(means[name], draws[name]) for name in earned}
+    for share, whole in (("share", "in_sample"), ("share_of_oracle", "oracle")):
+        if means[whole] > 0:
+            shares = draws["repeats_ranked"] / np.maximum(draws[whole], 1e-12)
+            result[share] = _figures(means["repeats_ranked"] / means[whole], shares)
+    return result
 
 
 def summary(y: np.ndarray, llms: Sequence[str], gained: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """The task's best LLM, the oracle, the ceiling with its interval, and the share of the head-room that is
-    learnable. In %.
+    """The task's best LLM, the oracle, the ceiling, and the share of the head-room that is learnable, all in %.
 
     The ceiling is what the cross-validated picks of the best learner earn: the accuracy of the LLM that is best on
     all rows, plus the gain over that LLM. The gain over the LLM of the same folds must not be added to it: it is the
@@ -100,19 +120,22 @@ def summary(y: np.ndarray, llms: Sequence[str], gained: Mapping[str, Mapping[str
     estimate too high on average.
     """
     means = 100 * y.mean(axis=0)
-    best, oracle = int(means.argmax()), 100 * float(y.max(axis=1).mean())
-    gain, room = gained[BEST]["against_best_of_all_rows"], oracle - float(means[best])
-    ceiling = {
-        end: round(float(means[best]) + gain[name], 4)
-        for end, name in (("accuracy", "mean"), ("low", "low"), ("high", "high"))
-    }
-    found = {
+    best = int(means.argmax())
+    best_accuracy = float(means[best])
+    oracle = 100 * float(y.max(axis=1).mean())
+    room = oracle - best_accuracy
+    gain = gained[BEST]["against_best_of_all_rows"]
+    result = {
         "best_llm": llms[best],
-        "best_accuracy": round(float(means[best]), 4),
+        "best_accuracy": round(best_accuracy, 4),
         "oracle": round(oracle, 4),
         "headroom": round(room, 4),
-        "ceiling": ceiling,
+        "ceiling": {
+            "accuracy": round(best_accuracy + gain["mean"], 4),
+            "low": round(best_accuracy + gain["low"], 4),
+            "high": round(best_accuracy + gain["high"], 4),
+        },
     }
     if room > 0:
-        found["learnable_share"] = {end: round(100 * gain[end] / room, 4) for end in ("mean", "low", "high")}
-    return found
+        result["learnable_share"] = {end: round(100 * gain[end] / room, 4) for end in ("mean", "low", "high")}
+    return result

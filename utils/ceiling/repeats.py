@@ -35,8 +35,10 @@ def answers_of(scores: np.ndarray) -> int | None:
 
 @dataclass(frozen=True)
 class Halves:
-    """Expected scores in [0, 1] of each query, (N,): see the module. `ranked`: equals in one half go to the LLM that
-    is better on the task."""
+    """Expected scores in [0, 1] of each query, (N,): see the module.
+
+    ranked: as `repeats`, but equals in one half go to the LLM that is better on the task.
+    """
 
     in_sample: np.ndarray
     repeats: np.ndarray
@@ -64,8 +66,9 @@ def halves(scores: np.ndarray, answers: int) -> Halves:
     order = np.argsort(-right.mean(axis=0), kind="stable")  # better LLMs first
     right = right[:, order]
     nodes, weights = np.polynomial.legendre.leggauss(right.shape[1] // 2 + 1)
-    nodes, weights = (nodes + 1) / 2, weights / 2
-    in_sample, repeats, ranked = (np.zeros(len(right)) for _ in range(3))
+    nodes, weights = (nodes + 1) / 2, weights / 2  # from [-1, 1] to [0, 1]
+    ones = np.ones((len(right), 1))
+    in_sample, repeats, ranked = np.zeros(len(right)), np.zeros(len(right)), np.zeros(len(right))
     for most in range(half + 1):
         at = hypergeom.pmf(most, answers, right, half)  # (N, T), exactly `most` right answers in the half
         below = hypergeom.cdf(most - 1, answers, right, half)
@@ -73,10 +76,8 @@ def halves(scores: np.ndarray, answers: int) -> Halves:
         in_sample += most / half * (np.prod(below + at, axis=1) - np.prod(below, axis=1))
         taken = sum(weight * without_each(below + node * at) for node, weight in zip(nodes, weights))
         repeats += (at * taken * other).sum(axis=1)
-        ones = np.ones((len(right), 1))
-        earlier = np.cumprod(np.concatenate([ones, below[:, :-1]], axis=1), axis=1)  # better LLMs are below
-        later = np.cumprod(np.concatenate([ones, (below + at)[:, :0:-1]], axis=1), axis=1)[
-            :, ::-1
-        ]  # the others not above
-        ranked += (at * earlier * later * other).sum(axis=1)
+        better_below = np.cumprod(np.concatenate([ones, below[:, :-1]], axis=1), axis=1)
+        not_above = (below + at)[:, :0:-1]  # from the last LLM to the second
+        others_not_above = np.cumprod(np.concatenate([ones, not_above], axis=1), axis=1)[:, ::-1]
+        ranked += (at * better_below * others_not_above * other).sum(axis=1)
     return Halves(in_sample, repeats, ranked)

@@ -1,6 +1,4 @@
-"""Logs to scores: made-up logs in both forms, checked against naive recomputation from the raw answers, and every
-refusal.
-"""
+"""Logs to scores: made-up logs in both forms against naive recomputation from the raw answers, and every refusal."""
 
 import copy
 import functools
@@ -234,9 +232,8 @@ def test_scores_are_those_of_a_naive_recomputation(place, capsys, year):
     for n in range(10):
         expected = {A: naive_number(made[A][n]), "lab/beta/x": naive_number(made[B][n])}
         assert found[made[A][n]["doc"]["question"]] == expected
-    assert (
-        0.15 < np.mean([list(scores.values()) for scores in found.values()]) < 0.85
-    )  # neither the metric's 1.0 nor all wrong
+    mean = np.mean([list(scores.values()) for scores in found.values()])
+    assert 0.15 < mean < 0.85  # neither the metric's 1.0 nor all wrong
     both = rows(place, "quiz_train.json") + rows(place, "quiz_test.json")
     expected = sorted(
         (quiz[A][n]["doc"]["question"], naive_choice(quiz[A][n]), naive_choice(quiz[B][n])) for n in range(10)
@@ -282,10 +279,8 @@ def sample(resps, target="", doc=None, arguments=None, **line):
 
 def test_choice_takes_the_first_of_equals_and_labels_as_targets():
     options = [["context", f" {letter}"] for letter in "ABC"]
-    assert (
-        rules.choice(sample([[["-1", "False"]], [["-1", "False"]], [["-3", "False"]]], "1", arguments=options)).score
-        == 0
-    )
+    equals = sample([[["-1", "False"]], [["-1", "False"]], [["-3", "False"]]], "1", arguments=options)
+    assert rules.choice(equals).score == 0
     outcome = rules.choice(sample([[["-9", "False"]], [["-1", "False"]], [["-inf", "False"]]], "B", arguments=options))
     assert outcome.score == pytest.approx(1 / (1 + np.exp(-8))) and outcome.answers == [1] and outcome.right == [True]
     for target in ("3", "D", "-1", "[0, 1]"):
@@ -325,13 +320,11 @@ def test_numbers_raw_and_by_value(answer, gold, raw, numeric):
 
 
 def test_values_of_numbers():
-    assert (
-        value_of("1,234,567.00") == 1234567
-        and value_of("$ 3") == 3
-        and value_of("-.5") == value_of("-0.50")
-        and value_of("x") is None
-        and value_of("") is None
-    )
+    assert value_of("1,234,567.00") == 1234567
+    assert value_of("$ 3") == 3
+    assert value_of("-.5") == value_of("-0.50")
+    assert value_of("x") is None
+    assert value_of("") is None
     with pytest.raises(LogError, match="reference answer 'ten' is no number"):
         number(sample([["#### 10"]], "#### ten"), numeric=True)
 
@@ -410,10 +403,8 @@ def test_programs_of_humaneval():
     stripped, whole = [[PROMPT.strip(), SAMPLING]], [[PROMPT, SAMPLING]]
     for arguments, answer in ((stripped, right + tail), (whole, right[1:] + tail)):
         (program,) = programs(sample([[answer]], doc=HUMANEVAL, arguments=arguments), "python")
-        assert (
-            program.language == "python"
-            and program.source == f"{PROMPT.rstrip()}{right}\n    x = 1\n{HUMANEVAL['test']}\ncheck(add)\n"
-        )
+        assert program.language == "python"
+        assert program.source == f"{PROMPT.rstrip()}{right}\n    x = 1\n{HUMANEVAL['test']}\ncheck(add)\n"
         exec(program.source, {})
 
 
@@ -474,19 +465,16 @@ def test_code_is_run_in_the_sandbox_and_scored(place, capsys, leaf, doc, name, r
         "test": "code_test.json",
     }
     assert run(place, "--tasks", "code", records=[record]) == 2
-    assert (
-        "1 programs that LLMs wrote must be run" in (error := capsys.readouterr().err)
-        and "--run_code" in error
-        and not (place / "mine").exists()
-    )
+    assert "1 programs that LLMs wrote must be run" in (error := capsys.readouterr().err)
+    assert "--run_code" in error
+    assert not (place / "mine").exists()
     assert run(place, "--tasks", "code", "--run_code", "--workers", 2, records=[record]) == 0
     (row,) = rows(place, "code_test.json")
     assert row["scores"] == {A: 0.7, "lab/beta/x": 0.0}
     kept = path.with_suffix(".verdicts.jsonl")
     assert [json.loads(line)["passed"] for line in kept.read_text().splitlines()] == [False]
-    assert (
-        run(place, "--tasks", "code", records=[record], output="again") == 0
-    )  # all verdicts are known: nothing is run
+    # All verdicts are known: nothing is run.
+    assert run(place, "--tasks", "code", records=[record], output="again") == 0
     assert rows(place, "code_test.json", "again") == [row]
 
 
@@ -716,10 +704,8 @@ def test_a_missing_subject_is_refused(place, capsys, task, leaves):
     capsys.readouterr()
     next((place / "logs").glob(f"lab__beta__x/**/samples_{prefix}{leaves[7]}_*")).unlink()
     assert run(place, records=(), output="other") == 2
-    assert (
-        f"{task}: lab/beta/x has no log of 1 of its {len(leaves)} leaf tasks: {prefix}{leaves[7]}"
-        in capsys.readouterr().err
-    )
+    words = f"{task}: lab/beta/x has no log of 1 of its {len(leaves)} leaf tasks: {prefix}{leaves[7]}"
+    assert words in capsys.readouterr().err
     assert run(place, "--llms", A, records=(), output="other") == 0
 
 
@@ -754,10 +740,8 @@ def test_filters(place, capsys):
     write_log(place / "logs", A, "mini_sums", sums(6, A), filters=("strict-match", "flexible-extract"))
     assert run(place) == 2
     assert "strict-match, flexible-extract" in capsys.readouterr().err
-    assert (
-        run(place, records=[SUMS | {"filter": "strict"}]) == 2
-        and "no line has the filter 'strict'" in capsys.readouterr().err
-    )
+    assert run(place, records=[SUMS | {"filter": "strict"}]) == 2
+    assert "no line has the filter 'strict'" in capsys.readouterr().err
     assert run(place, records=[SUMS | {"filter": "flexible-extract"}]) == 0
     assert [row["scores"][A] for row in rows(place, "sums_test.json")] == [naive_number(entry) for entry in sums(6, A)]
 
@@ -812,12 +796,10 @@ def test_ten_equal_answers_are_warned_of(place, capsys, settings, cause):
     write_log(place / "logs", B, "mini_sums", entries(B, 20))
     assert run(place) == 0
     warnings = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: ")]
-    assert (
-        len(warnings) == 1
-        and "all 10 answers are equal for" in warnings[0]
-        and cause in warnings[0]
-        and "org__alpha" in warnings[0]
-    )
+    assert len(warnings) == 1
+    assert "all 10 answers are equal for" in warnings[0]
+    assert cause in warnings[0]
+    assert "org__alpha" in warnings[0]
     assert json.loads((place / "mine" / "convert.json").read_text())["warnings"] == [
         warnings[0].removeprefix("warning: ")
     ]
@@ -839,19 +821,13 @@ def test_names_that_are_not_there(place, capsys):
         (["--workers", 0], "--workers is 0"),
     ):
         assert run(place, *flags) == 2 and words in capsys.readouterr().err
-    assert (
-        main(["--logs", str(place / "no"), "--output", str(place / "x")]) == 2
-        and "no such folder" in capsys.readouterr().err
-    )
+    assert main(["--logs", str(place / "no"), "--output", str(place / "x")]) == 2
+    assert "no such folder" in capsys.readouterr().err
     (place / "none").mkdir()
-    assert (
-        main(["--logs", str(place / "none"), "--output", str(place / "x")]) == 2
-        and "no folder in it holds logs" in capsys.readouterr().err
-    )
-    assert (
-        main(["--logs", str(place / "logs"), "--output", str(place / "x")]) == 2
-        and "no logs of any task in the table" in capsys.readouterr().err
-    )
+    assert main(["--logs", str(place / "none"), "--output", str(place / "x")]) == 2
+    assert "no folder in it holds logs" in capsys.readouterr().err
+    assert main(["--logs", str(place / "logs"), "--output", str(place / "x")]) == 2
+    assert "no logs of any task in the table" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -895,17 +871,14 @@ def test_a_folder_with_files_of_others_is_left_alone(place, capsys):
     assert run(place) == 2 and "thesis.txt" in capsys.readouterr().err
     assert [path.name for path in (place / "mine").iterdir()] == ["thesis.txt"]
     (place / "mine" / "thesis.txt").unlink()
-    assert (
-        run(place, "--tasks", "sums") == 0 and run(place) == 0
-    )  # one's own folder is replaced, by as many files or more
+    # one's own folder is replaced, by as many files or more
+    assert run(place, "--tasks", "sums") == 0
+    assert run(place) == 0
     files = {path.name: path.read_bytes() for path in (place / "mine").iterdir()}
-    assert (
-        sorted(files) == ["convert.json", "quiz_test.json", "quiz_train.json", "sums_test.json"] and capsys.readouterr()
-    )
-    assert (
-        run(place, "--tasks", "sums") == 2
-        and "quiz_test.json, quiz_train.json there would be lost" in capsys.readouterr().err
-    )
+    assert sorted(files) == ["convert.json", "quiz_test.json", "quiz_train.json", "sums_test.json"]
+    capsys.readouterr()
+    assert run(place, "--tasks", "sums") == 2
+    assert "quiz_test.json, quiz_train.json there would be lost" in capsys.readouterr().err
     assert {path.name: path.read_bytes() for path in (place / "mine").iterdir()} == files
     edit(next((place / "logs").rglob("*beta__x/samples_mini_sums*")), lambda text: text[:-9])
     assert run(place) == 2 and (place / "mine" / "sums_test.json").read_bytes() == files["sums_test.json"]
@@ -997,11 +970,9 @@ def test_equal_questions_stay_on_one_side_and_seeds_matter():
     splits = [split(questions, 0.3, seed) for seed in (1, 1, 2)]
     assert splits[0] == splits[1] != splits[2]
     for train, test in splits:
-        assert (
-            {questions[n] for n in train}.isdisjoint(questions[n] for n in test)
-            and sorted(train + test) == list(range(200))
-            and len(test) == 60
-        )
+        assert {questions[n] for n in train}.isdisjoint(questions[n] for n in test)
+        assert sorted(train + test) == list(range(200))
+        assert len(test) == 60
     assert splits[0][0] != sorted(splits[0][0])  # drawn order: the first rows are a sample of all leaves
     with pytest.raises(ValueError, match="cannot be split"):
         split(["same"] * 5, 0.3, 1)
@@ -1044,10 +1015,8 @@ def test_answers_give_a_majority_vote(place):
             for llm, name_ in ((A, A), (B, "lab/beta/x")):
                 if naive is None:
                     values = [answers[0][0] for answers in leaf_entries[llm]["resps"]]
-                    assert (
-                        side["answers"][name_] == [values.index(max(values))]
-                        and side["gold"] == leaf_entries[llm]["target"]
-                    )
+                    assert side["answers"][name_] == [values.index(max(values))]
+                    assert side["gold"] == leaf_entries[llm]["target"]
                 else:
                     assert side["answers"][name_] == [naive(text) for text in leaf_entries[llm]["resps"][0]]
                     assert np.mean(side["right"][name_]) == row["scores"][name_]
@@ -1059,10 +1028,8 @@ def test_answers_do_not_replace_files_of_others(place, capsys):
     assert run(place, output="data") == 0
     before = (place / "data" / "sums_test.json").read_bytes()
     assert run(place, "--answers", place / "data") == 2 and not (place / "mine").exists()
-    assert (
-        "--answers" in (error := capsys.readouterr().err)
-        and "no conversion wrote convert.json, quiz_test.json" in error
-    )
+    assert "--answers" in (error := capsys.readouterr().err)
+    assert "no conversion wrote convert.json, quiz_test.json" in error
     assert (place / "data" / "sums_test.json").read_bytes() == before
     assert run(place, "--answers", place / "sides", "--tasks", "sums") == 0
     about = json.loads((place / "sides" / "answers.json").read_text())
@@ -1073,19 +1040,16 @@ def test_answers_do_not_replace_files_of_others(place, capsys):
     assert run(place, "--answers", place / "sides", "--tasks", "sums", output="sums") == 2 and "--answers" in (
         error := capsys.readouterr().err
     )
-    assert (
-        "quiz_test.json, quiz_train.json there would be lost" in error and len(list((place / "sides").iterdir())) == 4
-    )
+    assert "quiz_test.json, quiz_train.json there would be lost" in error
+    assert len(list((place / "sides").iterdir())) == 4
 
 
 def test_a_task_of_which_only_one_split_was_scored(place, capsys):
     write_log(place / "logs", A, "gsm8k_test", sums(4, A), filters=("strict-match", "flexible-extract"))
     assert run(place, "--tasks", "gsm8k", records=()) == 0
     assert sorted(path.name for path in (place / "mine").iterdir()) == ["convert.json", "gsm8k-test.json"]
-    assert (
-        run(place, "--tasks", "gsm8k", "mbpp", records=()) == 2
-        and "--tasks mbpp: no logs of mbpp_generate below" in capsys.readouterr().err
-    )
+    assert run(place, "--tasks", "gsm8k", "mbpp", records=()) == 2
+    assert "--tasks mbpp: no logs of mbpp_generate below" in capsys.readouterr().err
 
 
 def test_provenance(place):
@@ -1102,11 +1066,9 @@ def test_provenance(place):
     ]
     assert len(logs) == 4
     for log in logs:
-        assert (
-            log["sha256"] == hashlib.sha256((place / "logs" / log["path"]).read_bytes()).hexdigest()
-            and log["lm_eval"] == "0.4.13"
-            and log["documents"] == 10
-        )
+        assert log["sha256"] == hashlib.sha256((place / "logs" / log["path"]).read_bytes()).hexdigest()
+        assert log["lm_eval"] == "0.4.13"
+        assert log["documents"] == 10
 
 
 def test_llms_in_the_order_of_the_paper_or_as_told(place):
@@ -1200,10 +1162,8 @@ def test_disagreement_against_loops():
 def test_records_check_themselves():
     with pytest.raises(ValueError, match="conversion of 'x'"):
         Conversion("x", ("leaf",), "number", "{question}", test="y.json")
-    assert (
-        copy.copy(PAPER[0]).kind == "probability"
-        and Conversion("x", ("leaf",), "number", "{question}", test="x_test.json").kind == "multi_attempt"
-    )
+    assert copy.copy(PAPER[0]).kind == "probability"
+    assert Conversion("x", ("leaf",), "number", "{question}", test="x_test.json").kind == "multi_attempt"
 
 
 def test_find_logs_by_name(place):

@@ -1,6 +1,4 @@
-"""utils/data.py: what it refuses and in which words, joining LLMs by name, splits and targets; the facts of the
-released data.
-"""
+"""utils/data.py: what it refuses and in which words, joining LLMs by name; splits and targets; the released data."""
 
 import collections
 import json
@@ -113,23 +111,19 @@ def test_bad_rows_are_named(write, keys, value, words):
 def test_cluster_ids_are_asked_for_only_where_needed(write, value):
     path = write("mmlu_train", (2, "cluster_id"), value)
     text = message(path, need_clusters=True)
-    assert (
-        text.startswith(f"{path}, row 2: 'cluster_id' must be an integer")
-        and "python -m utils.clustering" in text
-        and "--cluster_loss_weight 0 --sample_loss_weight 1" in text
-    )
+    assert text.startswith(f"{path}, row 2: 'cluster_id' must be an integer")
+    assert "python -m utils.clustering" in text
+    assert "--cluster_loss_weight 0 --sample_loss_weight 1" in text
     assert len(load(path)) == 3
 
 
 def test_a_task_that_nobody_knows_needs_a_kind(write):
     path = write("riddles_test")
     text = message(path)
-    assert (
-        text.startswith(f"{path}: ")
-        and "'riddles'" in text
-        and "--test_data_type" in text
-        and "probability or multi_attempt" in text
-    )
+    assert text.startswith(f"{path}: ")
+    assert "'riddles'" in text
+    assert "--test_data_type" in text
+    assert "probability or multi_attempt" in text
     assert load(path, "probability").kind == "probability"
     assert "'exact' is no score kind" in message(path, "exact")
 
@@ -253,12 +247,10 @@ def test_gaps_are_an_error_or_counted(tmp_path, capsys, suffix, what, words):
     assert text.startswith(f"{path}, row 1: {words}") and "--missing_cells drop" in text
     assert capsys.readouterr().err == ""
     data = load(path, missing="drop")
-    assert (
-        data.questions == [PRICED[0]["question"]] * 2
-        and data.left_out == 1
-        and not np.isnan(data.scores).any()
-        and not np.isnan(data.costs).any()
-    )
+    assert data.questions == [PRICED[0]["question"]] * 2
+    assert data.left_out == 1
+    assert not np.isnan(data.scores).any()
+    assert not np.isnan(data.costs).any()
     assert f"{path}: 1 of 3 rows left out" in capsys.readouterr().err
     for row in rows:
         row[what]["b|x"] = None if what == "scores" else row[what]["b|x"]
@@ -403,9 +395,8 @@ def test_where_questions_are_cut_decides_no_split(fake):
             for side, other in zip(split_validation(short, 0.2, seed), split_validation(whole, 0.2, seed)):
                 assert side.tolist() == other.tolist()
                 assert short.rows(side).identity == [whole.questions[i] for i in side]
-        assert (
-            count_training_questions([load(fake.test["gsm8k"], characters=1, keep=keep)], [short]) == {}
-        )  # whole questions count
+        test = load(fake.test["gsm8k"], characters=1, keep=keep)
+        assert count_training_questions([test], [short]) == {}  # whole questions count
     assert count_training_questions([short], [whole]) == {short.path: 54}
 
 

@@ -222,12 +222,10 @@ def test_outputs_made_with_other_settings_are_not_taken_silently(stand_in, tmp_p
     stand_in()
     before = logs_of(tmp_path / "out")
     run, called = stand_in(**changed)
-    assert (
-        run.returncode == 1
-        and len(called) == 0
-        and run.stderr.count("was made with other settings") == count
-        and "REDO=1" in run.stderr
-    )
+    assert run.returncode == 1
+    assert len(called) == 0
+    assert run.stderr.count("was made with other settings") == count
+    assert "REDO=1" in run.stderr
     assert logs_of(tmp_path / "out") == before
     run, called = stand_in(**changed, REDO="1")
     assert run.returncode == 0 and len(called) == count
@@ -251,12 +249,10 @@ def test_every_task_file_of_ours_samples_as_the_paper_did():
     for name, config in named.items():
         assert config["task"] == name and config["repeats"] == 10 and not config.get("unsafe_code")
         sampling = config["generation_kwargs"]
-        assert (
-            sampling["do_sample"] is True
-            and sampling["temperature"] == 0.2
-            and "seed" not in sampling
-            and sampling["until"]
-        )
+        assert sampling["do_sample"] is True
+        assert sampling["temperature"] == 0.2
+        assert "seed" not in sampling
+        assert sampling["until"]
 
 
 def test_the_other_tasks_are_the_harness_own():
@@ -344,10 +340,8 @@ def test_the_harness_leaves_all_answers(harness_logs, llm):
     assert sorted(path.name for path in (harness_logs / llm).iterdir()) == sorted(groups)
     for leaf, documents in tiny_documents().items():
         lines, results = read(harness_logs / llm, leaf)
-        assert (
-            results["n-samples"][leaf] == {"original": len(documents), "effective": len(documents)}
-            and results["config"]["limit"] is None
-        )
+        assert results["n-samples"][leaf] == {"original": len(documents), "effective": len(documents)}
+        assert results["config"]["limit"] is None
         assert [line["doc_id"] for line in lines] == [*range(len(documents))]
         for line, document in zip(lines, documents):
             assert {name: line["doc"][name] for name in document} == document
@@ -432,9 +426,9 @@ def test_a_server_is_asked_for_ten_different_answers(tiny_llms, tiny_tasks, tmp_
         server.shutdown()
     assert run.returncode == 0, run.stderr[-3000:]
     lines, results = read(tmp_path / "out" / "tiny__words" / "sums", "tiny_sums")
-    assert (
-        results["config"]["limit"] == 2 and len(lines) == 2 and all(len(set(line["resps"][0])) == 10 for line in lines)
-    )
+    assert results["config"]["limit"] == 2
+    assert len(lines) == 2
+    assert all(len(set(line["resps"][0])) == 10 for line in lines)
     assert len(Completions.bodies) == 20
     assert all(body["seed"] is None and body["temperature"] == 0.2 for body in Completions.bodies)
 

@@ -1,5 +1,6 @@
-"""utils/importers: made-up files in each published layout become data files that `load` reads, or a clear error and
-nothing written.
+"""utils/importers: made-up files in each published layout become data files that `load` reads, or a clear error.
+
+After an error nothing is written.
 """
 
 import csv
@@ -32,8 +33,9 @@ class Bomb:
 
 @pytest.fixture
 def make(tmp_path, capsys):
-    """Runs the command: make(format, source, ...) -> (exit status, stdout, stderr); the output folder is tmp_path /
-    "out".
+    """Runs the command: make(format, source, ...) -> (exit status, stdout, stderr).
+
+    The output folder is tmp_path / "out".
     """
 
     def run(*arguments):
@@ -124,10 +126,8 @@ def test_a_fraction_does_not_cut_what_has_a_split(make, tmp_path, routereval):
     for llm in LLMS:
         bench(tmp_path / "bench", "aime", "test", llm, records)
     error = refused(make("llmrouterbench", tmp_path / "bench", "--test_fraction", "0.5"), tmp_path)
-    assert (
-        "--test_fraction 0.5: the source has splits, which stay as they are: aime (test); leave --test_fraction out"
-        in error
-    )
+    words = "the source has splits, which stay as they are: aime (test); leave --test_fraction out"
+    assert f"--test_fraction 0.5: {words}" in error
     for source in (routereval[:1], (routereval[0], "--prompts", routereval[1])):
         assert "mmlu_weak (train), mmlu_weak (val); leave" in refused(
             make("routereval", *source, "--test_fraction", "0.5"), tmp_path
@@ -149,11 +149,9 @@ def test_a_fraction_does_not_cut_what_has_a_split(make, tmp_path, routereval):
 def test_gaps_are_an_error_or_counted(make, tmp_path, missing):
     source = save(frame(missing=missing), tmp_path / "r.csv")
     error = refused(make("routerbench", source), tmp_path)
-    assert (
-        f"{len(missing)} of 10 queries lack a score or a cost" in error
-        and "--missing_cells drop" in error
-        and f"{missing[0][1].split('|')[0]} 1" in error
-    )
+    assert f"{len(missing)} of 10 queries lack a score or a cost" in error
+    assert "--missing_cells drop" in error
+    assert f"{missing[0][1].split('|')[0]} 1" in error
     if len(missing) == 2:  # both rows of arc-challenge
         status, text, _ = make("routerbench", source, "--missing_cells", "drop")
         assert status == 0 and "2 queries left out" in text and set(written(tmp_path)) == {"mbpp.json", "mmlu.json"}
@@ -163,10 +161,8 @@ def test_the_largest_score_of_a_repeated_pair_counts_with_its_cost():
     pairs = Pairs()
     for score, cost in ((0.5, 1.0), (1.0, 2.0), (0.7, 3.0), (1.0, 4.0)):
         pairs.add("Some Task/1", "test", 1, "why?", "a", score, cost)
-    assert (
-        pairs.rows == {("some_task_1", "test"): {1: {"question": "why?", "scores": {"a": 1.0}, "costs": {"a": 2.0}}}}
-        and pairs.repeated == 3
-    )
+    assert pairs.rows == {("some_task_1", "test"): {1: {"question": "why?", "scores": {"a": 1.0}, "costs": {"a": 2.0}}}}
+    assert pairs.repeated == 3
 
 
 @pytest.mark.parametrize("format", ["routerbench", "routereval"])
@@ -372,11 +368,9 @@ def test_a_persons_files_are_not_overwritten(make, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine.txt").write_text("mine")
     status, _, error = make("routerbench", save(frame(), tmp_path / "r.csv"))
-    assert (
-        status == 2
-        and "not an empty folder" in error
-        and [path.name for path in (tmp_path / "out").iterdir()] == ["mine.txt"]
-    )
+    assert status == 2
+    assert "not an empty folder" in error
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["mine.txt"]
 
 
 def test_the_command_of_the_readme(script, tmp_path):
@@ -428,10 +422,8 @@ def test_routereval_without_text_trains_the_frozen_recipe_only(make, script, tmp
         "--output",
         tmp_path / "picks.json",
     )
-    assert (
-        again.returncode == 0
-        and again.stdout.split("\n\nWritten")[0] == (tmp_path / "run" / "tables.md").read_text().strip()
-    ), again.stderr
+    assert again.returncode == 0, again.stderr
+    assert again.stdout.split("\n\nWritten")[0] == (tmp_path / "run" / "tables.md").read_text().strip(), again.stderr
     picks = json.loads((tmp_path / "picks.json").read_text())["picks"]["mmlu_weak"]
     earned = 100 * found["test_score"][np.arange(4), picks].mean()
     assert json.loads((tmp_path / "run" / "results.json").read_text())["test"]["tasks"]["mmlu_weak"] == pytest.approx(

@@ -193,10 +193,8 @@ def test_ten_gigabytes(how):
 
 
 def test_ten_gigabytes_in_javascript(how):
-    assert (
-        javascript("const all = [];\nfor (let i = 0; i < 100; i++) all.push(Buffer.alloc(1e8, 1));", how, 20).status
-        == "out of memory"
-    )
+    greedy = "const all = [];\nfor (let i = 0; i < 100; i++) all.push(Buffer.alloc(1e8, 1));"
+    assert javascript(greedy, how, 20).status == "out of memory"
     heap = "const all = [];\nwhile (true) all.push(new Array(100000).fill(Math.random()));"
     assert javascript(heap, how, 20, 128).status in ("out of memory", "killed")
 
@@ -407,11 +405,9 @@ def test_a_warning_before_programs_run_without_namespaces(monkeypatch, tmp_path,
         text.count("warning: no namespaces can be made here, so programs that LLMs wrote can use the network")
         for text in asked
     ]
-    assert (
-        warned == [1, 0, 1, 0, 0, 0]
-        and "every file that you may;" in asked[0]
-        and "every file that any user may;" in asked[2]
-    )
+    assert warned == [1, 0, 1, 0, 0, 0]
+    assert "every file that you may;" in asked[0]
+    assert "every file that any user may;" in asked[2]
 
 
 NO_LIMIT = """

@@ -1,6 +1,4 @@
-"""Routing data: read and check the score files, join LLMs by name, hold out a validation split, choose the training
-rows.
-"""
+"""Routing data: read and check the score files, and join LLMs by name."""
 
 import hashlib
 import math
@@ -24,12 +22,15 @@ ENDS = ("last", "first")  # which characters of a query are kept
 class RoutingData:
     """Queries of one task and the score of every LLM on each.
 
-    questions: N strings. scores: (N, T) float32 in [0, 1], columns in the order of `llms`. clusters: (N,) int64, or
-    None where the file has none. kind: "probability" or "multi_attempt". sha256: of the file, as read. costs: (N, T)
-    float64, what each LLM's answer costs in US dollars, or None. left_out: rows of the file that are not here, see
-    `load`.
+    kind: "probability" or "multi_attempt".
+    questions: N strings.
+    scores: (N, T) float32 in [0, 1], columns in the order of `llms`.
+    clusters: (N,) int64, or None where the file has none.
+    sha256: of the file, as read.
+    costs: (N, T) float64, what each LLM's answer costs in US dollars, or None.
+    left_out: how many rows of the file are not here, see `load`.
     embeddings: (N, p) float32 where the file (.npz) has them in place of text; `questions` then names each by its
-    content.
+        content.
     whole: N strings, the questions before they were cut; None where they are whole.
     """
 
@@ -61,12 +62,12 @@ class RoutingData:
 
     def rows(self, index: np.ndarray) -> "RoutingData":
         """The rows of `index` (n,), repeats allowed, as a new object."""
-        part = {
-            name: None if (values := getattr(self, name)) is None else values[index]
-            for name in ("scores", "costs", "clusters", "embeddings")
-        }
+        chosen = {}
+        for name in ("scores", "costs", "clusters", "embeddings"):
+            values = getattr(self, name)
+            chosen[name] = None if values is None else values[index]
         whole = None if self.whole is None else [self.whole[i] for i in index]
-        return replace(self, questions=[self.questions[i] for i in index], whole=whole, **part)
+        return replace(self, questions=[self.questions[i] for i in index], whole=whole, **chosen)
 
     def for_llms(self, llms: Sequence[str]) -> "RoutingData":
         """The same queries with the columns of `llms`, by name, in their order.
@@ -82,24 +83,25 @@ class RoutingData:
 
 
 def gains(scores: np.ndarray, kind: str) -> np.ndarray:
-    """What a pick earns, in [0, 1]: scores (N, T) -> (N, T). Right or wrong (score > 0) for "probability", else the
-    score.
+    """What a pick earns, in [0, 1]: scores (N, T) -> (N, T).
+
+    For "probability" it is right or wrong (score > 0), else the score.
     """
     return (scores > 0).astype(np.float32) if kind == "probability" else scores
 
 
 def net(values: np.ndarray, data: RoutingData, cost_rate: float) -> np.ndarray:
-    """values - cost_rate * cost, (N, T): the one place where a cost is charged. cost_rate is in score points per US
-    dollar.
+    """values - cost_rate * cost, (N, T): the one place where a cost is charged.
 
+    cost_rate is in score points per US dollar.
     Raises: DataError if there is a rate and the file has no costs.
     """
     if not cost_rate:
         return values
     if data.costs is None:
         raise DataError(
-            f"{data.path}: --cost_rate {cost_rate:g} needs the cost of every answer, and the file has none; add "
-            "costs (datasets/README.md), or --cost_rate 0"
+            f"{data.path}: --cost_rate {cost_rate:g} needs the cost of every answer, and the file has none; "
+            "add costs (datasets/README.md), or --cost_rate 0"
         )
     return (values - cost_rate * data.costs).astype(np.float32)
 
@@ -162,8 +164,8 @@ def _read(path: Path) -> tuple[bytes, list]:
     """The bytes and the rows of a file. Raises: DataError if it is not there, or has no rows."""
     if not path.is_file():
         raise DataError(
-            f"{path}: no such file. `python -m utils.download` fetches the released data (RouterBench: --datasets "
-            "routerbench); --data_paths and --test_data_paths name your own"
+            f"{path}: no such file. `python -m utils.download` fetches the released data "
+            "(RouterBench: --datasets routerbench); --data_paths and --test_data_paths name your own"
         )
     raw = path.read_bytes()
     rows = read_rows(path, raw)
@@ -213,10 +215,9 @@ def _check_cluster(row: Mapping[str, Any], name: str) -> None:
     cluster = row.get("cluster_id")
     if isinstance(cluster, bool) or not isinstance(cluster, int):
         raise DataError(
-            f"{name}: 'cluster_id' must be an integer, found {cluster!r}. The sample-sample loss needs it: make "
-            "ids with "
-            "`python -m utils.clustering`, or contrast by task: --missing_clusters task, or --cluster_loss_weight 0 "
-            "--sample_loss_weight 1 (with --target_groups task)"
+            f"{name}: 'cluster_id' must be an integer, found {cluster!r}. The sample-sample loss needs it: make ids "
+            "with `python -m utils.clustering`, or contrast by task: --missing_clusters task, "
+            "or --cluster_loss_weight 0 --sample_loss_weight 1 (with --target_groups task)"
         )
 
 
@@ -279,11 +280,12 @@ def reading_of(config: DataConfig) -> dict[str, Any]:
     return reading({name: getattr(config, name) for name in ("missing_cells", "max_characters", "keep_characters")})
 
 
-def _difference(expected: Sequence[str], found: Sequence[str]) -> str:
-    missing, extra = [n for n in expected if n not in found], [n for n in found if n not in expected]
-    return (f"; missing: {', '.join(missing)}" if missing else "") + (
-        f"; unexpected: {', '.join(extra)}" if extra else ""
-    )
+def _difference(expected: Sequence[str], names: Sequence[str]) -> str:
+    """Which names are missing and which are unexpected, to be put behind an error."""
+    missing = [name for name in expected if name not in names]
+    unexpected = [name for name in names if name not in expected]
+    words = f"; missing: {', '.join(missing)}" if missing else ""
+    return words + (f"; unexpected: {', '.join(unexpected)}" if unexpected else "")
 
 
 def load_all(
@@ -295,10 +297,13 @@ def load_all(
 ) -> list[RoutingData]:
     """Read several files that must have scores for the same LLMs; columns are brought to the order of the first file.
 
-    `names` are the two flags that gave `paths` and `kinds`, for errors; `options` go to `load`.
+    Args:
+        kinds: the score kind of each file, or one for all; None: that of each file's task.
+        names: the two flags that gave `paths` and `kinds`, for errors.
+        need_clusters, options: as for `load`.
     Raises: DataError, also for lists of different lengths or a task that occurs twice.
     """
-    kinds = list(kinds or [None] * len(paths))
+    kinds = list(kinds or [None])
     kinds = kinds * len(paths) if len(kinds) == 1 else kinds
     if len(kinds) != len(paths):
         raise DataError(
@@ -307,10 +312,8 @@ def load_all(
     loaded = [load(path, kind, need_clusters, names[1], **options) for path, kind in zip(paths, kinds)]
     for data in loaded[1:]:
         if set(data.llms) != set(loaded[0].llms):
-            raise DataError(
-                f"{data.path}: scores are for other LLMs than in "
-                f"{loaded[0].path}{_difference(loaded[0].llms, data.llms)}"
-            )
+            difference = _difference(loaded[0].llms, data.llms)
+            raise DataError(f"{data.path}: scores are for other LLMs than in {loaded[0].path}{difference}")
     tasks = [data.task for data in loaded]
     for task in tasks:
         if tasks.count(task) > 1:
@@ -324,13 +327,13 @@ def embedding_size(files: Sequence[RoutingData]) -> int | None:
     Raises: DataError that names the first file unlike the others before it.
     """
     sizes = [None if data.embeddings is None else data.embeddings.shape[1] for data in files]
-    found = [
-        f"{data.path} has {'text' if size is None else f'embeddings of {size} dimensions'}"
-        for data, size in zip(files, sizes)
-    ]
-    for size, what in zip(sizes, found):
+    contents = []
+    for data, size in zip(files, sizes):
+        content = "text" if size is None else f"embeddings of {size} dimensions"
+        contents.append(f"{data.path} has {content}")
+    for size, content in zip(sizes, contents):
         if size != sizes[0]:
-            raise DataError(f"{what}, and {found[0]}; all files of a run must be alike")
+            raise DataError(f"{content}, and {contents[0]}; all files of a run must be alike")
     return sizes[0]
 
 
@@ -346,10 +349,15 @@ def load_tests(config: DataConfig, llms: Sequence[str]) -> list[RoutingData]:
         names = ("--final_eval_data_paths", "--final_eval_data_type")
         tests += load_all(config.final_eval_data_paths, config.final_eval_data_type, names, **options)
     if config.llms:
-        tests = [data.for_llms([name for name in config.llms if name in data.llms] or config.llms) for data in tests]
+        tests = [_with_llms_of(data, config.llms) for data in tests]
     for number, data in enumerate(tests):
         _check_test(data, tests[:number], llms)
     return [data.for_llms([name for name in llms if name in data.llms]) for data in tests]
+
+
+def _with_llms_of(data: RoutingData, llms: Sequence[str]) -> RoutingData:
+    """The file with those of the LLMs that it has. Raises: DataError if it has none of them."""
+    return data.for_llms([name for name in llms if name in data.llms] or llms)
 
 
 def _check_test(data: RoutingData, before: Sequence[RoutingData], llms: Sequence[str]) -> None:
@@ -360,13 +368,13 @@ def _check_test(data: RoutingData, before: Sequence[RoutingData], llms: Sequence
     if unknown:
         raise DataError(
             f"{data.path}: no training file has scores for {', '.join(unknown)}; they have {', '.join(llms)}. "
-            "Name your own test files: --test_data_paths, and --final_eval_data_paths with nothing behind it for no "
-            "others"
+            "Name your own test files: --test_data_paths, and --final_eval_data_paths with nothing behind it for "
+            "no others"
         )
     if before and set(data.llms) != set(before[0].llms):
         raise DataError(
-            f"{data.path}: its LLMs are {', '.join(data.llms)}, those of {before[0].path} "
-            f"{', '.join(before[0].llms)}; all test files of a run must have the same"
+            f"{data.path}: its LLMs are {', '.join(data.llms)}, "
+            f"those of {before[0].path} {', '.join(before[0].llms)}; all test files of a run must have the same"
         )
 
 

@@ -60,11 +60,13 @@ class _NoAnswer(_Transient):
 
 
 class _Prompt:
-    """A connection that is made soon or not at all: where packets are dropped, each address of a host would take
-    TIMEOUT.
+    """A connection that is made soon or not at all.
+
+    Where packets are dropped, each address of a host would otherwise take TIMEOUT.
     """
 
     def connect(self):
+        """Connect, with little time for each address."""
         addresses = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)
         self.timeout = max(CONNECT / len(addresses), 0.4 * CONNECT)
         super().connect()
@@ -81,11 +83,13 @@ class _HTTPS(_Prompt, HTTPSConnection):
 
 class _HTTPHandler(HTTPHandler):
     def http_open(self, request):
+        """Open an http address."""
         return self.do_open(_HTTP, request)
 
 
 class _HTTPSHandler(HTTPSHandler):
     def https_open(self, request):
+        """Open an https address."""
         return self.do_open(_HTTPS, request)
 
 
@@ -165,29 +169,45 @@ def fetch(name: str, entry: dict, source: str | Path, root: Path = ROOT) -> bool
     if target.exists():
         tqdm.write(f"{target} is not the released file ({wrong}): replacing it", file=sys.stderr)
     target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(target.name + ".part")
     if isinstance(source, Path):
-        try:
-            shutil.copyfile(source / name, part)
-        except FileNotFoundError as error:
-            raise DownloadError(
-                f"the mirror {source} has no {name}. Give a folder that has it, laid out like "
-                "datasets/ (--mirror DIR), or --mirror '' to fetch it from the network"
-            ) from error
-        if wrong := _install(part, target, entry):
-            raise DownloadError(
-                f"{source / name} is not the released file: {wrong}. Use another source "
-                "(--mirror DIR, or --mirror '' for the network)"
-            )
-        return True
+        _copy(source, name, target, entry)
+    else:
+        _fetch_from_network(f"{source}/{name}", name, target, entry)
+    return True
 
-    url, silent = f"{source}/{name}", 0
-    for tries, wait in enumerate((*WAITS, None), 1):  # noqa: B007, the last number is part of the error
-        try:  # an earlier run may have been stopped just before the rename: then nothing is left to pull
+
+def _part(target: Path) -> Path:
+    """The file that a transfer writes to."""
+    return target.with_name(target.name + ".part")
+
+
+def _copy(mirror: Path, name: str, target: Path, entry: dict) -> None:
+    """Bring a file in place from a mirror. Raises: DownloadError if it is not there, or not the released one."""
+    try:
+        shutil.copyfile(mirror / name, _part(target))
+    except FileNotFoundError as error:
+        raise DownloadError(
+            f"the mirror {mirror} has no {name}. Give a folder that has it, laid out like datasets/ (--mirror DIR), "
+            "or --mirror '' to fetch it from the network"
+        ) from error
+    if wrong := _install(_part(target), target, entry):
+        raise DownloadError(
+            f"{mirror / name} is not the released file: {wrong}. "
+            "Use another source (--mirror DIR, or --mirror '' for the network)"
+        )
+
+
+def _fetch_from_network(url: str, name: str, target: Path, entry: dict) -> None:
+    """Bring a file in place from an address, with as many tries as `fetch` says. Raises: DownloadError."""
+    part, tries, silent = _part(target), 0, 0
+    for wait in (*WAITS, None):
+        tries += 1
+        try:
+            # An earlier run may have been stopped just before the rename: then nothing is left to pull.
             resumed = verify(part, entry) is not None and _pull(url, part)
             wrong = _install(part, target, entry)
             if wrong is None:
-                return True
+                return
             if not resumed:
                 raise DownloadError(f"{url} is not the released file: {wrong}. Use another source (--mirror DIR)")
             raise _Transient(f"resumed from {part.name}, and {wrong}; dropped {part.name}")
@@ -267,6 +287,7 @@ def _install(part: Path, target: Path, entry: dict) -> str | None:
 
 
 def _fetch_all(files: dict, manifest: dict, mirror: Path | None, root: Path) -> None:
+    """Bring all these files of the manifest in place. Raises: DownloadError if one is missing at the end."""
     origins = {name: origin(entry, manifest, mirror) for name, entry in files.items()}
     sources = sorted({str(source) for _, source in origins.values()})
     print(f"fetching {len(files)} files from {' and '.join(sources)} into {root}", flush=True)
@@ -286,9 +307,8 @@ def _fetch_all(files: dict, manifest: dict, mirror: Path | None, root: Path) -> 
                 if not isinstance(source, Path):
                     break  # the next file would wait for the same network
     if failed:
-        nothing_wrong = unreachable and not any(
-            (root / name).exists() for name in files
-        )  # none was there, and none came
+        nothing_came = not any((root / name).exists() for name in files)
+        nothing_wrong = unreachable and nothing_came
         raise (Unreachable if nothing_wrong else DownloadError)(
             f"the data in {root} is incomplete: see above; --check lists what is missing or wrong"
         )

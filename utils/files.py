@@ -26,9 +26,9 @@ def writable_folder(path: Path, flag: str) -> None:
 
 
 def replaceable_folder(path: Path, flag: str, ours: Collection[str], maker: str) -> None:
-    """Prove that `atomic_folder` may put a new folder in the place of this one: a file can be written beside it, and it
-    holds none but `ours`.
+    """Prove that `atomic_folder` may put a new folder in the place of this one.
 
+    A file can be written beside it, and it holds no files but `ours`.
     Raises: ValueError naming the flag, the path and what is there of which `maker` ("no conversion") wrote nothing.
     """
     writable_folder(path.parent, flag)
@@ -93,8 +93,9 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
 
 def recover(path: Path) -> None:
-    """Finish an exchange of `atomic_folder` that was stopped half-way: the old folder comes back if no new one is
-    there.
+    """Finish an exchange of `atomic_folder` that was stopped half-way.
+
+    The old folder comes back if no new one is there.
     """
     old = path.with_name(f".{path.name}.old")
     if old.exists() and not path.exists():

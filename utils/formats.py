@@ -1,5 +1,6 @@
-"""Data files in every format to rows `{"question", "scores", "costs", "cluster_id"}`; `utils.data` checks what the rows
-hold.
+"""Data files in every format to rows `{"question", "scores", "costs", "cluster_id"}`.
+
+`utils.data` checks what the rows hold.
 """
 
 import ast
@@ -16,16 +17,8 @@ from typing import Any
 import numpy as np
 
 COST, ANSWER = "|total_cost", "|model_response"  # endings of RouterBench's further columns of each LLM
-NOT_LLMS = {
-    "question",
-    "prompt",
-    "cluster_id",
-    "sample_id",
-    "eval_name",
-    "oracle_model_to_route_to",
-    "",
-    "Unnamed: 0",
-}  # other columns
+# Other columns.
+NOT_LLMS = {"question", "prompt", "cluster_id", "sample_id", "eval_name", "oracle_model_to_route_to", "", "Unnamed: 0"}
 csv.field_size_limit(2**31 - 1)  # RouterBench keeps whole answers in its cells
 
 
@@ -34,8 +27,9 @@ class DataError(ValueError):
 
 
 def prompt_text(value: Any) -> str:
-    """RouterBench's prompt: a list with one string, or such a list as a Python literal (parsed, never run). Several
-    turns get a line each.
+    """RouterBench's prompt: a list with one string, or such a list as a Python literal (parsed, never run).
+
+    Several turns get a line each.
     """
     turns = value
     if isinstance(value, str) and value.startswith("[") and value.endswith("]"):
@@ -44,7 +38,9 @@ def prompt_text(value: Any) -> str:
         except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
             return value  # a plain text that happens to stand in brackets
     turns = turns.tolist() if isinstance(turns, np.ndarray) else turns
-    return "\n".join(turns) if isinstance(turns, list) and all(isinstance(turn, str) for turn in turns) else value
+    if isinstance(turns, list) and all(isinstance(turn, str) for turn in turns):
+        return "\n".join(turns)
+    return value
 
 
 def _json(path: Path, raw: bytes) -> Any:
@@ -52,8 +48,8 @@ def _json(path: Path, raw: bytes) -> Any:
         return json.loads(raw)
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise DataError(
-            f"{path}: not valid JSON ({error}). Is it truncated? `python -m utils.download --check` verifies "
-            "released files"
+            f"{path}: not valid JSON ({error}). Is it truncated? "
+            "`python -m utils.download --check` verifies released files"
         ) from None
 
 
@@ -119,70 +115,77 @@ def table_rows(path: str | Path, columns: Sequence[str], records: Iterable[Mappi
     columns are left out.
     Raises: DataError for a column that is neither.
     """
-    text = next((name for name in ("question", "prompt") if name in columns), None)
-    if text is None:
+    question_column = next((name for name in ("question", "prompt") if name in columns), None)
+    if question_column is None:
         raise DataError(
             f"{path}: no column `question` (or `prompt`); it has {', '.join(map(repr, columns[:12])) or 'none'}"
         )
     llms = [name for name in columns if name not in NOT_LLMS and not str(name).endswith((COST, ANSWER))]
-    costly = [name.removesuffix(COST) for name in columns if str(name).endswith(COST)]
-    wrong = set(llms) ^ set(costly) if costly else set()
+    priced = [name.removesuffix(COST) for name in columns if str(name).endswith(COST)]
+    wrong = set(llms) ^ set(priced) if priced else set()
     if wrong:
         raise DataError(
-            f"{path}: {', '.join(map(repr, sorted(wrong)))}: a score without its cost column, or a cost without "
-            f"its score; for each LLM there must be `LLM` and `LLM{COST}`, or no costs at all"
+            f"{path}: {', '.join(map(repr, sorted(wrong)))}: a score without its cost column, or a cost without its "
+            f"score; for each LLM there must be `LLM` and `LLM{COST}`, or no costs at all"
         )
     rows = []
     for record in records:
-        question = record[text] if text == "question" else prompt_text(record[text])
-        rows.append({"question": question, "scores": {llm: _cell(record[llm]) for llm in llms}})
-        if costly:
-            rows[-1]["costs"] = {llm: _cell(record[llm + COST]) for llm in llms}
+        question = record[question_column]
+        if question_column == "prompt":
+            question = prompt_text(question)
+        row = {"question": question, "scores": {llm: _cell(record[llm]) for llm in llms}}
+        if priced:
+            row["costs"] = {llm: _cell(record[llm + COST]) for llm in llms}
         if "cluster_id" in columns:
             cluster = _cell(record["cluster_id"])
-            rows[-1]["cluster_id"] = int(cluster) if isinstance(cluster, float) and cluster.is_integer() else cluster
+            row["cluster_id"] = int(cluster) if isinstance(cluster, float) and cluster.is_integer() else cluster
+        rows.append(row)
     return rows
 
 
 def _npz(path: Path, raw: bytes) -> list[dict]:
-    """Scores and embeddings without text: arrays `scores` (N, T), `embeddings` (N, p), `llms` (T,), and maybe `costs`
-    (N, T), `cluster_id` (N,).
+    """Scores and embeddings without text.
+
+    Arrays: `scores` (N, T), `embeddings` (N, p), `llms` (T,), and maybe `costs` (N, T), `cluster_id` (N,).
     """
     try:
         with np.load(io.BytesIO(raw), allow_pickle=False) as file:
-            found = {name: file[name] for name in file.files}
+            arrays = {name: file[name] for name in file.files}
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise DataError(f"{path}: not a valid .npz file of plain arrays ({error})") from None
-    absent = [name for name in ("scores", "embeddings", "llms") if name not in found]
+    absent = [name for name in ("scores", "embeddings", "llms") if name not in arrays]
     if absent:
-        raise DataError(f"{path}: no array {', '.join(absent)}; it has {', '.join(found) or 'none'}")
-    scores, vectors, llms = found["scores"], found["embeddings"], found["llms"].tolist()
-    fits = (
-        scores.ndim == vectors.ndim == 2
-        and len(scores) == len(vectors)
-        and scores.shape[1] == len(llms)
-        and vectors.shape[1] > 0
-    )
+        raise DataError(f"{path}: no array {', '.join(absent)}; it has {', '.join(arrays) or 'none'}")
+    llms = arrays["llms"].tolist()
+    _check_arrays(path, arrays, len(llms))
+    rows = []
+    for number, vector in enumerate(np.ascontiguousarray(arrays["embeddings"], dtype=np.float32)):
+        digest = hashlib.sha256(vector.tobytes()).hexdigest()
+        row = {"question": f"embedding {digest[:16]}", "embedding": vector}
+        row["scores"] = dict(zip(llms, map(_cell, arrays["scores"][number])))
+        if "costs" in arrays:
+            row["costs"] = dict(zip(llms, map(_cell, arrays["costs"][number])))
+        if "cluster_id" in arrays:
+            row["cluster_id"] = _cell(arrays["cluster_id"][number])
+        rows.append(row)
+    return rows
+
+
+def _check_arrays(path: Path, arrays: Mapping[str, np.ndarray], llms: int) -> None:
+    """Raise DataError unless the shapes fit each other and this number of LLMs, and the embeddings are finite."""
+    scores, vectors = arrays["scores"], arrays["embeddings"]
+    fits = scores.ndim == vectors.ndim == 2 and len(scores) == len(vectors)
+    fits = fits and scores.shape[1] == llms and vectors.shape[1] > 0
     if not fits or vectors.dtype.kind != "f" or not np.isfinite(vectors).all():
         raise DataError(
-            f"{path}: expected scores (N, T), finite embeddings (N, p) and T llms, found {scores.shape}, "
-            f"{vectors.shape} ({vectors.dtype}) and {len(llms)}"
+            f"{path}: expected scores (N, T), finite embeddings (N, p) and T llms, "
+            f"found {scores.shape}, {vectors.shape} ({vectors.dtype}) and {llms}"
         )
-    further = {name: found[name] for name in ("costs", "cluster_id") if name in found}
-    if any(len(values) != len(scores) for values in further.values()) or (
-        "costs" in further and further["costs"].shape != scores.shape
-    ):
-        raise DataError(
-            f"{path}: {', '.join(f'{name} {values.shape}' for name, values in further.items())} do not fit "
-            f"scores {scores.shape}"
-        )
-    rows = []
-    for number, vector in enumerate(np.ascontiguousarray(vectors, dtype=np.float32)):
-        rows.append({"question": f"embedding {hashlib.sha256(vector.tobytes()).hexdigest()[:16]}", "embedding": vector})
-        rows[-1]["scores"] = dict(zip(llms, map(_cell, scores[number])))
-        rows[-1] |= {"costs": dict(zip(llms, map(_cell, further["costs"][number])))} if "costs" in further else {}
-        rows[-1] |= {"cluster_id": _cell(further["cluster_id"][number])} if "cluster_id" in further else {}
-    return rows
+    further = {name: arrays[name] for name in ("costs", "cluster_id") if name in arrays}
+    fits = all(len(values) == len(scores) for values in further.values())
+    if not fits or ("costs" in further and further["costs"].shape != scores.shape):
+        shapes = ", ".join(f"{name} {values.shape}" for name, values in further.items())
+        raise DataError(f"{path}: {shapes} do not fit scores {scores.shape}")
 
 
 READERS = {".json": _json, ".jsonl": _json_lines, ".csv": _csv, ".parquet": _parquet, ".npz": _npz}
@@ -195,10 +198,9 @@ def read_rows(path: Path, raw: bytes) -> Any:
     """
     suffix = path.suffix.lower()
     if suffix not in READERS:
-        pickled = (
-            "; a pickle can run any code when it is opened: `python -m utils.importers --help` says how to import one"
-            if suffix in (".pkl", ".pickle")
-            else ""
-        )
-        raise DataError(f"{path}: a data file ends in {', '.join(READERS)}{pickled}")
+        problem = f"{path}: a data file ends in {', '.join(READERS)}"
+        if suffix in (".pkl", ".pickle"):
+            problem += "; a pickle can run any code when it is opened: "
+            problem += "`python -m utils.importers --help` says how to import one"
+        raise DataError(problem)
     return READERS[suffix](path, raw)

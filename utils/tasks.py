@@ -36,6 +36,7 @@ class Task:
 
     @property
     def in_distribution(self) -> bool:
+        """Whether the paper trains on this task."""
         return self.train is not None
 
 
@@ -60,11 +61,8 @@ BY_NAME = {task.name: task for task in TASKS}
 TRAIN_ORDER = ("gsm8k", "humaneval", "arc_challenge", "cmmlu", "mmlu")  # order of the released command
 ROUTERBENCH = ("gsm8k", "hellaswag", "mbpp", "mmlu", "winograde", "arc_challenge")  # its tasks, as its files spell them
 _OTHER_TITLES = {"hellaswag": "HellaSwag", "winograde": "WinoGrande", "math": "MATH"}
-OTHER_KINDS = {
-    "javascript": "multi_attempt",
-    "arc_easy": "probability",
-    "hellaswag": "probability",
-}  # released, not in a table
+# Released, but not in a table of the paper.
+OTHER_KINDS = {"javascript": "multi_attempt", "arc_easy": "probability", "hellaswag": "probability"}
 
 
 def task_of(path: str | Path) -> str:
@@ -78,9 +76,7 @@ def title_of(name: str) -> str:
 
 
 def routerbench(task: str, test: bool = False) -> str:
-    """The released RouterBench file of a task, with cluster ids for training. Relative to the repository, as all paths
-    here.
-    """
+    """The released RouterBench file of a task, relative to the repository; those for training have cluster ids."""
     return f"datasets/routerbench_zs/{task}_test.csv" if test else f"datasets/routerbench_cluster/{task}_train.csv"
 
 
@@ -125,8 +121,8 @@ def short_names(llms: Iterable[str]) -> dict[str, str]:
     return names
 
 
-# Testing accuracy in %, Tables 1 and 2 of the paper, in the order of TASKS. Single-LLM rows follow from the data (a
-# test).
+# Testing accuracy in %, Tables 1 and 2 of the paper, in the order of TASKS. A test finds the rows of single LLMs in the
+# data.
 PAPER = {
     "mistralai/Mistral-7B-v0.1": (62.14, 36.71, 43.83, 49.43, 28.98, 24.80, 37.90, 46.43),
     "meta-math/MetaMath-Mistral-7B": (59.86, 69.63, 43.83, 48.30, 29.80, 39.15, 37.74, 45.17),

@@ -1,13 +1,14 @@
-"""utils/config.py: defaults, recipes, flags and their order, bounds, and the label of a run."""
+"""utils/config.py: defaults, flags, recipes, labels, and every mistake in them by its name."""
 
-import os
+import json
+import re
 import subprocess
 import sys
 from dataclasses import astuple, dataclass, field
 
 import pytest
 import yaml
-from conftest import REPO
+from conftest import LLMS, REPO, words_of
 
 from utils.config import (
     CUSTOM,
@@ -16,111 +17,178 @@ from utils.config import (
     DataConfig,
     Fidelity,
     bounded,
-    leaves,
+    flags_of,
     parse_arguments,
     parse_config,
     recipes,
     settings_of,
 )
 
-PAPER = {  # section "Defaults" of the paper, and what it leaves out as the README's table has it
-    "encoder": "microsoft/mdeberta-v3-base", "max_length": 512, "similarity_function": "cos", "dropout": None,
-    "freeze_encoder": False, "train_layers": None, "loss": "routerdc", "top_k": 3, "last_k": 3, "H": 3,
-    "temperature": 1, "cluster_loss_weight": 1, "sample_loss_weight": 0, "negative_below": 0.5, "fidelity": "paper",
-    "learning_rate": 5e-5, "llm_learning_rate": None, "weight_decay": 0.01, "batch_size": 64,
-    "gradient_accumulation": 1, "training_steps": 1000, "eval_steps": 50, "selection": "best", "seed": 1,
-    "training_samples_per_dataset": 1000, "targets": "score", "cost_rate": 0, "target_shrinkage": 0,
-    "target_pooling": "none", "llms": None, "max_characters": None,
-}  # fmt: skip
+PAPER = {  # section "Defaults" of the paper, and what the released command has where the paper is silent
+    "top_k": 3,
+    "last_k": 3,
+    "H": 3,
+    "cluster_loss_weight": 1,
+    "sample_loss_weight": 0,
+    "temperature": 1,
+    "learning_rate": 5e-5,
+    "weight_decay": 0.01,
+    "batch_size": 64,
+    "training_steps": 1000,
+    "eval_steps": 50,
+    "gradient_accumulation": 1,
+    "max_length": 512,
+    "training_samples_per_dataset": 1000,
+    "fidelity": "paper",
+    "similarity_function": "cos",
+    "encoder": "microsoft/mdeberta-v3-base",
+    "pooling": None,
+    "dropout": None,
+    "freeze_encoder": False,
+    "train_layers": None,
+    "loss": "routerdc",
+    "negative_below": 0.5,
+    "ties": "expected",
+    "targets": "score",
+    "target_shrinkage": 0,
+    "target_groups": "task",
+    "target_pooling": "none",
+    "cost_rate": 0,
+    "llm_learning_rate": None,
+    "validation_fraction": 0.1,
+    "selection": "best",
+    "seed": 1,
+    "dataset": "paper",
+    "llms": None,
+    "missing_cells": "error",
+    "max_characters": None,
+    "keep_characters": "last",
+}
+TRAINING_FILES = ["gsm8k-train", "humaneval_train", "arc_challenge_train", "cmmlu_train", "mmlu_train"]
 
 
-def values(*words: str) -> dict:
-    """All settings of a command line, by name."""
-    return dict(leaves(parse_config(words)))
+def settings(*words: str) -> dict:
+    """The settings that a command line gives, flat."""
+    return settings_of(parse_config(words))
 
 
-def without_label(*words: str) -> dict:
-    """All settings but the label."""
-    return {name: value for name, value in values(*words).items() if name != "label"}
+def label(*words: str) -> str | None:
+    """The label that a command line gives."""
+    return parse_config(words).run.label
 
 
 @pytest.fixture
-def config_file(tmp_path):
-    """Writes a YAML file; returns its path."""
+def recipe_file(tmp_path):
+    """Writes a YAML file of one's own and returns the words that name it."""
 
-    def write(text: str) -> str:
-        path = tmp_path / "own.yaml"
+    def write(text: str, name: str = "mine") -> list[str]:
+        path = tmp_path / f"{name}.yaml"
         path.write_text(text, encoding="utf-8")
-        return str(path)
+        return ["--config", str(path)]
 
     return write
 
 
-# Defaults
+# Defaults and flags
 
 
 def test_the_defaults_are_the_papers():
-    found = values()
+    found = settings()
     assert {name: found[name] for name in PAPER} == PAPER
-    for files, names in (
-        ("data_paths", ["gsm8k-train", "humaneval_train", "arc_challenge_train", "cmmlu_train", "mmlu_train"]),
-        ("test_data_paths", ["mmlu_test", "gsm8k-test", "cmmlu_test", "arc_challenge_test", "humaneval_test"]),
-    ):
-        assert sorted(path.rsplit("/", 1)[-1] for path in found[files]) == sorted(f"{name}.json" for name in names)
-    assert {name for name, value in found.items() if value != dict(leaves(Config()))[name]} == {"label"}
+    beside = {"data_paths", "data_type", "test_data_paths", "test_data_type", "final_eval_data_paths"}
+    beside |= {"final_eval_data_type", "device", "precision", "final_eval"}
+    assert found.keys() == PAPER.keys() | beside  # no setting is forgotten here
+    assert [path.rsplit("/", 1)[-1] for path in found["data_paths"]] == [f"{name}.json" for name in TRAINING_FILES]
+    inside = ["mmlu_test", "gsm8k-test", "cmmlu_test", "arc_challenge_test", "humaneval_test"]
+    assert [path.rsplit("/", 1)[-1] for path in found["test_data_paths"]] == [f"{name}.json" for name in inside]
+    outside = ["MATH_prealgebra.json", "mbpp.json", "ceval.json"]
+    assert [path.rsplit("/", 1)[-1] for path in found["final_eval_data_paths"]] == outside
+    assert parse_config([]).run.label == CUSTOM and settings_of(Config()) == found
 
 
 def test_the_recipe_of_the_paper_is_the_defaults_without_dropout():
-    assert without_label("--recipe", "paper") == without_label("--dropout", "0")
+    assert settings("--recipe", "paper") == settings("--dropout", "0")
+    assert settings("--recipe", "mdeberta") == settings()
 
 
-def test_every_setting_is_documented():
-    run = subprocess.run(
-        [sys.executable, "train_router_mdeberta.py", "--help"], cwd=REPO, capture_output=True, text=True, timeout=120
-    )
-    assert run.returncode == 0
-    for name, _ in leaves(Config()):
-        assert f"--{name}" in run.stdout, name
+def test_the_flags_that_users_know():
+    """Those of the released command, with a value that is not the default, and our own."""
+    values = {
+        "data_paths": ["a", "b"],
+        "data_type": ["probability", "multi_attempt"],
+        "test_data_paths": ["c"],
+        "test_data_type": ["probability"],
+        "final_eval_data_paths": ["d"],
+        "final_eval_data_type": ["multi_attempt"],
+        "batch_size": 7,
+        "training_steps": 9,
+        "eval_steps": 11,
+        "learning_rate": 0.25,
+        "top_k": 2,
+        "last_k": 1,
+        "gradient_accumulation": 4,
+        "similarity_function": "inner",
+        "sample_loss_weight": 0.5,
+        "cluster_loss_weight": 1.5,
+        "H": 6,
+        "seed": 5,
+        "training_samples_per_dataset": 8,
+        "encoder": "f",
+        "pooling": "mean",
+        "fidelity": "1,4",
+        "precision": "bf16",
+        "device": "cuda:1",
+        "validation_fraction": 0.2,
+        "weight_decay": 0.05,
+        "max_length": 33,
+        "train_layers": 2,
+    }
+    config = parse_config([*words_of(values), "--save_path", "e", "--final_eval"])
+    found = settings_of(config)
+    assert {name: found[name] for name in values} == values
+    assert config.run.save_path == "e" and config.run.final_eval
+    assert settings("--freeze_encoder")["freeze_encoder"] and not settings("--no_freeze_encoder")["freeze_encoder"]
 
 
-# Which value wins
+@pytest.mark.parametrize("spelling", ["--temperature", "--tempreture"])
+def test_the_released_spelling_of_temperature_works(spelling):
+    assert settings(spelling, "0.07")["temperature"] == 0.07
+    assert settings(f"{spelling}=0.07")["temperature"] == 0.07
 
 
-def test_the_last_flag_wins():
-    assert values("--top_k", "2", "--seed", "3", "--top_k", "1")["top_k"] == 1
-    assert values("--freeze_encoder", "--no_freeze_encoder")["freeze_encoder"] is False
-    assert values("--llms", "a", "b", "--llms", "c")["llms"] == ("c",)
+@pytest.mark.parametrize("spelling", ["--no_final_eval", "--no-final_eval", "--no-final-eval"])
+def test_spellings_of_a_switch(spelling):
+    assert not settings(spelling)["final_eval"]
 
 
-@pytest.mark.parametrize("words", [["--temperature", "0.5", "--tempreture"], ["--tempreture", "0.5", "--temperature"]])
-def test_the_released_spelling_of_temperature_is_the_same_flag(words):
-    assert values(*words, "0.07")["temperature"] == 0.07
+def test_the_last_of_equal_flags_counts():
+    assert settings("--H", "5", "--seed", "2", "--H", "4")["H"] == 4
+    assert settings("--tempreture", "0.5", "--temperature", "0.25")["temperature"] == 0.25
+    assert settings("--llms", "a", "b", "--llms", "c")["llms"] == ["c"]
+    assert settings("--no_final_eval", "--final_eval")["final_eval"]
 
 
-@pytest.mark.parametrize("place", range(4))
-def test_flags_win_over_the_recipe_wherever_it_stands(place):
-    flags = [["--top_k", "2"], ["--llms", "a", "b"], ["--no_freeze_encoder"]]
-    parts = [*flags[:place], ["--recipe", "tuned"], *flags[place:]]
-    found = values(*[word for words in parts for word in words])
-    assert (found["top_k"], found["llms"], found["freeze_encoder"]) == (2, ("a", "b"), False)
-    assert (found["temperature"], found["encoder"], found["last_k"]) == (0.2, "minilm", None)
-    assert found == values("--recipe=tuned", "--top_k=2", "--llms", "a", "b", "--no_freeze_encoder")
+def test_a_list_may_be_empty():
+    assert settings("--final_eval_data_paths", "--seed", "3")["final_eval_data_paths"] == []
 
 
-def test_the_dataset_changes_defaults_that_flags_and_recipes_change_again():
-    found = values("--dataset", "routerbench")
-    assert (found["top_k"], found["last_k"], found["max_characters"], found["missing_cells"]) == (4, 4, 1400, "drop")
-    assert all("routerbench" in path for path in found["data_paths"])
-    assert values("--top_k", "2", "--dataset", "routerbench")["top_k"] == 2
-    assert values("--recipe", "routerbench_tuned")["top_k"] == 1
-    assert values("--recipe", "routerbench_tuned", "--top_k", "3")["top_k"] == 3
+def test_a_flag_is_never_guessed_from_its_first_letters():
+    for words in (["--training_step", "5"], ["--recip", "tuned"], ["--dat", "routerbench"]):
+        with pytest.raises(SystemExit) as stop:
+            parse_config(words)
+        assert stop.value.code == 2
 
 
-def test_stray_environment_variables_change_nothing(monkeypatch):
-    """Names of settings that a shell may have; also for a process that starts with them."""
-    commands = ((), ("--recipe", "tuned", "--seed", "2"))
-    before = [values(*words) for words in commands]
-    code = f"from utils.config import parse_config\nfor words in {commands!r}:\n    print(parse_config(words))"
+@pytest.mark.parametrize("name", ["TRAINING_STEPS", "H", "RECIPE", "LABEL", "DEVICE", "SEED", "TEMPERATURE"])
+def test_a_variable_of_the_environment_changes_nothing(monkeypatch, name):
+    before = parse_config([]), parse_config(["--recipe", "tuned"])
+    monkeypatch.setenv(name, "frozen" if name in ("RECIPE", "LABEL") else "9")
+    monkeypatch.setenv(f"ROUTERDC_{name}", "9")
+    assert (parse_config([]), parse_config(["--recipe", "tuned"])) == before
+
+
+def test_a_process_that_starts_with_stray_variables_has_the_same_settings(monkeypatch):
+    code = "from utils.config import parse_config\nprint(parse_config([]), parse_config(['--recipe', 'tuned']))"
 
     def printed() -> str:
         run = subprocess.run([sys.executable, "-c", code], cwd=REPO, capture_output=True, text=True, timeout=120)
@@ -130,73 +198,408 @@ def test_stray_environment_variables_change_nothing(monkeypatch):
     clean = printed()
     for name, value in (("H", "9"), ("TRAINING_STEPS", "1"), ("RECIPE", "paper"), ("SEED", "7"), ("LABEL", "x")):
         monkeypatch.setenv(name, value)
-    assert os.environ["H"] == "9"
-    assert [values(*words) for words in commands] == before
     assert printed() == clean and clean.count("Config(data=") == 2
+
+
+def test_the_help_names_every_flag_and_the_recipe(capsys):
+    with pytest.raises(SystemExit) as stop:
+        parse_config(["--help"], "What it does.")
+    text = capsys.readouterr().out
+    assert stop.value.code == 0 and "What it does." in text and "--recipe NAME" in text
+    for name in [*settings(), "save_path", "overwrite", "label", "resume_minutes", "cache_dir", "missing_clusters"]:
+        assert f"--{name}" in text, name
+
+
+# Data sets and kinds
+
+
+def test_routerbench_has_its_files_counts_and_prompts():
+    found = settings("--dataset", "routerbench")
+    assert (found["top_k"], found["last_k"], found["max_characters"]) == (4, 4, 1400)
+    assert found["missing_cells"] == "drop" and found["final_eval_data_paths"] == []
+    assert all("routerbench" in path for path in [*found["data_paths"], *found["test_data_paths"]])
+    assert found["data_type"] == found["test_data_type"] == ["multi_attempt"] * 6
+    again = settings("--top_k", "2", "--dataset", "routerbench", "--max_characters", "100")
+    assert (again["top_k"], again["last_k"], again["max_characters"]) == (2, 4, 100)  # flags win wherever they stand
+    assert settings("--dataset", "routerbench", "--dataset", "paper") == settings()
+
+
+def kinds(*words: str) -> tuple:
+    """The kinds of training, test, and final test files that a command line gives."""
+    found = settings(*words)
+    return found["data_type"], found["test_data_type"], found["final_eval_data_type"]
+
+
+def test_a_single_data_type_serves_all_files():
+    own = ["--data_paths", "a_train.json", "b_train.json", "--test_data_paths", "a_test.json", "b_test.json", "c.json"]
+    own += ["--final_eval_data_paths", "d.json"]
+    one = "multi_attempt"  # no file here is of a task of the paper
+    assert kinds(*own, "--data_type", one) == ([one] * 2, [one] * 3, [one])
+    given = ["--test_data_type", "probability", "--final_eval_data_type", "probability"]
+    assert kinds(*own, "--data_type", one, *given) == ([one] * 2, ["probability"] * 3, ["probability"])
+    assert kinds(*own) == (None, None, None)
+    assert kinds(*own, "--data_type", one, "probability")[1:] == (None, None)  # two kinds serve no other files
+
+
+def test_a_single_data_type_leaves_the_papers_other_tasks_their_kind():
+    """GSM8K is a share of right answers whatever the kind of the training file, and MMLU is right or wrong."""
+    tests = ["--test_data_paths", "gsm8k-test.json", "mmlu_test.json", "--final_eval_data_paths", "mbpp.json"]
+    only_mmlu = kinds("--data_paths", "mmlu_train.json", *tests, "--data_type", "probability")
+    assert only_mmlu == (["probability"], ["multi_attempt", "probability"], ["multi_attempt"])
+    own_mmlu = kinds("--data_paths", "mmlu_train.json", *tests, "--data_type", "multi_attempt")
+    assert own_mmlu == (["multi_attempt"], ["multi_attempt", "multi_attempt"], ["multi_attempt"])
 
 
 # Recipes
 
 
-@pytest.mark.parametrize("path", sorted(RECIPES.glob("*")), ids=lambda path: path.name)
-def test_every_recipe_parses_and_says_what_it_is(path):
-    text = path.read_text(encoding="utf-8")
-    assert path.suffix == ".yaml" and path.stem in recipes()
-    header = text.splitlines()[0]
-    assert header.startswith("# ") and len(header) > 40
-    found, written = values("--recipe", path.stem), yaml.safe_load(text)
-    assert {name: found[name] for name in written} == written
-    assert found["label"] == path.stem
-    base = values("--dataset", written.get("dataset", "paper"))
-    changed = {name for name in found if found[name] != base[name]} - {"label"}
-    assert changed <= written.keys()
+def committed_flags(command: str) -> dict[str, object]:
+    """The flags of a command in results, numbers as numbers; read without the parser that is tested here."""
+    flags: dict[str, object] = {}
+    name = ""
+    for word in command.split()[2:]:
+        if word.startswith("--"):
+            name = word.removeprefix("--")
+            flags[name] = True
+        else:
+            flags[name] = number(word)
+    return flags
 
 
-def test_a_config_file_is_a_recipe_of_ones_own(config_file):
-    path = config_file("# own\ntop_k: 2\nlast_k: null\ndata_paths: [a.json, b.json]\nfinal_eval: false\nseed: 4\n")
-    found = values("--config", path)
-    assert (found["top_k"], found["last_k"], found["seed"], found["final_eval"]) == (2, None, 4, False)
-    assert found["data_paths"] == ("a.json", "b.json") and found["label"] == "own"
-    assert values("--seed", "5", "--config", path) == {**found, "seed": 5}
+def number(word: object) -> object:
+    """A word as a number, if it is one."""
+    try:
+        return float(str(word))
+    except ValueError:
+        return word
+
+
+def committed_runs(wanted: str) -> list[dict]:
+    """The runs of results/runs.jsonl with this label."""
+    lines = (REPO / "results" / "runs.jsonl").read_text(encoding="utf-8").splitlines()
+    return [run for run in map(json.loads, lines) if run["recipe"] == wanted and run["router"] == "RouterDC"]
+
+
+def test_the_recipes_that_there_should_be():
+    expected = {"paper", "mdeberta", "frozen", "layers", "tuned", "tuned-layers", "tuned-all", "denoised"}
+    expected |= {"denoised-layers", "routerbench", "routerbench_tuned", "miniature"}
+    assert set(recipes()) >= expected
+
+
+@pytest.mark.parametrize("name", recipes())
+def test_a_recipe_parses_to_what_its_file_says(name):
+    found = settings("--recipe", name)
+    contents = yaml.safe_load((RECIPES / f"{name}.yaml").read_text(encoding="utf-8"))
+    assert label("--recipe", name) == contents.pop("label", name)
+    contents.pop("missing_clusters", None)  # it changes no result, so it is no setting of one
+    dataset = settings("--dataset", contents.get("dataset", "paper"))
+    for setting, value in found.items():
+        written = contents.get(setting, dataset[setting])
+        assert value in (written, number(written)), setting
+
+
+@pytest.mark.parametrize("name", recipes())
+def test_a_recipe_says_what_it_is_and_where_it_was_chosen(name):
+    lines = (RECIPES / f"{name}.yaml").read_text(encoding="utf-8").splitlines()
+    header = []
+    for line in lines:
+        if not line.startswith("# "):
+            break
+        header.append(line.removeprefix("# "))
+    text = " ".join(header)
+    assert len(text.split()) >= 10, "a recipe begins with a comment that says what it is"
+    assert re.search(r"[Cc]hosen|on validation rows|[Pp]aper's settings|as the released code|eval_scripts/", text), text
+    for path in re.findall(r"\b(?:results|utils|train_scripts|eval_scripts)/[\w./]*\w", text):
+        assert (REPO / path).is_file(), f"{name}: there is no {path}"
+    for candidate in re.findall(r"candidate (\S+?)\)", text):
+        assert candidate in (REPO / "results" / "search.md").read_text(encoding="utf-8")
+    for other in re.findall(r"`([a-z][a-z_-]*)`", text):
+        assert other in recipes(), f"{name}: there is no recipe {other}"
+
+
+LABELS = ["paper", "frozen", "tuned", "tuned-layers", "tuned-all", "denoised", "denoised-layers"]
+NO_SETTINGS = ("label", "seed", "save_path", "device", "precision", "fidelity", "missing_clusters")
+
+
+@pytest.mark.parametrize("name", LABELS)
+def test_a_recipe_is_what_its_committed_runs_were_trained_with(name):
+    """Flag by flag, by the committed commands and the YAML file alone; and again as parsed."""
+    runs = committed_runs(name)
+    assert runs
+    contents = yaml.safe_load((RECIPES / f"{name}.yaml").read_text(encoding="utf-8"))
+    ours = {setting: number(value) for setting, value in contents.items() if setting not in NO_SETTINGS}
+    if "last_k" in contents:
+        assert contents["last_k"] is None
+        ours["last_k"] = 7 - contents["top_k"]  # the paper has 7 LLMs
+    for run in runs:
+        flags = {flag: value for flag, value in committed_flags(run["command"]).items() if flag not in NO_SETTINGS}
+        if flags.get("selection") == "last":
+            flags.pop("eval_steps", None)  # without validation rows, evaluations do nothing
+        for setting in flags.keys() | ours.keys() - {"encoder"}:
+            if setting == "encoder":  # the recipe `paper` is for every encoder
+                assert flags["encoder"] == contents.get("encoder", "minilm")
+                continue
+            default = PAPER[setting]
+            assert flags.get(setting, default) == ours.get(setting, default), (setting, run["command"])
+
+        parsed, recipe = settings(*run["command"].split()[2:]), settings("--recipe", name, "--encoder", "minilm")
+        recipe["last_k"] = recipe["last_k"] or 6
+        for setting in recipe.keys() - {"seed", "fidelity", "eval_steps"}:
+            assert parsed[setting] == recipe[setting], setting
+
+
+@pytest.mark.parametrize("name", ["routerbench", "routerbench_tuned"])
+def test_the_recipes_of_routerbench_are_those_of_its_committed_results(name):
+    folder = REPO / "results" / ("" if name == "routerbench" else name)
+    committed = json.loads((folder / "routerbench.json").read_text(encoding="utf-8"))
+    found = settings("--recipe", name)
+    if found["last_k"] is None:
+        found["last_k"] = len(committed["llms"]) - found["top_k"]
+    compared = committed["settings"].keys() & found.keys()
+    assert {"top_k", "last_k", "learning_rate", "freeze_encoder", "max_characters", "training_steps"} <= compared
+    for setting in compared:
+        assert found[setting] == committed["settings"][setting], setting
 
 
 @pytest.mark.parametrize(
-    ("text", "words"),
+    "words",
     [
-        ("top_k: 2\ntop_q: 3\n", "no setting is called top_q"),
-        ("loss:\n  top_k: 2\nmodel: x\n", "no setting is called model"),
-        ("1: 2\n", "no setting is called 1"),
-        ("- top_k\n", "expected settings, one `name: value` a line, found list"),
-        ("top_k: [\n", "not valid YAML"),
+        ["--recipe", "tuned", "--top_k", "2", "--no_freeze_encoder"],
+        ["--top_k", "2", "--recipe", "tuned", "--no_freeze_encoder"],
+        ["--top_k", "2", "--no_freeze_encoder", "--recipe", "tuned"],
+        ["--top_k=2", "--no_freeze_encoder", "--recipe=tuned"],
+        ["--no_freeze_encoder", "--recipe", "paper", "--top_k", "2", "--recipe", "tuned"],
     ],
 )
-def test_mistakes_in_a_config_file_name_the_file_and_the_setting(config_file, text, words):
-    path = config_file(text)
+def test_flags_win_over_the_recipe_wherever_it_stands(words):
+    found = settings(*words)
+    assert (found["top_k"], found["freeze_encoder"]) == (2, False)
+    assert (found["temperature"], found["targets"]) == (0.2, "gain")  # still the recipe's
+
+
+def test_flags_win_over_a_recipe_that_wins_over_its_dataset():
+    assert settings("--recipe", "routerbench_tuned")["top_k"] == 1
+    found = settings("--recipe", "routerbench_tuned", "--top_k", "3")
+    assert (found["top_k"], found["last_k"], found["max_characters"]) == (3, None, 1400)
+
+
+def test_flags_win_over_a_list_of_the_recipe(recipe_file):
+    words = recipe_file("llms: [a, b]\ndata_paths: [x.json]\n")
+    assert settings(*words)["llms"] == ["a", "b"] and settings(*words)["data_paths"] == ["x.json"]
+    assert settings("--llms", "c", *words)["llms"] == ["c"]
+
+
+def test_null_in_a_recipe_is_none(recipe_file):
+    words = recipe_file("last_k: null\ntrain_layers:\ndropout: ~\nllms: null\n")
+    found = settings(*words)
+    assert [found[name] for name in ("last_k", "train_layers", "dropout", "llms")] == [None] * 4
+    assert settings(*words, "--last_k", "2")["last_k"] == 2
+    assert settings("--last_k", "None", *recipe_file("last_k: 2\n", "other"))["last_k"] is None
+
+
+def test_a_recipe_of_ones_own(recipe_file):
+    words = recipe_file("# mine\nH: 5\nfreeze_encoder: yes\nlearning_rate: 1e-3\nfinal_eval: off\n")
+    found = settings(*words)
+    assert (found["H"], found["freeze_encoder"], found["learning_rate"], found["final_eval"]) == (5, True, 1e-3, False)
+    assert label(*words) == "mine"
+    assert label(*recipe_file("label: row\nH: 5\n")) == "row"
+    assert settings(*recipe_file("# nothing\n", "empty")) == settings()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("top_q: 3\nH: 2\nlearn: 1\n", "no setting is called learn, top_q; "),
+        ("3: 2\n", "no setting is called 3"),
+        ("data:\n  llms: [a]\n", "no setting is called data"),
+        ("- H\n- 3\n", "expected settings, one `name: value` a line, found list"),
+        ("just words\n", "expected settings, one `name: value` a line, found str"),
+        ("H: [1\n", "not valid YAML ("),
+        ("top_k: 0\n", "--top_k is 0; it must be at least 1"),
+        ("targets: none\n", "a setting has a value that its flag does not take, see above"),
+        ("fidelity: 9\n", "--fidelity is '9'"),
+    ],
+)
+def test_a_mistake_in_a_recipe_names_file_and_setting(recipe_file, text, message):
+    words = recipe_file(text)
     with pytest.raises(ValueError) as error:
-        parse_config(["--config", path])
-    assert str(error.value).startswith(f"{path}: ") and words in str(error.value)
+        parse_config(words)
+    assert message in str(error.value)
+    if "fidelity" not in message:
+        assert str(error.value).startswith(f"{words[1]}: ")
 
 
-def test_an_empty_config_file_changes_nothing(config_file):
-    assert without_label("--config", config_file("# nothing\n")) == without_label()
+def test_a_value_of_another_type_in_a_recipe_names_setting_and_file(recipe_file, capsys):
+    words = recipe_file("batch_size: many\n")
+    with pytest.raises(ValueError, match=re.escape(words[1])):
+        parse_config(words)
+    assert "--batch_size" in capsys.readouterr().err
 
 
 def test_a_recipe_that_is_not_there(tmp_path):
-    with pytest.raises(ValueError, match="none.yaml: no such recipe. --recipe takes one of denoised, .*, tuned-layers"):
-        parse_config(["--recipe", "none"])
-    with pytest.raises(ValueError, match="gone.yaml: no such recipe"):
-        parse_config(["--config", str(tmp_path / "gone.yaml")])
+    with pytest.raises(ValueError, match="nope.yaml: no such recipe. --recipe takes one of denoised, ") as error:
+        parse_config(["--recipe", "nope"])
+    assert all(name in str(error.value) for name in recipes()) and "--config" in str(error.value)
+    with pytest.raises(ValueError, match=re.escape(f"{tmp_path / 'x.yaml'}: no such recipe")):
+        parse_config(["--config", str(tmp_path / "x.yaml")])
     with pytest.raises(SystemExit) as stop:
-        parse_config(["--recipe", "tuned", "--config", "gone.yaml"])
+        parse_config(["--recipe", "tuned", "--config", "x.yaml"])
     assert stop.value.code == 2
 
 
-# Bounds
+# Labels
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [],
+        ["--seed", "2"],
+        ["--encoder", "somewhere"],
+        ["--loss", "zooter"],
+        ["--fidelity", "upstream"],
+        ["--device", "cpu", "--precision", "fp32", "--cache_dir", "c", "--save_path", "s", "--overwrite"],
+        ["--data_paths", "a.json", "--data_type", "probability", "--test_data_paths", "b.json"],
+        ["--no_final_eval", "--resume_minutes", "1", "--missing_clusters", "error"],
+        ["--loss", "cosine_classifier", "--final_eval_data_paths", "--final_eval_data_type", "probability"],
+        ["--top_k", "1", "--temperature", "0.2", "--last_k", "None"],  # what the recipe has anyway
+    ],
+)
+def test_what_leaves_the_label(words):
+    assert label("--recipe", "tuned", *words) == "tuned"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--H", "5"],
+        ["--last_k", "6"],
+        ["--dataset", "routerbench"],
+        ["--max_length", "64"],
+        ["--llms", *LLMS],
+        ["--no_freeze_encoder"],
+        ["--learning_rate", "1e-3"],
+        ["--cost_rate", "1"],
+    ],
+)
+def test_what_changes_a_setting_makes_it_custom(words):
+    assert label("--recipe", "tuned", *words) == CUSTOM == "custom"
+
+
+def test_a_label_of_ones_own():
+    assert label("--recipe", "tuned", "--H", "5", "--label", "tuned H=5") == "tuned H=5"
+    assert label("--label", "mine") == "mine" and label("--seed", "4") == CUSTOM
+    assert label("--recipe", "mdeberta") == "paper"  # its file names its row
+    assert "label" not in settings("--label", "mine")
+
+
+# Fidelity
+
+
+BEHAVIOURS = [
+    "batch_mask",
+    "no_dropout",
+    "self_positive",
+    "shifted_rows",
+    "train_as_validation",
+    "evaluation_draws",
+    "released_ties",
+]
+
+
+def taken(text: str) -> list[str]:
+    """The behaviours that a text takes as released."""
+    fidelity = Fidelity.parse(text)
+    return [name for name in BEHAVIOURS if getattr(fidelity, name)]
+
+
+def test_fidelity_by_name_number_and_as_a_whole():
+    assert taken("paper") == [] and taken("upstream") == BEHAVIOURS
+    assert taken("1,2,3,4,5,6,7") == BEHAVIOURS
+    for row, name in enumerate(BEHAVIOURS, 1):
+        assert taken(str(row)) == taken(name) == [name]
+        assert astuple(Fidelity.parse(name)) == tuple(number == row for number in range(1, 8))
+    assert taken("2, 5") == taken("train_as_validation,no_dropout") == ["no_dropout", "train_as_validation"]
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("paper", "paper"),
+        ("upstream", "upstream"),
+        ("3,1", "1,3"),
+        ("self_positive, 1", "1,3"),
+        ("7,6,5,4,3,2,1", "upstream"),
+    ],
+)
+def test_one_choice_of_behaviours_has_one_name_in_results(text, name):
+    assert str(Fidelity.parse(text)) == settings("--fidelity", text)["fidelity"] == name
+
+
+@pytest.mark.parametrize("text", ["released", "0", "8", "1;2", "1,", "18", "", "Paper", "paper,1"])
+def test_other_fidelity_is_refused(text):
+    with pytest.raises(ValueError) as error:
+        parse_config(["--fidelity", text])
+    message = str(error.value)
+    assert f"--fidelity is {text!r}; it must be paper, upstream, rows from 1 to 7 such as 1,3" in message
+    assert all(name in message for name in BEHAVIOURS)
+
+
+# Bounds and settings that exclude each other
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ({"top_k": 0}, "--top_k is 0; it must be at least 1"),
+        ({"H": 0}, "--H is 0; it must be at least 1"),
+        ({"batch_size": 0}, "--batch_size is 0; it must be at least 1"),
+        ({"training_steps": 0}, "--training_steps is 0; it must be at least 1"),
+        ({"eval_steps": 0}, "--eval_steps is 0; it must be at least 1"),
+        ({"gradient_accumulation": 0}, "--gradient_accumulation is 0; it must be at least 1"),
+        ({"training_samples_per_dataset": -1}, "--training_samples_per_dataset is -1; it must be at least 0"),
+        ({"seed": -1}, "--seed is -1; it must be at least 0"),
+        ({"learning_rate": 0.0}, "--learning_rate is 0.0; it must be above 0"),
+        ({"learning_rate": "nan"}, "--learning_rate is nan; it must be above 0"),
+        ({"learning_rate": "inf"}, "--learning_rate is inf; it must be above 0"),
+        ({"llm_learning_rate": -1.0}, "--llm_learning_rate is -1.0; it must be above 0"),
+        ({"temperature": 0.0}, "--temperature is 0.0; it must be above 0"),
+        ({"tempreture": 0.0}, "--temperature is 0.0; it must be above 0"),
+        ({"weight_decay": -0.1}, "--weight_decay is -0.1; it must be at least 0"),
+        ({"cluster_loss_weight": -1.0}, "--cluster_loss_weight is -1.0; it must be at least 0"),
+        ({"sample_loss_weight": "inf"}, "--sample_loss_weight is inf; it must be at least 0"),
+        ({"cost_rate": -1}, "--cost_rate is -1.0; it must be at least 0"),
+        ({"resume_minutes": -1}, "--resume_minutes is -1.0; it must be at least 0"),
+        ({"negative_below": "nan"}, "--negative_below is nan; it must be at least 0"),
+        ({"max_characters": 0}, "--max_characters is 0; it must be at least 1"),
+        ({"dropout": 1.0}, "--dropout is 1.0; it must be at least 0 and below 1"),
+        ({"dropout": -0.1}, "--dropout is -0.1; it must be at least 0 and below 1"),
+        ({"target_shrinkage": 2.0}, "--target_shrinkage is 2.0; it must be at least 0 and at most 1"),
+        ({"validation_fraction": 1.0}, "--validation_fraction is 1.0; it must be at least 0 and below 1"),
+        ({"train_layers": 0}, "--train_layers is 0; it must be at least 1"),
+        ({"target_pooling": "alike", "target_shrinkage": 0.5}, "the pooling that --target_shrinkage 0.5 sets by hand"),
+        ({"target_pooling": "question", "target_groups": "cluster"}, "that --target_groups cluster sets by hand"),
+        ({"llms": ["a", "b", "a"]}, "--llms names an LLM twice: a b a"),
+        ({"freeze_encoder": True, "train_layers": 1}, "--freeze_encoder and --train_layers exclude each other"),
+        ({"encoder": "given"}, "--encoder given: embeddings are there already, so no encoder can train; add --freeze"),
+        ({"loss": "zooter", "cluster_loss_weight": 2}, "--loss zooter has no sample-sample loss; leave out"),
+        ({"loss": "cosine_classifier", "sample_loss_weight": 1}, "--loss cosine_classifier has no sample-sample loss"),
+    ],
+)
+def test_numbers_that_make_no_sense_and_settings_that_exclude_each_other(flags, words):
+    with pytest.raises(ValueError) as error:
+        parse_config(words_of(flags))
+    assert words in str(error.value)
+
+
+def test_bounds_let_their_own_edge_pass():
+    config = parse_config("--validation_fraction 0 --dropout 0 --target_shrinkage 1 --seed 0 --top_k 1 --H 1".split())
+    assert config.training_set.target_shrinkage == 1 and config.optimization.seed == 0
 
 
 @dataclass(frozen=True)
 class Bounded:
-    """A command of one number."""
+    """A command of two numbers."""
 
     half_open: float | None = bounded(0.5, at_least=0, below=1)
     """a number"""
@@ -204,152 +607,63 @@ class Bounded:
     """another"""
 
 
-@pytest.mark.parametrize("words", [(), ("--half_open", "0"), ("--half_open", "None"), ("--positive", "3")])
-def test_numbers_within_their_bounds(words):
-    found = parse_arguments(Bounded, words, "a command", "what it does")
-    expected = {"half_open": 0.5, "positive": 1}
-    if words:
-        expected[words[0][2:]] = {"0": 0, "3": 3, "None": None}[words[1]]
-    assert astuple(found) == tuple(expected.values())
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("", (0.5, 1)),
+        ("--half_open 0", (0, 1)),
+        ("--half_open None", (None, 1)),
+        ("--positive 3", (0.5, 3)),
+    ],
+)
+def test_numbers_within_bounds(words, expected):
+    assert astuple(parse_arguments(Bounded, words.split(), "a command", "what it does")) == expected
 
 
 @pytest.mark.parametrize(
-    ("words", "error"),
+    ("words", "message"),
     [
-        (("--half_open", "-0.1"), "--half_open is -0.1; it must be at least 0 and below 1"),
-        (("--half_open", "1"), "--half_open is 1.0; it must be at least 0 and below 1"),
-        (("--half_open", "nan"), "--half_open is nan; it must be at least 0 and below 1"),
-        (("--positive", "0"), "--positive is 0; it must be above 0 and at most 3"),
-        (("--positive", "4"), "--positive is 4; it must be above 0 and at most 3"),
+        ("--half_open -0.1", "--half_open is -0.1; it must be at least 0 and below 1"),
+        ("--half_open 1", "--half_open is 1.0; it must be at least 0 and below 1"),
+        ("--half_open nan", "--half_open is nan; it must be at least 0 and below 1"),
+        ("--positive 0", "--positive is 0; it must be above 0 and at most 3"),
+        ("--positive 4", "--positive is 4; it must be above 0 and at most 3"),
     ],
 )
-def test_numbers_out_of_their_bounds(words, error):
-    with pytest.raises(ValueError) as found:
-        parse_arguments(Bounded, words, "a command", "what it does")
-    assert str(found.value) == error
-
-
-def test_a_number_out_of_its_bounds_in_a_config_file(config_file):
-    with pytest.raises(ValueError, match="--H is 0; it must be at least 1"):
-        parse_config(["--config", config_file("H: 0\n")])
-
-
-@pytest.mark.parametrize(
-    ("words", "error"),
-    [
-        ("--llms a b a", "--llms names an LLM twice: a b a"),
-        ("--freeze_encoder --train_layers 2", "--freeze_encoder and --train_layers exclude each other"),
-        ("--encoder given", "add --freeze_encoder"),
-        ("--loss zooter --sample_loss_weight 1", "--loss zooter has no sample-sample loss"),
-        ("--loss cosine_classifier --cluster_loss_weight 0.5", "--loss cosine_classifier has no sample-sample loss"),
-        ("--fidelity 9", "--fidelity is '9'; it must be paper, upstream, rows from 1 to 7"),
-        ("--target_pooling alike --target_shrinkage 0.5", "that --target_shrinkage 0.5 sets by hand"),
-    ],
-)
-def test_settings_that_exclude_each_other(words, error):
-    with pytest.raises(ValueError) as found:
-        parse_config(words.split())
-    assert error in str(found.value)
-
-
-# Fidelity
-
-ROWS = [  # of the README's table, in its order
-    "batch_mask", "no_dropout", "self_positive", "shifted_rows", "train_as_validation", "evaluation_draws",
-    "released_ties",
-]  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("text", "numbers"),
-    [
-        ("paper", []),
-        ("upstream", [1, 2, 3, 4, 5, 6, 7]),
-        ("2, 5", [2, 5]),
-        ("7,1", [1, 7]),
-        ("batch_mask,self_positive", [1, 3]),
-        ("train_as_validation, 6", [5, 6]),
-        *((name, [row]) for row, name in enumerate(ROWS, 1)),
-    ],
-)
-def test_fidelity_by_name_and_number(text, numbers):
-    fidelity = Fidelity.parse(text)
-    assert astuple(fidelity) == tuple(row in numbers for row in range(1, 8))
-    assert [name for name in ROWS if getattr(fidelity, name)] == [ROWS[number - 1] for number in numbers]
-    canonical = {(): "paper", (1, 2, 3, 4, 5, 6, 7): "upstream"}.get(tuple(numbers), ",".join(map(str, numbers)))
-    assert str(fidelity) == canonical
-    assert Fidelity.parse(str(fidelity)) == fidelity
-
-
-@pytest.mark.parametrize("text", ["released", "", "0", "8", "1;2", "1,", "paper,1", "Batch_mask"])
-def test_other_fidelities_are_refused(text):
+def test_numbers_out_of_bounds(words, message):
     with pytest.raises(ValueError) as error:
-        Fidelity.parse(text)
-    assert str(error.value).startswith(f"--fidelity is {text!r}; it must be paper, upstream, rows from 1 to 7")
-    assert str(error.value).endswith(f"or names among {', '.join(ROWS)}")
+        parse_arguments(Bounded, words.split(), "a command", "what it does")
+    assert str(error.value) == message
 
 
-# The label
+@pytest.mark.parametrize("words", ["--pooling max", "--batch_size many", "--no_such_flag", "--targets all", "stray"])
+def test_values_that_the_parser_refuses(capsys, words):
+    with pytest.raises(SystemExit) as stop:
+        parse_config(words.split())
+    assert stop.value.code == 2 and words.split()[0] in capsys.readouterr().err
 
 
-KEEP_THE_LABEL = [
-    "--seed 3",
-    "--encoder other --cache_dir c",
-    "--loss zooter",
-    "--loss cosine_classifier",
-    "--fidelity upstream",
-    "--data_paths a.json b.json --data_type probability",
-    "--test_data_paths c.json --test_data_type multi_attempt",
-    "--final_eval_data_paths --final_eval_data_type probability",
-    "--device cpu --precision fp32",
-    "--save_path elsewhere --overwrite --resume_minutes 1 --no_final_eval",
-    "--temperature 0.2 --last_k None",  # what the recipe says anyway
-]
+def test_a_baselines_loss_has_no_sample_sample_loss():
+    for loss in ("zooter", "cosine_classifier"):
+        assert settings("--loss", loss)["cluster_loss_weight"] == 0
+        assert settings("--recipe", "tuned", "--loss", loss)["cluster_loss_weight"] == 0
 
 
-@pytest.mark.parametrize("words", ["", *KEEP_THE_LABEL])
-def test_a_run_of_a_recipe_has_its_name(words):
-    assert values("--recipe", "tuned", *words.split())["label"] == "tuned"
+# Pieces that other commands use
 
 
-@pytest.mark.parametrize(
-    "words",
-    ["--top_k 2", "--no_freeze_encoder", "--learning_rate 1e-3", "--llms a b", "--cost_rate 1", "--max_length 64"],
-)
-def test_a_changed_recipe_is_custom(words):
-    assert values("--recipe", "tuned", *words.split())["label"] == CUSTOM == "custom"
-    assert values("--recipe", "tuned", *words.split(), "--label", "mine")["label"] == "mine"
+def test_settings_become_the_words_that_give_them_back():
+    values = {"H": 5, "freeze_encoder": True, "final_eval": False, "llms": ["a", "b"], "last_k": None, "encoder": "x y"}
+    words = ["--H", "5", "--freeze_encoder", "--no_final_eval", "--llms", "a", "b"]
+    assert flags_of(values) == [*words, "--last_k", "None", "--encoder", "x y"]
+    found = settings(*flags_of(values))
+    assert {name: found[name] for name in values} == values
 
 
-def test_without_a_recipe_the_label_is_custom_or_given():
-    assert values()["label"] == "custom"
-    assert values("--label", "mine")["label"] == "mine"
-    assert values("--recipe", "tuned", "--label", "mine")["label"] == "mine"
-    assert "label" not in settings_of(parse_config(["--label", "mine"]))
-
-
-# Kinds of data files
-
-
-def test_one_kind_serves_all_files():
-    found = values("--data_paths", "a", "b", "c", "--data_type", "probability", "--test_data_paths", "d", "e")
-    assert found["data_type"] == ("probability",) * 3
-    assert found["test_data_type"] == ("probability",) * 2
-    assert found["final_eval_data_type"] == ("probability",) * len(found["final_eval_data_paths"])
-
-
-def test_a_kind_of_their_own_comes_before_the_one_of_all():
-    words = "--data_paths a b --data_type probability --test_data_paths c d --test_data_type multi_attempt"
-    found = values(*words.split(), "--final_eval_data_paths")
-    assert found["data_type"] == ("probability",) * 2
-    assert found["test_data_type"] == ("multi_attempt",) * 2
-    assert found["final_eval_data_paths"] == ()
-
-
-def test_several_kinds_are_those_of_the_training_files_alone():
-    found = values("--data_paths", "a", "b", "--data_type", "probability", "multi_attempt")
-    assert found["data_type"] == ("probability", "multi_attempt")
-    assert found["test_data_type"] is None and found["final_eval_data_type"] is None
+def test_all_settings_survive_results_json_and_give_the_same_run():
+    first = settings("--recipe", "denoised-layers", "--data_type", "probability", "--device", "cpu")
+    again = json.loads(json.dumps(first))
+    assert again == first and settings(*flags_of(again)) == first
 
 
 @dataclass(frozen=True)
@@ -367,3 +681,5 @@ def test_other_commands_are_made_of_the_same_parts():
     assert found.number == 2 and found.data.data_type == ("probability",) * 2
     other = parse_arguments(OtherCommand, ["--dataset", "routerbench"], "a command", "what it does")
     assert other.data.max_characters == 1400
+    mine = OtherCommand(number=7)
+    assert parse_arguments(OtherCommand, [], "a command", "", default=mine).number == 7

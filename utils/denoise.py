@@ -32,8 +32,8 @@ One `noise` and one `own` hold for a whole task: its rows are taken to be equall
 question. No number is set by hand. Nothing depends on the order of rows or of LLMs. Give training rows alone.
 
 Example: data are the training rows of one file, x their embeddings (N, p) by the pre-trained encoder:
-    y, found = pool_targets(data, targets(data, "gain"), x, "alike")
-    print(describe(found))
+    y, estimated = pool_targets(data, targets(data, "gain"), x, "alike")
+    print(describe(estimated))
 
 `python -m utils.report.denoised RUNS` shows what finished runs with --target_pooling have estimated.
 """
@@ -48,6 +48,7 @@ from scipy.optimize import nnls
 from utils.data import RoutingData
 
 POOLINGS = ("question", "alike")  # what a pooled target is an estimate of
+UNKNOWN_NOISE: dict[str, float | None] = {"level": None, "differences": None}
 ROWS = 256  # whose neighbours are sorted at once: bounds memory, changes nothing
 MOST_ATTEMPTS = 100  # scores that are shares of no smaller number have no known number of answers
 
@@ -88,8 +89,8 @@ def neighbour_means(x: np.ndarray, y: np.ndarray, counts: Sequence[int]) -> np.n
         similarity[np.arange(len(rows)), rows] = -np.inf
         nearest = np.argsort(-similarity, axis=1, kind="stable")[:, : max(counts)]  # (n, K)
         sums = y[nearest].cumsum(axis=1)  # (n, K, T)
-        for place, count in enumerate(counts):
-            means[place, rows] = sums[:, count - 1] / count
+        for number, count in enumerate(counts):
+            means[number, rows] = sums[:, count - 1] / count
     return means
 
 
@@ -139,12 +140,17 @@ def sources_of(y: np.ndarray, x: np.ndarray, clusters: np.ndarray | None = None)
     if count == 1:
         return Sources([], np.empty((0, *y.shape)), np.empty((0, 1)))
     counts = [2**power for power in range((count - 1).bit_length())]  # below N
+    names = [str(neighbours) for neighbours in counts]
+    means = list(neighbour_means(x, y, counts))
+    sizes = [np.full(count, neighbours) for neighbours in counts]
     groups = {} if clusters is None else {"cluster": clusters}
     groups["task"] = np.zeros(count, dtype=np.int64)
-    means, others = zip(*(other_means(y, ids) for ids in groups.values()))
-    sizes = np.repeat(np.array(counts)[:, None], count, axis=1)
-    near = neighbour_means(x, y, counts)
-    return Sources([*map(str, counts), *groups], np.concatenate([near, means]), np.concatenate([sizes, others]))
+    for name, ids in groups.items():
+        group_means, others = other_means(y, ids)
+        names.append(name)
+        means.append(group_means)
+        sizes.append(others)
+    return Sources(names, np.stack(means), np.stack(sizes))
 
 
 def pool(y: np.ndarray, sources: Sources, noise: float | None = None) -> tuple[np.ndarray, dict[str, Any]]:
@@ -164,15 +170,24 @@ def pool(y: np.ndarray, sources: Sources, noise: float | None = None) -> tuple[n
     if noise is None:
         noise = float(((y - sources.means[0]) ** 2).mean() / 2)
     own = max(0.0, 1 - noise / error) if error else 0.0
-    place = 1 / (sources.sizes + 1)  # (J, N), the row's share in a mean that it is in
-    within = weights @ place  # (N,)
-    more = np.maximum(0, (own - within) / (1 - within))  # what brings the row's share up to `own`
-    smooth = np.tensordot(weights, sources.means + (y - sources.means) * place[:, :, None], axes=1)
-    shares = (weights[:, None] * (1 - place) * (1 - more)).mean(axis=1)  # (J,)
-    near = dict(zip(sources.names, shares.tolist()))
-    groups = {name: near.pop(name, 0.0) for name in ("cluster", "task")}
-    found = {"row": float(1 - shares.sum()), "neighbours": near, **groups, "error": error, "noise": float(noise)}
-    return (1 - more[:, None]) * smooth + more[:, None] * y, found
+    share_in_mean = 1 / (sources.sizes + 1)  # (J, N), the row's share in a mean that it is in
+    within = weights @ share_in_mean  # (N,), the row's share in the weighted means
+    more = np.maximum(0, (own - within) / (1 - within))  # (N,), what brings the row's share up to `own`
+    means_with_row = sources.means + (y - sources.means) * share_in_mean[:, :, None]
+    smooth = np.tensordot(weights, means_with_row, axes=1)  # (N, T)
+    pooled = (1 - more[:, None]) * smooth + more[:, None] * y
+
+    shares = (weights[:, None] * (1 - share_in_mean) * (1 - more)).mean(axis=1)  # (J,)
+    by_source = dict(zip(sources.names, shares.tolist()))
+    groups = {name: by_source.pop(name, 0.0) for name in ("cluster", "task")}
+    estimated = {
+        "row": float(1 - shares.sum()),
+        "neighbours": by_source,
+        **groups,
+        "error": error,
+        "noise": float(noise),
+    }
+    return pooled, estimated
 
 
 def pool_targets(
@@ -182,7 +197,7 @@ def pool_targets(
 
     Args:
         data: the N training rows alone; its questions, clusters, scores and kind are used.
-        values: (N, T) what the losses would learn from without pooling, of `utils.data.targets`.
+        values: (N, T) what the losses would learn from without pooling, of `utils.training_set.targets`.
         x: (N, p) their embeddings by the pre-trained encoder.
         pooling: one of POOLINGS.
     Returns: (N, T) float32, kept in the range of `values`, and {"level": ..., "differences": ...}, see `pool`.
@@ -190,28 +205,48 @@ def pool_targets(
     """
     if pooling not in POOLINGS:
         raise ValueError(f"--target_pooling is {pooling!r}; it must be none, {' or '.join(POOLINGS)}")
-    places = {question: place for place, question in enumerate(sorted(set(data.questions)))}
-    question = np.array([places[text] for text in data.questions])  # (N,) place among the M different questions
+    number_of = {question: number for number, question in enumerate(sorted(set(data.questions)))}
+    question = np.array([number_of[text] for text in data.questions])  # (N,) number among the M different questions
     once = _means(values, question)  # (M, T)
-    x = _means(x, question)  # (M, p)
-    clusters = None
-    if data.clusters is not None:  # of equal questions with several ids the least
-        clusters = np.full(len(places), data.clusters.max())
-        np.minimum.at(clusters, question, data.clusters)
-    chance = {"level": None, "differences": None}
-    variance = sampling_variance(data.scores, data.kind) if pooling == "question" else None
-    if variance is not None:  # of T independent scores: that of their mean, and the rest
-        cell, llms = float(_means(variance, question).mean()), values.shape[1]
-        chance = {"level": cell / llms, "differences": cell * (1 - 1 / llms)}
+    sources = sources_of(once, _means(x, question), _clusters_of_questions(data, question))
+    noise = _sampling_noise(data, question) if pooling == "question" else UNKNOWN_NOISE
 
-    sources, total, found = sources_of(once, x, clusters), np.zeros_like(once), {}
-    level, levels = (values.mean(axis=-1, keepdims=True) for values in (once, sources.means))  # (M, 1), (J, M, 1)
-    parts = {"level": (level, levels), "differences": (once - level, sources.means - levels)}
+    # (M, 1) and (J, M, 1): means over the LLMs.
+    level, level_sources = once.mean(axis=-1, keepdims=True), sources.means.mean(axis=-1, keepdims=True)
+    parts = {
+        "level": (level, level_sources),
+        "differences": (once - level, sources.means - level_sources),
+    }
+    total, estimated = np.zeros_like(once), {}
     for name, (part, means) in parts.items():
-        pooled, found[name] = pool(part, replace(sources, means=means), chance[name])
+        pooled, estimated[name] = pool(part, replace(sources, means=means), noise[name])
         total += pooled
     targets = total[question]
-    return targets.clip(values.min(), values.max()).astype(np.float32), found
+    return targets.clip(values.min(), values.max()).astype(np.float32), estimated
+
+
+def _clusters_of_questions(data: RoutingData, question: np.ndarray) -> np.ndarray | None:
+    """The cluster of each of M questions; of equal questions with several ids the least. None without clusters.
+
+    question: (N,) the number of each row's question.
+    """
+    if data.clusters is None:
+        return None
+    clusters = np.full(question.max() + 1, data.clusters.max())
+    np.minimum.at(clusters, question, data.clusters)
+    return clusters
+
+
+def _sampling_noise(data: RoutingData, question: np.ndarray) -> dict[str, float | None]:
+    """How much the level and the differences vary by chance if all that is chance is the sampling of answers.
+
+    Of T independent scores: the variance of their mean, and the rest.
+    """
+    variance = sampling_variance(data.scores, data.kind)
+    if variance is None:
+        return UNKNOWN_NOISE
+    cell, llms = float(_means(variance, question).mean()), variance.shape[1]
+    return {"level": cell / llms, "differences": cell * (1 - 1 / llms)}
 
 
 def _means(values: np.ndarray, group: np.ndarray) -> np.ndarray:
@@ -221,13 +256,13 @@ def _means(values: np.ndarray, group: np.ndarray) -> np.ndarray:
     return sums / np.bincount(group)[:, None]
 
 
-def describe(found: dict[str, Any]) -> str:
+def describe(estimated: dict[str, Any]) -> str:
     """One task's estimate in a line: the weights of each part in %, those of neighbours by their number, too."""
-    lines = []
-    for name, part in found.items():
-        near = {count: 100 * share for count, share in part["neighbours"].items()}
-        named = ", ".join(f"{share:.0f} of {count}" for count, share in near.items() if share >= 0.5)
-        own, cluster, task = (100 * part[source] for source in ("row", "cluster", "task"))
-        neighbours = f"{sum(near.values()):.0f} %" + (f" ({named})" if named else "")
-        lines.append(f"{name}: row {own:.0f} %, neighbours {neighbours}, cluster {cluster:.0f} %, task {task:.0f} %")
-    return "; ".join(lines)
+    parts = []
+    for name, weights in estimated.items():
+        row, cluster, task = (100 * weights[source] for source in ("row", "cluster", "task"))
+        by_count = {count: 100 * share for count, share in weights["neighbours"].items()}
+        named = ", ".join(f"{share:.0f} of {count}" for count, share in by_count.items() if share >= 0.5)
+        neighbours = f"{sum(by_count.values()):.0f} %" + (f" ({named})" if named else "")
+        parts.append(f"{name}: row {row:.0f} %, neighbours {neighbours}, cluster {cluster:.0f} %, task {task:.0f} %")
+    return "; ".join(parts)

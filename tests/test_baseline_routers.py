@@ -1,0 +1,324 @@
+"""The baseline routers against plain loops and closed forms, the choice of settings, and the controls."""
+
+import math
+
+import numpy as np
+import pytest
+import scipy.optimize
+import torch
+
+from utils.baselines.base import Rows, choose, group_means, unit
+from utils.baselines.controls import BestPerTask, BestSingle, Oracle, Random
+from utils.baselines.irt import IRT
+from utils.baselines.kmeans import KMeans
+from utils.baselines.knn import KNN
+from utils.baselines.lora_retriever import LoraRetriever
+from utils.baselines.matrix_factorization import MatrixFactorization
+from utils.baselines.mlp import MLP
+from utils.baselines.ridge import Ridge
+from utils.baselines.task_classifier import TaskClassifier
+from utils.data import RoutingData
+from utils.metrics import accuracy
+
+SETTINGS = {
+    KNN: {"k": 5}, Ridge: {"alpha": 1.0}, MLP: {"units": 64, "alpha": 1e-3, "passes": 400}, MatrixFactorization: {"rank": 8, "weight_decay": 1e-2, "passes": 200},
+    KMeans: {"clusters": 4}, LoraRetriever: {}, IRT: {"abilities": 8, "weight_decay": 1e-2, "passes": 200}, TaskClassifier: {"c": 10.0},
+}  # fmt: skip
+
+
+def made_up(seed: int, count: int = 90, size: int = 6, noise: float = 0.4) -> Rows:
+    """Three tasks around three directions; LLM t of four is good at task t, the fourth is mediocre everywhere."""
+    rng = np.random.default_rng(seed)
+    groups = rng.integers(3, size=count)
+    x = unit(np.eye(size)[groups] + noise * rng.normal(size=(count, size)))
+    y = np.clip(0.35 * np.eye(4)[groups] + [0.2, 0.2, 0.2, 0.3] + rng.uniform(-0.2, 0.4, (count, 4)), 0, 1)
+    return Rows(x.astype(np.float32), y.astype(np.float32), np.array(["a", "b", "c"])[groups], groups + 10)
+
+
+@pytest.fixture
+def rows():
+    return made_up(0)
+
+
+@pytest.fixture
+def queries():
+    return made_up(1, 40)
+
+
+def data_of(rows: Rows, task: str = "a") -> RoutingData:
+    return RoutingData(task, "multi_attempt", ["q"] * len(rows.x), rows.y, tuple("wxyz"))
+
+
+@pytest.mark.parametrize("kind", SETTINGS)
+def test_every_router_learns_and_obeys_the_interface(kind, rows, queries):
+    router = kind(3, **SETTINGS[kind])
+    assert router.fit(rows) is router
+    values = router.values(queries.x)
+    assert values.shape == (40, 4) and np.isfinite(values).all()
+    picks = router.pick(queries.x, range(4))
+    assert (picks == values.argmax(axis=1)).all() and (
+        router.pick(queries.x, [3, 1]) == values[:, [3, 1]].argmax(axis=1)
+    ).all()
+    single = accuracy(np.full(40, rows.y.mean(axis=0).argmax()), data_of(queries))
+    assert accuracy(picks, data_of(queries)) > single + 5, "no better than one LLM for all"
+    assert (kind(3, **SETTINGS[kind]).fit(rows).values(queries.x) == values).all()  # the seed decides everything
+    with pytest.raises(TypeError, match=kind.name):
+        kind(0, wrong=1)
+
+
+# Each against an independent implementation
+
+
+@pytest.mark.parametrize("k", [1, 5, 90])
+def test_knn_is_a_loop_over_cosines(rows, queries, k):
+    for x, value in zip(queries.x, KNN(k=k).fit(rows).values(queries.x)):
+        similarity = [sum(float(a) * float(b) for a, b in zip(x, other)) for other in rows.x]
+        nearest = sorted(range(90), key=lambda i: -similarity[i])[:k]
+        assert value == pytest.approx(rows.y[nearest].mean(axis=0), abs=1e-5)
+
+
+@pytest.mark.parametrize("alpha", [0.1, 30.0])
+def test_ridge_is_its_closed_form(rows, queries, alpha):
+    x, y = rows.x.astype(np.float64), rows.y.astype(np.float64)
+    centred = x - x.mean(axis=0)
+    weight = np.linalg.solve(centred.T @ centred + alpha * np.eye(6), centred.T @ (y - y.mean(axis=0)))
+    expected = y.mean(axis=0) + (queries.x - x.mean(axis=0)) @ weight
+    assert Ridge(alpha=alpha).fit(rows).values(queries.x) == pytest.approx(expected, abs=1e-4)
+
+
+def test_mlp_is_its_formula_and_learns_what_no_line_can():
+    """Right where two coordinates have the same sign: linear regression can do nothing there."""
+    rng = np.random.default_rng(0)
+    x = rng.uniform(-1, 1, (600, 2)).astype(np.float32)
+    same = (x[:, 0] * x[:, 1] > 0).astype(np.float32)
+    rows = Rows(x, np.column_stack([same, 1 - same]), np.full(600, "a"))
+    router = MLP(1, units=64, alpha=1e-3, passes=40).fit(rows)
+    (first, second), (one, two) = router.model.coefs_, router.model.intercepts_
+    expected = [
+        [
+            sum(
+                max(0, sum(v * w for v, w in zip(point, column)) + b) * out[t]
+                for column, b, out in zip(first.T, one, second)
+            )
+            + two[t]
+            for t in range(2)
+        ]
+        for point in x[:20]
+    ]
+    assert router.values(x[:20]) == pytest.approx(np.array(expected), abs=1e-4)
+    right = router.pick(x, range(2)) == 1 - same
+    assert right.mean() > 0.9 > 0.7 > (Ridge(alpha=1.0).fit(rows).pick(x, range(2)) == 1 - same).mean()
+    assert (MLP(2, units=64, alpha=1e-3, passes=40).fit(rows).values(x) != router.values(x)).any()
+
+
+def plain_k_means(x: np.ndarray, count: int) -> np.ndarray:
+    """Lloyd's algorithm from far-apart starts, with loops: the cluster of each row."""
+    centres = [x[0]]
+    while len(centres) < count:
+        centres.append(max(x, key=lambda row: min(((row - c) ** 2).sum() for c in centres)))
+    for _ in range(50):
+        labels = np.array([min(range(count), key=lambda g: ((row - centres[g]) ** 2).sum()) for row in x])
+        centres = [x[labels == g].mean(axis=0) for g in range(count)]
+    return labels
+
+
+def test_kmeans_is_lloyds_algorithm_and_the_mean_of_a_cluster():
+    rows, queries = made_up(0, noise=0.1), made_up(1, 30, noise=0.1)
+    labels = plain_k_means(rows.x.astype(np.float64), 3)
+    centres = np.stack([rows.x[labels == g].mean(axis=0) for g in range(3)])
+    router = KMeans(5, clusters=3).fit(rows)
+    assert {tuple(np.flatnonzero(router.model.labels_ == g)) for g in range(3)} == {
+        tuple(np.flatnonzero(labels == g)) for g in range(3)
+    }
+    for x, value in zip(queries.x, router.values(queries.x)):
+        nearest = min(range(3), key=lambda g: ((x - centres[g]) ** 2).sum())
+        assert value == pytest.approx(rows.y[labels == nearest].mean(axis=0), abs=1e-6)
+
+
+def test_kmeans_with_many_clusters_is_a_fixed_point(rows):
+    """Wherever it stops: each row is nearest to its own centre, and each centre is the mean of its rows."""
+    router = KMeans(0, clusters=16).fit(rows)
+    centres, labels = router.model.cluster_centers_, router.model.labels_
+    for x, label in zip(rows.x, labels):
+        assert min(range(16), key=lambda g: ((x - centres[g]) ** 2).sum()) == label
+    assert centres == pytest.approx(np.stack([rows.x[labels == g].mean(axis=0) for g in range(16)]), abs=1e-5)
+
+
+def test_lora_retriever_is_a_loop_over_the_given_clusters(rows, queries):
+    values = LoraRetriever().fit(rows).values(queries.x)
+    for x, value in zip(queries.x, values):
+        similarity = {}
+        for cluster in set(rows.clusters.tolist()):
+            centre = sum(row.astype(np.float64) for row, c in zip(rows.x, rows.clusters) if c == cluster)
+            similarity[cluster] = float(x @ centre) / math.sqrt(float(centre @ centre))
+        nearest = max(similarity, key=similarity.get)
+        assert value == pytest.approx(rows.y[rows.clusters == nearest].mean(axis=0), abs=1e-6)
+    with pytest.raises(ValueError, match="LoraRetriever needs the cluster of every training row"):
+        LoraRetriever().fit(Rows(rows.x, rows.y, rows.tasks))
+
+
+def test_task_classifier_is_the_optimum_of_logistic_regression(rows, queries):
+    """The same objective minimised by scipy: tasks weigh alike, the intercept is free of the penalty."""
+    router = TaskClassifier(c=10.0).fit(rows)
+    names = sorted(set(rows.tasks))
+    groups = np.array([names.index(task) for task in rows.tasks])
+    weight = 90 / (3 * np.bincount(groups))[groups]
+    x = np.column_stack([rows.x.astype(np.float64), np.ones(90)])
+
+    def objective(flat):
+        w = flat.reshape(7, 3)
+        logits = x @ w
+        losses = np.log(np.exp(logits).sum(axis=1)) - logits[np.arange(90), groups]
+        return 10.0 * (weight * losses).sum() + 0.5 * (w[:6] ** 2).sum()
+
+    best = scipy.optimize.minimize(
+        objective, np.zeros(21), method="L-BFGS-B", options={"maxiter": 500, "maxfun": 100_000}
+    ).x.reshape(7, 3)
+    logits = np.column_stack([queries.x, np.ones(40)]) @ best
+    assert router.model.decision_function(queries.x) - router.model.decision_function(queries.x).mean(
+        axis=1, keepdims=True
+    ) == pytest.approx(logits - logits.mean(axis=1, keepdims=True), abs=0.05)
+    expected = [rows.y[groups == row.argmax()].mean(axis=0) for row in logits]
+    assert router.values(queries.x) == pytest.approx(np.array(expected), abs=1e-6)
+    one = Rows(rows.x, rows.y, np.full(90, "a"))
+    assert TaskClassifier(c=1.0).fit(one).values(queries.x) == pytest.approx(
+        np.tile(rows.y.mean(axis=0), (40, 1)), abs=1e-6
+    )
+
+
+def sigmoid(value: float) -> float:
+    return 1 / (1 + math.exp(-value))
+
+
+def test_matrix_factorization_is_its_formula(rows, queries):
+    router = MatrixFactorization(2, **SETTINGS[MatrixFactorization]).fit(rows)
+    p = {name: value.detach().double().numpy() for name, value in router.module.named_parameters()}
+    for x, value in zip(queries.x, router.values(queries.x)):
+        q = [sum(a * b for a, b in zip(row, x)) + bias for row, bias in zip(p["query.weight"], p["query.bias"])]
+        for t in range(4):
+            v = p["llms"][t] / math.sqrt(sum(component**2 for component in p["llms"][t]))
+            logit = sum(w * a * b for w, a, b in zip(p["classifier.weight"][0], v, q)) + p["classifier.bias"][0]
+            assert value[t] == pytest.approx(sigmoid(logit), abs=1e-5)
+
+
+def test_irt_is_the_two_parameter_model(rows, queries):
+    router = IRT(2, **SETTINGS[IRT]).fit(rows)
+    p = {name: value.detach().double().numpy() for name, value in router.module.named_parameters()}
+    for x, value in zip(queries.x, router.values(queries.x)):
+        a = [
+            math.log(1 + math.exp(sum(u * v for u, v in zip(row, x)) + bias))
+            for row, bias in zip(p["discrimination.weight"], p["discrimination.bias"])
+        ]
+        b = sum(u * v for u, v in zip(p["difficulty.weight"][0], x)) + p["difficulty.bias"][0]
+        assert value == pytest.approx(
+            [sigmoid(sum(u * v for u, v in zip(a, theta)) - b) for theta in p["ability"]], abs=1e-5
+        )
+
+
+def test_irt_with_one_ability_would_pick_one_llm_for_all(rows, queries):
+    """Why the grid begins at two: discriminations are positive, so the order of the LLMs is that of their abilities."""
+    router = IRT(0, abilities=1, weight_decay=1e-2, passes=20).fit(rows)
+    assert set(router.pick(queries.x, range(4))) == {int(router.module.ability[:, 0].argmax())}
+    assert min(IRT.grid["abilities"]) > 1
+
+
+@pytest.mark.parametrize("kind", [MatrixFactorization, IRT])
+def test_the_loss_of_the_torch_routers_is_the_mean_log_likelihood(kind, rows):
+    router = kind(0, **SETTINGS[kind]).fit(rows)
+    values = router.values(rows.x).astype(np.float64)
+    expected = -np.mean(
+        [y * math.log(v) + (1 - y) * math.log(1 - v) for y, v in zip(rows.y.ravel().tolist(), values.ravel().tolist())]
+    )
+    assert router.loss(torch.from_numpy(rows.x), torch.from_numpy(rows.y)).item() == pytest.approx(expected, rel=1e-5)
+    before = torch.get_rng_state()
+    kind(1, **SETTINGS[kind]).fit(rows)
+    assert torch.equal(torch.get_rng_state(), before)
+    with pytest.raises(ValueError, match=f"{kind.name} predicts the probability.*found -"):
+        kind(0, **SETTINGS[kind]).fit(Rows(rows.x, rows.y - 1, rows.tasks))
+
+
+def test_group_means_and_unit_vectors():
+    y, groups = np.arange(12.0).reshape(6, 2), np.array([1, 0, 1, 2, 0, 1])
+    assert group_means(y, groups, 3).tolist() == [[y[groups == g, t].mean() for t in range(2)] for g in range(3)]
+    assert unit(np.array([[3.0, 4.0], [0.0, 0.0]])).tolist() == [[0.6, 0.8], [0.0, 0.0]]
+
+
+# Choosing
+
+
+def test_the_setting_that_earns_most_on_validation_is_taken(rows, queries):
+    held = [
+        (queries.x[:25], data_of(Rows(queries.x[:25], queries.y[:25], queries.tasks[:25]))),
+        (queries.x[25:], data_of(Rows(queries.x[25:], queries.y[25:], queries.tasks[25:]), "b")),
+    ]
+    choice = choose(KNN, rows, held, 0)
+    scores = {
+        k: np.mean(
+            [
+                100 * data.scores[np.arange(len(x)), KNN(k=k).fit(rows).values(x).argmax(axis=1)].mean()
+                for x, data in held
+            ]
+        )
+        for k in KNN.grid["k"]
+        if k <= 90
+    }
+    assert choice.setting == {"k": max(scores, key=scores.get)} and choice.validation == pytest.approx(
+        max(scores.values())
+    )
+    assert len(set(scores.values())) > 1 and 160 not in scores  # more than there are rows: no candidate
+    both = Rows(
+        *(np.concatenate([a, b]) for a, b in zip((rows.x, rows.y, rows.tasks), (queries.x, queries.y, queries.tasks)))
+    )
+    again = choose(KNN, rows, held, 0, everything=both)
+    assert again.setting == choice.setting and again.validation == choice.validation
+    assert (again.router.values(rows.x) == KNN(**choice.setting).fit(both).values(rows.x)).all()
+    worst = choose(KNN, rows, held, 0, worth=lambda picks, data: -accuracy(picks, data))
+    assert worst.setting == {"k": min(scores, key=scores.get)}
+
+
+def test_choosing_needs_validation_rows_and_enough_training_rows(rows):
+    with pytest.raises(ValueError, match="Ridge: --validation_fraction must be above 0"):
+        choose(Ridge, rows, [], 0)
+    assert choose(LoraRetriever, rows, [], 0).validation is None  # nothing to choose
+    few = Rows(rows.x[:3], rows.y[:3], rows.tasks[:3])
+    with pytest.raises(ValueError, match="kNN: 3 training rows are too few"):
+        choose(KNN, few, [(rows.x, data_of(rows))], 0)
+
+
+# Controls
+
+
+def test_controls_pick_what_they_say(rows, queries):
+    test = data_of(queries, "b")
+    mean = {task: rows.y[rows.tasks == task].mean(axis=0) for task in "abc"}
+    columns = [3, 0, 1]
+    assert (BestSingle().fit(rows).pick(test, columns) == (sum(mean.values()) / 3)[columns].argmax()).all()
+    assert (BestPerTask().fit(rows).pick(test, columns) == mean["b"][columns].argmax()).all()
+    assert (
+        BestPerTask().fit(rows).pick(data_of(queries, "new"), columns) == BestSingle().fit(rows).pick(test, columns)
+    ).all()
+    assert (Oracle().fit(rows).pick(test, columns) == test.scores.argmax(axis=1)).all()
+    picks = np.stack([Random(seed).fit(rows).pick(test, columns) for seed in range(300)])
+    assert (
+        np.bincount(picks.ravel()) / picks.size == pytest.approx([1 / 3] * 3, abs=0.02) and (picks[0] != picks[1]).any()
+    )
+    assert (Random(7).fit(rows).pick(test, columns) == Random(7).fit(rows).pick(test, columns)).all()
+    assert np.mean(
+        [accuracy(row, data_of(Rows(queries.x, queries.y[:, :3], queries.tasks))) for row in picks]
+    ) == pytest.approx(100 * queries.y[:, :3].mean(), abs=1)
+
+
+def test_oracle_charges_the_cost_and_takes_the_cheapest_of_equals():
+    scores = np.array([[1, 1, 0.5], [0, 0, 0], [1, 0.9, 0.2]], dtype=np.float32)
+    data = RoutingData("a", "multi_attempt", ["q"] * 3, scores, tuple("xyz"), costs=np.array([[2e-3, 1e-3, 1e-4]] * 3))
+    for rate in (0, 50, 300, 1000):
+        worth = [[(float(score) - rate * cost, -cost) for score, cost in zip(*row)] for row in zip(scores, data.costs)]
+        assert Oracle(cost_rate=rate).pick(data, range(3)).tolist() == [row.index(max(row)) for row in worth], rate
+
+
+def test_best_single_weighs_tasks_and_not_rows():
+    y = np.array([[1, 0]] * 9 + [[0, 1.0], [0, 1.0]] + [[0, 1.0]])
+    rows = Rows(np.ones((12, 2)), y, np.array(["a"] * 9 + ["b"] * 2 + ["c"]))
+    assert (
+        BestSingle().fit(rows).pick(RoutingData("a", "multi_attempt", ["q"], np.zeros((1, 2)), ("x", "y")), [0, 1]) == 1
+    ).all()

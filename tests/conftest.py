@@ -1,4 +1,7 @@
-"""What the tests share: made-up routing data in which the right LLM can be read off the words, and tiny random encoders."""
+"""What the tests share: made-up routing data and tiny random encoders.
+
+In the data the right LLM can be read off the words of a question.
+"""
 
 import json
 import os
@@ -46,23 +49,29 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: rank.get(item.path.name, len(rank)))
 
 
+def draw_share(rng: random.Random, expert: bool) -> float:
+    """The share of ten answers that are right."""
+    return rng.choice([0.7, 0.8, 0.9, 1] if expert else [0, 0, 0.1, 0.3])
+
+
+def draw_probability(rng: random.Random, expert: bool) -> float:
+    """The probability of the right option, or 0 if another one is more probable."""
+    return round(rng.uniform(0.55, 1), 6) if expert else rng.choice([0, 0, 0, 0.0, 0.41])
+
+
 def make_rows(count: int, kind: str, seed: int, llms: tuple[str, ...] = LLMS, clusters: bool = True) -> list[dict]:
-    """Rows of a data file. The expert of a question's topic is right, the others seldom; on some questions nobody is."""
+    """Rows of a data file.
+
+    The expert of a question's topic is right, the others seldom are; on some questions nobody is.
+    """
     rng, rows = random.Random(seed), []
     for number in range(count):
         topic = rng.randrange(len(TOPICS))
         words = rng.choices(FILLER, k=rng.randint(1, 16)) + rng.choices(TOPICS[topic], k=rng.randint(2, 8))
         rng.shuffle(words)
         hard = rng.random() < 0.08
-        scores = {}
-        for t, llm in enumerate(LLMS):
-            if kind == "multi_attempt":
-                value = 0 if hard else rng.choice([0.7, 0.8, 0.9, 1]) if t == topic else rng.choice([0, 0, 0.1, 0.3])
-            else:
-                value = (
-                    0 if hard else round(rng.uniform(0.55, 1), 6) if t == topic else rng.choice([0, 0, 0, 0.0, 0.41])
-                )
-            scores[llm] = value
+        draw_score = draw_share if kind == "multi_attempt" else draw_probability
+        scores = {llm: 0 if hard else draw_score(rng, t == topic) for t, llm in enumerate(LLMS)}
         rows.append({"question": f"{number}: {' '.join(words)}?", "scores": {llm: scores[llm] for llm in llms}})
         if clusters:
             rows[-1]["cluster_id"] = topic
@@ -94,6 +103,7 @@ class FakeData:
 
 @pytest.fixture(scope="session")
 def fake(tmp_path_factory) -> FakeData:
+    """The files of made-up data."""
     folder = tmp_path_factory.mktemp("data")
 
     def write(name: str, rows: list[dict]) -> Path:
@@ -103,22 +113,22 @@ def fake(tmp_path_factory) -> FakeData:
 
     gsm8k = make_rows(54, "multi_attempt", 1)
     gsm8k += gsm8k[3:9]  # six questions occur twice
+    train = {
+        "gsm8k": ("gsm8k-train", gsm8k),
+        "arc_challenge": ("arc_challenge_train", make_rows(48, "probability", 2, LLMS[::-1])),  # another key order
+        "mmlu": ("mmlu_train", make_rows(40, "probability", 3)),
+    }
+    test = {
+        "gsm8k": ("gsm8k-test", make_rows(50, "multi_attempt", 4, LLMS[2:] + LLMS[:2], clusters=False)),
+        "arc_challenge": ("arc_challenge_test", make_rows(50, "probability", 5, clusters=False)),
+        "mbpp": ("mbpp", make_rows(40, "multi_attempt", 6, LLMS[::-1], clusters=False)),
+    }
     return FakeData(
         folder,
-        {
-            "gsm8k": write("gsm8k-train", gsm8k),
-            "arc_challenge": write(
-                "arc_challenge_train", make_rows(48, "probability", 2, LLMS[::-1])
-            ),  # another key order
-            "mmlu": write("mmlu_train", make_rows(40, "probability", 3)),
-        },
-        {
-            "gsm8k": write("gsm8k-test", make_rows(50, "multi_attempt", 4, LLMS[2:] + LLMS[:2], clusters=False)),
-            "arc_challenge": write("arc_challenge_test", make_rows(50, "probability", 5, clusters=False)),
-            "mbpp": write("mbpp", make_rows(40, "multi_attempt", 6, LLMS[::-1], clusters=False)),
-        },
-        write("poems_test", make_rows(30, "multi_attempt", 7, clusters=False)),
-        write("mmlu_test", make_rows(30, "probability", 8, (LLMS[3], LLMS[1]), clusters=False)),
+        {task: write(*file) for task, file in train.items()},
+        {task: write(*file) for task, file in test.items()},
+        unseen=write("poems_test", make_rows(30, "multi_attempt", 7, clusters=False)),
+        fewer=write("mmlu_test", make_rows(30, "probability", 8, (LLMS[3], LLMS[1]), clusters=False)),
     )
 
 
@@ -156,18 +166,19 @@ def tiny_bert(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_deberta(tmp_path_factory) -> Path:
-    """A folder laid out like mDeBERTaV3's on the hub: its configuration in small, half-precision weights of the pre-training
-    model in pytorch_model.bin, and a SentencePiece model without a tokenizer.json."""
+    """A folder laid out like mDeBERTaV3's on the hub.
+
+    Its configuration in small, half-precision weights of the pre-training model in pytorch_model.bin, and a
+    SentencePiece model without a tokenizer.json.
+    """
     import sentencepiece
     from transformers import DebertaV2Config, DebertaV2Model
 
     folder = tmp_path_factory.mktemp("encoders") / "tiny-mdeberta"
     folder.mkdir()
-    special = {f"{name}_id": number for number, name in enumerate(("pad", "bos", "eos", "unk"))}
-    special |= {
-        f"{name}_piece": piece
-        for name, piece in (("pad", "[PAD]"), ("bos", "[CLS]"), ("eos", "[SEP]"), ("unk", "[UNK]"))
-    }
+    special = {}
+    for number, (name, piece) in enumerate({"pad": "[PAD]", "bos": "[CLS]", "eos": "[SEP]", "unk": "[UNK]"}.items()):
+        special |= {f"{name}_id": number, f"{name}_piece": piece}
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(texts()),
         model_prefix=str(folder / "spm"),
@@ -180,18 +191,32 @@ def tiny_deberta(tmp_path_factory) -> Path:
     (folder / "spm.vocab").unlink()
     (folder / "tokenizer_config.json").write_text(json.dumps({"do_lower_case": False, "vocab_type": "spm"}))
     config = {
-        "model_type": "deberta-v2", "attention_probs_dropout_prob": 0.1, "hidden_act": "gelu", "hidden_dropout_prob": 0.1,
-        "hidden_size": 32, "initializer_range": 0.15, "intermediate_size": 64, "max_position_embeddings": 64, "relative_attention": True,
-        "position_buckets": 8, "norm_rel_ebd": "layer_norm", "share_att_key": True, "pos_att_type": "p2c|c2p", "layer_norm_eps": 1e-7,
-        "max_relative_positions": -1, "position_biased_input": False, "num_attention_heads": 2, "num_hidden_layers": 3,
-        "type_vocab_size": 0, "vocab_size": 260,  # more than the tokenizer has, as mDeBERTa's
-    }  # fmt: skip
+        "model_type": "deberta-v2",
+        "attention_probs_dropout_prob": 0.1,
+        "hidden_act": "gelu",
+        "hidden_dropout_prob": 0.1,
+        "hidden_size": 32,
+        "initializer_range": 0.15,
+        "intermediate_size": 64,
+        "max_position_embeddings": 64,
+        "relative_attention": True,
+        "position_buckets": 8,
+        "norm_rel_ebd": "layer_norm",
+        "share_att_key": True,
+        "pos_att_type": "p2c|c2p",
+        "layer_norm_eps": 1e-7,
+        "max_relative_positions": -1,
+        "position_biased_input": False,
+        "num_attention_heads": 2,
+        "num_hidden_layers": 3,
+        "type_vocab_size": 0,
+        "vocab_size": 260,  # more than the tokenizer has, as mDeBERTa's
+    }
     (folder / "config.json").write_text(json.dumps(config))
     torch.manual_seed(0)
     weights = DebertaV2Model(DebertaV2Config.from_pretrained(folder)).state_dict()
-    weights = {f"deberta.{name}": value.half() for name, value in weights.items()} | {
-        "lm_predictions.lm_head.bias": torch.zeros(260).half()
-    }
+    weights = {f"deberta.{name}": value.half() for name, value in weights.items()}
+    weights["lm_predictions.lm_head.bias"] = torch.zeros(260).half()
     torch.save(weights, folder / "pytorch_model.bin")
     return folder
 
@@ -217,11 +242,23 @@ def script() -> Callable[..., subprocess.CompletedProcess]:
 
 
 def arguments(fake: FakeData, encoder: Path, save_path: Path, **flags: object) -> list[str]:
-    """A short training run on the fake data. flags: True for a switch, a list for several values, None to leave one out."""
+    """The command of a short training run on the fake data.
+
+    flags: True for a switch, a list for several values, None or False to leave one out.
+    """
     values = {
-        "encoder": encoder, "save_path": save_path, "cache_dir": save_path.parent / "cache", "device": "cpu", "precision": "fp32",
-        "max_length": 64, "batch_size": 16, "training_samples_per_dataset": 60, "learning_rate": 3e-3, "training_steps": 12, "eval_steps": 6,
-    } | flags  # fmt: skip
+        "encoder": encoder,
+        "save_path": save_path,
+        "cache_dir": save_path.parent / "cache",
+        "device": "cpu",
+        "precision": "fp32",
+        "max_length": 64,
+        "batch_size": 16,
+        "training_samples_per_dataset": 60,
+        "learning_rate": 3e-3,
+        "training_steps": 12,
+        "eval_steps": 6,
+    } | flags
     result = fake.arguments()
     for name, value in values.items():
         if value is True:
@@ -255,35 +292,35 @@ def trained(fake, tiny_bert, script, tmp_path_factory) -> Run:
     return Run(folder, run.stdout)
 
 
-SUM, FUNCTIONS = (
-    13,
-    ("add", "plus", "total"),
-)  # all sums are 13, and all functions add: two tiny LLMs can learn that in seconds
+SUM = 13  # of all sums, and all functions add: two tiny LLMs can learn that in seconds
+FUNCTIONS = ("add", "plus", "total")
 
 
 def tiny_documents() -> dict[str, list[dict]]:
-    """Documents of five made-up tasks in the form of the paper's: multiple choice, GSM8K, HumanEval, MBPP and HumanEval-JavaScript."""
-    documents = {
-        "tiny_choice": [
-            {"question": f"Is {n} odd or even?", "choices": ["odd", "even"], "answer": (n + 1) % 2}
-            for n in range(1, 10)
-        ]
-    }
-    documents["tiny_sums"] = [
-        {"question": f"What is {n} plus {SUM - n}?", "answer": f"It is {SUM}. #### {SUM}"} for n in range(14)
-    ]
-    documents |= {"tiny_humaneval": [], "tiny_mbpp": [], "tiny_js": []}
-    for place, name in enumerate(FUNCTIONS):
-        python, javascript = f'def {name}(a, b):\n    """{name}"""\n', f"const {name} = (a, b) => {{\n"
+    """Documents of five made-up tasks in the form of the paper's.
+
+    Multiple choice, GSM8K, HumanEval, MBPP and HumanEval-JavaScript.
+    """
+    choices, sums, humaneval, mbpp, javascript = [], [], [], [], []
+    for n in range(1, 10):
+        choices.append({"question": f"Is {n} odd or even?", "choices": ["odd", "even"], "answer": (n + 1) % 2})
+    for n in range(14):
+        sums.append({"question": f"What is {n} plus {SUM - n}?", "answer": f"It is {SUM}. #### {SUM}"})
+    for number, name in enumerate(FUNCTIONS):
+        prompt = f'def {name}(a, b):\n    """{name}"""\n'
         test = "def check(f):\n    assert f(7, 5) == 12\n"
-        documents["tiny_humaneval"].append(
-            {"task_id": f"tiny/{place}", "prompt": python, "test": test, "entry_point": name}
-        )
-        documents["tiny_mbpp"].append(
-            {"text": f"Write {name}.", "test_list": [f"assert {name}(7, 5) == 12", f"assert {name}(0, 0) == 0"]}
-        )
-        documents["tiny_js"].append({"prompt": javascript, "test": f"\nconsole.assert({name}(7, 5) === 12);\n"})
-    return documents
+        humaneval.append({"task_id": f"tiny/{number}", "prompt": prompt, "test": test, "entry_point": name})
+        asserts = [f"assert {name}(7, 5) == 12", f"assert {name}(0, 0) == 0"]
+        mbpp.append({"text": f"Write {name}.", "test_list": asserts})
+        test = f"\nconsole.assert({name}(7, 5) === 12);\n"
+        javascript.append({"prompt": f"const {name} = (a, b) => {{\n", "test": test})
+    return {
+        "tiny_choice": choices,
+        "tiny_sums": sums,
+        "tiny_humaneval": humaneval,
+        "tiny_mbpp": mbpp,
+        "tiny_js": javascript,
+    }
 
 
 def tiny_answer(task: str, document: dict, right: bool) -> tuple[str, str]:
@@ -304,8 +341,11 @@ def tiny_answer(task: str, document: dict, right: bool) -> tuple[str, str]:
 
 @pytest.fixture(scope="session")
 def tiny_llms(tmp_path_factory) -> dict[str, Path]:
-    """Two causal language models with a byte for a token, {name: folder}: trained for seconds on as many right as wrong answers, so that what
-    they sample differs. The LLMs differ by their seed."""
+    """Two causal language models with a byte for a token, {name: folder}.
+
+    They are trained for seconds on as many right as wrong answers, so that what they sample differs. The LLMs differ
+    by their seed.
+    """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -351,8 +391,9 @@ def tiny_tasks(tmp_path_factory) -> Path:
     ours = REPO / "eval_scripts" / "tasks"
 
     def write(task: str, split: str, lines: str) -> None:
-        data = f"dataset_path: json\ndataset_name: null\ndataset_kwargs:\n  data_files:\n    {split}: {folder / task}.json\n"
-        (folder / f"{task}.yaml").write_text(f"task: {task}\n{data}{lines}")
+        data = "dataset_path: json\ndataset_name: null\ndataset_kwargs:\n  data_files:\n"
+        file = f"    {split}: {folder / task}.json\n"
+        (folder / f"{task}.yaml").write_text(f"task: {task}\n{data}{file}{lines}")
 
     sampling = "generation_kwargs:\n  do_sample: true\n  temperature: 0.2\n  max_gen_toks: 40\n  until: "
     prompt = 'doc_to_text: "{{question}}\\nAnswer:"\ndoc_to_choice: "{{choices}}"\ndoc_to_target: answer\n'
@@ -368,7 +409,10 @@ def tiny_tasks(tmp_path_factory) -> Path:
 
 
 def score_script(**settings: object) -> subprocess.CompletedProcess:
-    """Runs eval_scripts/score.sh in the current environment, without a network; settings go in by environment variables."""
+    """Runs eval_scripts/score.sh in the current environment, without a network.
+
+    settings: environment variables.
+    """
     own = {
         "ROUTERDC_NO_VENV": "1",
         "LM_EVAL": f"{sys.executable} -m lm_eval",
@@ -390,9 +434,12 @@ HARNESS_GROUPS = {  # one call of the harness for each, most of which is its sta
 
 @pytest.fixture(scope="session")
 def harness_logs(tiny_llms, tiny_tasks, tmp_path_factory) -> Path:
-    """The folder that eval_scripts/score.sh filled by running lm-evaluation-harness itself: <tiny__words or tiny__code>/<group>/ with the logs
-    of HARNESS_GROUPS. Leaves: tiny_choice, 9 documents with 2 options; tiny_sums, 14 documents with 10 answers, filter strict-match;
-    tiny_humaneval, tiny_mbpp and tiny_js, 3 documents with 10 answers each. The documents are `tiny_documents()`."""
+    """The folder that eval_scripts/score.sh filled by running lm-evaluation-harness itself.
+
+    It has <tiny__words or tiny__code>/<group>/ with the logs of HARNESS_GROUPS: tiny_choice, 9 documents with 2
+    options; tiny_sums, 14 documents with 10 answers, filter strict-match; tiny_humaneval, tiny_mbpp and tiny_js, 3
+    documents with 10 answers each. The documents are `tiny_documents()`.
+    """
     folder = tmp_path_factory.mktemp("harness")
     settings = {
         "INCLUDE": tiny_tasks,

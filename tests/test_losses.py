@@ -1,5 +1,6 @@
-"""utils/losses.py against plain loops over the paper's formulas, on random and on degenerate batches, and its FIDELITY
-switches.
+"""utils/losses.py against plain loops over the paper's formulas.
+
+On random and on degenerate batches; and the switches of the FIDELITY rows.
 """
 
 import itertools
@@ -23,7 +24,7 @@ from utils.losses import (
     sample_llm_loss,
     sample_sample_loss,
     zooter_loss,
-)  # fmt: skip
+)
 
 CLOSE = {torch.float32: {"rtol": 2e-5, "atol": 2e-5}, torch.float64: {"rtol": 1e-10, "atol": 1e-12}}
 
@@ -33,14 +34,18 @@ def naive_similarity(a: torch.Tensor, b: torch.Tensor, kind: str) -> list[list[t
 
     def pair(u, v):
         dot = sum(x * y for x, y in zip(u, v))
-        return dot if kind == "inner" else dot / (sum(x * x for x in u) ** 0.5 * sum(y * y for y in v) ** 0.5)
+        if kind == "inner":
+            return dot
+        lengths = [sum(x * x for x in vector) ** 0.5 for vector in (u, v)]
+        return dot / (lengths[0] * lengths[1])
 
     return [[pair(u, v) for v in b] for u in a]
 
 
 def orders_of(score: list[float], ties: str) -> list[tuple[list[int], list[int]]]:
-    """All rankings (from the best, from the worst) that a rule for ties allows; with "expected" they are equally
-    likely.
+    """All rankings (from the best, from the worst) that a rule for ties allows.
+
+    With "expected" they are equally likely.
     """
     columns = range(len(score))
     best = sorted(columns, key=lambda t: -score[t])  # stable
@@ -89,21 +94,24 @@ def naive_sample_sample(similarity, draws, temperature=1.0) -> list:
     ]
 
 
-def drawn(groups, negatives, seed, ids=None, self_positive=False):
+def drawn(groups, count, seed, ids=None, self_positive=False):
     """What `draw_pairs` draws, as (positive or None, list of negatives) per row."""
-    result = draw_pairs(groups, negatives, torch.Generator().manual_seed(seed), ids, self_positive)
-    return [
-        (p if has else None, [n for n, ok in zip(ns, oks) if ok])
-        for p, has, ns, oks in zip(*(part.tolist() for part in result))
-    ]
+    result = draw_pairs(groups, count, torch.Generator().manual_seed(seed), ids, self_positive)
+    draws = []
+    for positive, has_positive, negatives, are_negatives in zip(*(values.tolist() for values in result)):
+        chosen = [number for number, is_negative in zip(negatives, are_negatives) if is_negative]
+        draws.append((positive if has_positive else None, chosen))
+    return draws
 
 
 def random_batch(seed: int, rows=9, llms=6, size=5, dtype=torch.float64):
     """Embeddings of queries and LLMs that want gradients, and scores with zeros, halves, ones and ties."""
     generator = torch.Generator().manual_seed(seed)
-    queries, keys = (
-        torch.randn(n, size, generator=generator, dtype=torch.float64).to(dtype).requires_grad_() for n in (rows, llms)
-    )
+
+    def embeddings(count: int) -> torch.Tensor:
+        return torch.randn(count, size, generator=generator, dtype=torch.float64).to(dtype).requires_grad_()
+
+    queries, keys = embeddings(rows), embeddings(llms)
     values = torch.tensor([0, 0, 0.1, 0.3, 0.49, 0.5, 0.5, 0.7, 1, 1])
     return queries, keys, values[torch.randint(len(values), (rows, llms), generator=generator)]
 
@@ -113,9 +121,8 @@ def test_similarities_are_what_scikit_learn_and_numpy_say(kind):
     rng = np.random.default_rng(0)
     a, b = rng.normal(size=(5, 7)), rng.normal(size=(3, 7))
     expected = cosine_similarity(a, b) if kind == "cos" else np.einsum("ip,jp->ij", a, b)
-    np.testing.assert_allclose(
-        SIMILARITIES[kind](torch.from_numpy(a), torch.from_numpy(b)).numpy(), expected, atol=1e-12
-    )
+    found = SIMILARITIES[kind](torch.from_numpy(a), torch.from_numpy(b)).numpy()
+    np.testing.assert_allclose(found, expected, atol=1e-12)
 
 
 # L1
@@ -156,22 +163,23 @@ def test_sample_llm_loss_and_gradients_equal_the_loop(dtype, kind, top_k, last_k
 def test_sample_llm_loss_by_hand():
     """Two LLMs, similarities log 3 and 0: the share of the positive is 3/4, so the loss is log 4/3."""
     similarity = torch.tensor([[math.log(3.0), 0.0]], dtype=torch.float64)
-    assert sample_llm_loss(similarity, torch.tensor([[0.9, 0.2]]), 1, 1).item() == pytest.approx(
-        math.log(4 / 3), rel=1e-12
-    )
-    assert sample_llm_loss(similarity, torch.tensor([[0.2, 0.9]]), 1, 1).item() == pytest.approx(math.log(4), rel=1e-12)
-    assert sample_llm_loss(similarity, torch.tensor([[0.9, 0.2]]), 1, 1, temperature=0.5).item() == pytest.approx(
-        math.log(10 / 9), rel=1e-12
-    )
+    for scores, temperature, expected in (
+        ([[0.9, 0.2]], 1.0, math.log(4 / 3)),
+        ([[0.2, 0.9]], 1.0, math.log(4)),
+        ([[0.9, 0.2]], 0.5, math.log(10 / 9)),
+    ):
+        loss = sample_llm_loss(similarity, torch.tensor(scores), 1, 1, temperature=temperature)
+        assert loss.item() == pytest.approx(expected, rel=1e-12)
 
 
-def test_sample_llm_gradients_numerically():
+@pytest.mark.parametrize("similarity", [cosine, inner])
+def test_sample_llm_gradients_numerically(similarity):
     queries, keys, scores = random_batch(7, rows=4)
-    for similarity in (cosine, inner):
-        assert torch.autograd.gradcheck(
-            lambda q, k, similarity=similarity: sample_llm_loss(similarity(q, k), scores, temperature=0.7),
-            (queries, keys),
-        )
+
+    def loss(q, k):
+        return sample_llm_loss(similarity(q, k), scores, temperature=0.7)
+
+    assert torch.autograd.gradcheck(loss, (queries, keys))
 
 
 @pytest.mark.parametrize(
@@ -200,8 +208,9 @@ def test_sample_llm_loss_on_ragged_rows(name, scores, without_term):
 
 
 def test_ties_by_column():
-    """K+ = K- = 1. "columns": the first of the best is the positive, the last of the worst the negative; "released":
-    both first.
+    """K+ = K- = 1: the first of the best is the positive. The negative is, of the worst, the last or the first.
+
+    "columns": the last one; "released": the first one.
     """
     similarity = torch.tensor([[0.0, 1.0, 2.0, 4.0]], dtype=torch.float64)
     scores = torch.tensor([[0.2, 0.9, 0.9, 0.2]])
@@ -218,9 +227,8 @@ def test_released_ties_are_those_of_numpy_from_both_ends():
     """One LLM may be a positive and a negative: with all scores equal the first K are both."""
     scores = torch.full((1, 5), 0.3)
     first_best, end_best, first_worst, end_worst = places(scores, "released")
-    assert first_best.tolist() == first_worst.tolist() == [
-        [0, 1, 2, 3, 4]
-    ] and end_best.tolist() == end_worst.tolist() == [[1, 2, 3, 4, 5]]
+    assert first_best.tolist() == first_worst.tolist() == [[0, 1, 2, 3, 4]]
+    assert end_best.tolist() == end_worst.tolist() == [[1, 2, 3, 4, 5]]
     rng = np.random.default_rng(0)
     scores = rng.integers(4, size=(50, 7)) / 4
     found = places(torch.from_numpy(scores), "released")
@@ -229,8 +237,9 @@ def test_released_ties_are_those_of_numpy_from_both_ends():
 
 
 def test_expected_places_are_the_frequencies_of_random_ones():
-    """Which of the 7 LLMs are among the best 3 and the worst 3, drawn 20,000 times, against the shares that "expected"
-    gives.
+    """Which of the 7 LLMs are among the best 3 and the worst 3, drawn 20,000 times.
+
+    The frequencies are the shares that "expected" gives.
     """
     scores = torch.tensor([0.3, 0.9, 0.3, 0.0, 0.3, 0.0, 0.0])
     expected = places(scores[None])
@@ -264,8 +273,9 @@ def test_the_order_of_the_columns_changes_no_loss(llms):
 
 
 def test_random_ties_are_drawn_evenly_and_forget_the_columns():
-    """Scores 0.9, 0.9, 0.9, 0.2, 0.2, K+ = 2, K- = 1: the mean over draws is that over all pairs of positive and
-    negative.
+    """Scores 0.9, 0.9, 0.9, 0.2, 0.2, K+ = 2, K- = 1.
+
+    The mean over draws is the mean over all pairs of positive and negative.
     """
     similarity = torch.tensor([[0.0, 1.0, -1.0, 2.0, 0.5]], dtype=torch.float64)
     scores = torch.tensor([[0.9, 0.9, 0.9, 0.2, 0.2]])
@@ -323,10 +333,8 @@ def test_an_embedding_of_zero_has_finite_gradients():
     queries, keys, scores = random_batch(2)
     with torch.no_grad():
         queries[0] = 0
-    loss = (
-        sample_llm_loss(cosine(queries, keys), scores).sum()
-        + sample_sample_loss(cosine(queries, queries), torch.arange(9) // 3).sum()
-    )
+    loss = sample_llm_loss(cosine(queries, keys), scores).sum()
+    loss = loss + sample_sample_loss(cosine(queries, queries), torch.arange(9) // 3).sum()
     assert all(gradient.isfinite().all() for gradient in torch.autograd.grad(loss, (queries, keys)))
 
 
@@ -334,14 +342,13 @@ def test_a_batch_without_any_term_has_zero_loss_and_zero_gradients():
     queries, keys, _ = random_batch(3, dtype=torch.float32)
     nobody, everybody = torch.zeros(9, 6), torch.ones(9, 6)
     for similarity in (cosine, inner):
-        for scores in (nobody, everybody):
-            for rows in (False, True):
-                loss = sample_llm_loss(similarity(queries, keys), scores, batch_mask=rows)
-                assert (loss == 0).all()
-                found = torch.autograd.grad(loss.mean(), (queries, keys))
-                assert all((gradient == 0).all() for gradient in found)
-        for groups, rows in itertools.product((torch.zeros(9), torch.arange(9)), (False, True)):
-            loss = sample_sample_loss(similarity(queries, queries), groups, shifted_rows=rows)
+        for scores, batch_mask in itertools.product((nobody, everybody), (False, True)):
+            loss = sample_llm_loss(similarity(queries, keys), scores, batch_mask=batch_mask)
+            assert (loss == 0).all()
+            found = torch.autograd.grad(loss.mean(), (queries, keys))
+            assert all((gradient == 0).all() for gradient in found)
+        for groups, shifted_rows in itertools.product((torch.zeros(9), torch.arange(9)), (False, True)):
+            loss = sample_sample_loss(similarity(queries, queries), groups, shifted_rows=shifted_rows)
             assert (loss == 0).all()
             (gradient,) = torch.autograd.grad(loss.mean(), queries)
             assert (gradient == 0).all()
@@ -376,9 +383,8 @@ def test_sample_sample_loss_and_gradients_equal_the_loop(dtype, kind, negatives,
         loss = sample_sample_loss(among, groups, negatives, temperature, torch.Generator().manual_seed(seed))
         assert loss.shape == (9,) and loss.dtype == dtype
         twin = queries.detach().double().requires_grad_()
-        expected = torch.stack(
-            naive_sample_sample(naive_similarity(twin, twin, kind), drawn(groups, negatives, seed), temperature)
-        )
+        draws = drawn(groups, negatives, seed)
+        expected = torch.stack(naive_sample_sample(naive_similarity(twin, twin, kind), draws, temperature))
         torch.testing.assert_close(loss.double(), expected, **CLOSE[dtype])
         assert loss[5] == 0 and loss[8] == 0 and (loss[[0, 3, 6]] > 0).all()
         weight = torch.arange(1.0, 10.0, dtype=dtype)
@@ -393,11 +399,13 @@ def test_sample_sample_loss_where_nothing_is_left_to_chance(negatives):
     generator = torch.Generator().manual_seed(0)
     similarity = torch.randn(6, 6, generator=generator, dtype=torch.float64).requires_grad_()
     partner = [1, 0, 3, 2, 5, 4]
-    draws = [(partner[i], [j for j in range(6) if j not in (i, partner[i])]) for i in range(6)]
+    draws = []
+    for row in range(6):
+        others = [other for other in range(6) if other not in (row, partner[row])]
+        draws.append((partner[row], others))
     loss = sample_sample_loss(similarity, torch.arange(6) // 2, negatives, temperature=0.5)
-    torch.testing.assert_close(
-        loss, torch.stack(naive_sample_sample(list(similarity), draws, 0.5)), rtol=1e-12, atol=1e-12
-    )
+    expected = torch.stack(naive_sample_sample(list(similarity), draws, 0.5))
+    torch.testing.assert_close(loss, expected, rtol=1e-12, atol=1e-12)
     assert torch.autograd.gradcheck(lambda s: sample_sample_loss(s, torch.arange(6) // 2, negatives), similarity)
 
 
@@ -443,7 +451,10 @@ def test_only_copies_in_the_group_is_no_positive():
 
 @pytest.mark.parametrize("self_positive", [False, True])
 def test_draws_are_uniform(self_positive):
-    """4000 draws for one batch: positives, and pairs of negatives, occur equally often, and rows draw on their own."""
+    """4000 draws for one batch: positives, and sets of two negatives, occur equally often.
+
+    Rows draw on their own.
+    """
     groups, generator = torch.tensor([0, 0, 0, 0, 1, 1, 2, 1]), torch.Generator().manual_seed(0)
     draws = [draw_pairs(groups, 2, generator, self_positive=self_positive) for _ in range(4000)]
     positives = torch.stack([draw[0] for draw in draws])  # (4000, 8)
@@ -469,16 +480,9 @@ def test_draws_follow_the_generator_and_leave_the_global_state_alone():
 # FIDELITY rows, both sides
 
 
-@pytest.mark.parametrize("ties", ["columns", "released", "expected"])
-def test_fidelity_row_1(ties):
-    """Released: for each positive the (B,) log terms meet a (B, 1) mask, so their mean is mean(log) x mean(mask)."""
-    queries, keys, _ = random_batch(5)
-    scores = torch.tensor(
-        [[1, 0.9, 0.8, 0.4, 0.1, 0], [0.6, 0, 0, 0, 0, 0], [0, 0, 0, 0, 0, 0], [0.3, 0.2, 0, 0, 0, 0]]
-    )
-    scores = scores.repeat(3, 1)[:9]
-    similarity, temperature = cosine(queries, keys), 0.6
-    released = 0.0
+def released_sample_llm(similarity, scores, temperature, ties):
+    """L1 as released, K+ = K- = 3: the sum over the places j of mean(log terms of place j) x mean(mask of place j)."""
+    total = 0.0
     for j in range(3):
         logs = []
         for row, score in zip(similarity, scores.tolist()):
@@ -488,18 +492,34 @@ def test_fidelity_row_1(ties):
             own = [torch.exp(row[best[j]] / temperature) for best, _ in orders]
             logs.append(-sum(torch.log(value / (value + others)) for value in own) / len(orders))
         mask = (scores.sort(dim=1, descending=True).values[:, j] > 0).double().reshape(-1, 1)
-        released = released + (torch.stack(logs) * mask).mean()
+        total = total + (torch.stack(logs) * mask).mean()
+    return total
+
+
+@pytest.mark.parametrize("ties", ["columns", "released", "expected"])
+def test_fidelity_row_1(ties):
+    """Released: for each positive the (B,) log terms meet a (B, 1) mask, so their mean is mean(log) x mean(mask)."""
+    queries, keys, _ = random_batch(5)
+    rows = [[1, 0.9, 0.8, 0.4, 0.1, 0], [0.6, 0, 0, 0, 0, 0], [0, 0, 0, 0, 0, 0], [0.3, 0.2, 0, 0, 0, 0]]
+    scores = torch.tensor(rows).repeat(3, 1)[:9]
+    similarity, temperature = cosine(queries, keys), 0.6
+    released = released_sample_llm(similarity, scores, temperature, ties)
     found = sample_llm_loss(similarity, scores, temperature=temperature, ties=ties, batch_mask=True).mean()
     paper = sample_llm_loss(similarity, scores, temperature=temperature, ties=ties).mean()
     torch.testing.assert_close(found, released, rtol=1e-10, atol=1e-12)
     naive = naive_sample_llm(list(similarity), scores, temperature=temperature, ties=ties)
     torch.testing.assert_close(paper, torch.stack(naive).mean(), rtol=1e-10, atol=1e-12)
     assert abs(found - paper) > 1e-2
-    for a, b in zip(
-        torch.autograd.grad(found, (queries, keys), retain_graph=True), torch.autograd.grad(released, (queries, keys))
-    ):
+    slopes = torch.autograd.grad(found, (queries, keys), retain_graph=True)
+    expected = torch.autograd.grad(released, (queries, keys))
+    for a, b in zip(slopes, expected):
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-11)
-    full = scores.clamp(min=0.05)  # without zeros the two forms are one
+
+
+@pytest.mark.parametrize("ties", ["columns", "released", "expected"])
+def test_fidelity_row_1_changes_nothing_without_scores_of_zero(ties):
+    queries, keys, scores = random_batch(5)
+    similarity, full = cosine(queries, keys), scores.clamp(min=0.05)
     masked, plain = (sample_llm_loss(similarity, full, ties=ties, batch_mask=mask).mean() for mask in (True, False))
     torch.testing.assert_close(masked, plain)
 
@@ -511,26 +531,22 @@ def test_fidelity_row_3():
     assert all(draws[2][0] == 2 for draws in released)
     assert {draws[0][0] for draws in released} == {0, 1} and {draws[3][0] for draws in released} == {3, 4, 5}
     paper = [drawn(groups, 2, seed) for seed in range(100)]
-    assert (
-        {draws[2][0] for draws in paper} == {None}
-        and {draws[0][0] for draws in paper} == {1}
-        and {draws[3][0] for draws in paper} == {4, 5}
-    )
+    positives = [{draws[row][0] for draws in paper} for row in (0, 2, 3)]
+    assert positives == [{1}, {None}, {4, 5}]
     similarity = torch.randn(6, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     for self_positive in (True, False):
-        loss = sample_sample_loss(
-            similarity, groups, 2, 1.0, torch.Generator().manual_seed(3), self_positive=self_positive
-        )
-        torch.testing.assert_close(
-            loss, torch.stack(naive_sample_sample(list(similarity), drawn(groups, 2, 3, self_positive=self_positive)))
-        )
+        generator = torch.Generator().manual_seed(3)
+        loss = sample_sample_loss(similarity, groups, 2, 1.0, generator, self_positive=self_positive)
+        draws = drawn(groups, 2, 3, self_positive=self_positive)
+        torch.testing.assert_close(loss, torch.stack(naive_sample_sample(list(similarity), draws)))
         assert (loss[2] > 0) == self_positive
 
 
 @pytest.mark.parametrize("self_positive", [True, False])
 def test_fidelity_row_4(self_positive):
-    """Released: rows short of H negatives leave the list of pairs but not the similarities, so later pairs read earlier
-    rows.
+    """Released: rows short of H negatives leave the list of pairs but not the similarities.
+
+    So later pairs read the similarities of earlier rows.
     """
     groups = torch.tensor([0, 1, 0, 0, 2, 0, 1, 0])  # with H = 4, the rows of group 0 have only 3 negatives
     generator = torch.Generator().manual_seed(2)
@@ -538,24 +554,24 @@ def test_fidelity_row_4(self_positive):
     draws = drawn(groups, 4, 9, self_positive=self_positive)
     kept = [draw for draw in draws if len(draw[1]) >= 4]
     assert [len(draw[1]) for draw in draws] == [3, 4, 3, 3, 4, 3, 4, 3] and len(kept) == 3
-    terms = [
-        naive_ratio(similarity[place], p, negatives, 0.8) for place, (p, negatives) in enumerate(kept) if p is not None
-    ]
+    terms = []
+    for row, (positive, negatives) in enumerate(kept):
+        if positive is not None:
+            terms.append(naive_ratio(similarity[row], positive, negatives, 0.8))
     released = sum(terms) / len(kept)
-    arguments = (similarity, groups, 4, 0.8)
-    found = sample_sample_loss(
-        *arguments, torch.Generator().manual_seed(9), self_positive=self_positive, shifted_rows=True
-    ).mean()
+
+    def loss(shifted_rows: bool) -> torch.Tensor:
+        source = torch.Generator().manual_seed(9)
+        switches = {"self_positive": self_positive, "shifted_rows": shifted_rows}
+        return sample_sample_loss(similarity, groups, 4, 0.8, source, **switches).mean()
+
+    found, paper = loss(True), loss(False)
     torch.testing.assert_close(found, released, rtol=1e-6, atol=1e-6)
-    (slope,), (expected,) = (
-        torch.autograd.grad(found, similarity, retain_graph=True),
-        torch.autograd.grad(released, similarity),
-    )
+    (slope,) = torch.autograd.grad(found, similarity, retain_graph=True)
+    (expected,) = torch.autograd.grad(released, similarity)
     torch.testing.assert_close(slope, expected, rtol=1e-6, atol=1e-6)
-    paper = sample_sample_loss(*arguments, torch.Generator().manual_seed(9), self_positive=self_positive).mean()
-    torch.testing.assert_close(
-        paper, torch.stack(naive_sample_sample(list(similarity), draws, 0.8)).mean(), rtol=1e-10, atol=1e-12
-    )
+    naive = torch.stack(naive_sample_sample(list(similarity), draws, 0.8)).mean()
+    torch.testing.assert_close(paper, naive, rtol=1e-10, atol=1e-12)
     assert abs(found - paper) > 1e-2
 
 
@@ -578,8 +594,9 @@ def naive_probabilities(row, temperature):
 
 
 def naive_cosine_classifier(similarity, scores, temperature=1.0) -> list:
-    """-log of the probability of the best LLM; the mean over those that share the highest score; nothing where all
-    fail.
+    """-log of the probability of the best LLM, the mean over those that share the highest score.
+
+    0 where all fail.
     """
     losses = []
     for row, score in zip(similarity, scores.tolist()):
@@ -595,11 +612,10 @@ def naive_zooter(similarity, scores, temperature=1.0) -> list:
     for row, score in zip(similarity, scores.tolist()):
         width = max(score) - min(score)
         normalised = [(value - min(score)) / width if width else 0.0 for value in score]
-        q = [
-            math.exp(value / temperature) / sum(math.exp(other / temperature) for other in normalised)
-            for value in normalised
-        ]
-        losses.append(sum(a * (math.log(a) - torch.log(b)) for a, b in zip(q, naive_probabilities(row, temperature))))
+        powers = [math.exp(value / temperature) for value in normalised]
+        target = [power / sum(powers) for power in powers]
+        found = naive_probabilities(row, temperature)
+        losses.append(sum(q * (math.log(q) - torch.log(p)) for q, p in zip(target, found)))
     return losses
 
 
@@ -619,10 +635,8 @@ def test_baseline_losses_and_gradients_equal_the_loop(function, naive, temperatu
         expected = torch.stack(naive(naive_similarity(*twins, "cos"), scores.to(dtype).double(), temperature))
         torch.testing.assert_close(loss.double(), expected, **CLOSE[dtype])
         weight = torch.arange(1.0, rows + 1, dtype=dtype)
-        found, wanted = (
-            torch.autograd.grad((loss * weight).sum(), (queries, keys)),
-            torch.autograd.grad((expected * weight).sum(), twins),
-        )
+        found = torch.autograd.grad((loss * weight).sum(), (queries, keys))
+        wanted = torch.autograd.grad((expected * weight).sum(), twins)
         for a, b in zip(found, wanted):
             torch.testing.assert_close(a.double(), b, rtol=CLOSE[dtype]["rtol"], atol=20 * CLOSE[dtype]["atol"])
 
@@ -638,14 +652,12 @@ def test_zooter_loss_is_the_divergence_of_torch_and_zero_at_its_target():
     generator = torch.Generator().manual_seed(0)
     similarity, scores = (torch.rand(12, 5, generator=generator, dtype=torch.float64) for _ in range(2))
     scores[:, 0], scores[:, 1] = 0, 1  # already from 0 to 1
-    expected = torch.nn.functional.kl_div(similarity.log_softmax(dim=1), scores.softmax(dim=1), reduction="none").sum(
-        dim=1
-    )
+    logs, target = similarity.log_softmax(dim=1), scores.softmax(dim=1)
+    expected = torch.nn.functional.kl_div(logs, target, reduction="none").sum(dim=1)
     torch.testing.assert_close(zooter_loss(similarity, scores), expected)
     torch.testing.assert_close(zooter_loss(scores + 3, scores), torch.zeros(12, dtype=torch.float64))
-    torch.testing.assert_close(
-        zooter_loss(similarity, 0.1 + 0.2 * scores), expected
-    )  # scale and level of the scores are normalised away
+    moved = 0.1 + 0.2 * scores  # scale and level of the scores are normalised away
+    torch.testing.assert_close(zooter_loss(similarity, moved), expected)
 
 
 def test_baseline_losses_where_all_llms_are_equal():

@@ -9,9 +9,9 @@ import sys
 import numpy as np
 import pytest
 import torch
-from conftest import LLMS, REPO, arguments, make_rows
+from conftest import LLMS, REPO, arguments, make_rows, words_of
 from safetensors.torch import load_file
-from test_baseline_routers import made_up, plain_k_means
+from test_baseline_routers import made_up
 from test_voting import with_answers
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 
@@ -37,24 +37,17 @@ def line(fake, tiny_bert, tmp_path):
     """A command line on the made-up data: line("folder", "--routers", ...)."""
 
     def line(name, *more) -> list[str]:
-        encoder = [
-            "--encoder",
-            tiny_bert,
-            "--pooling",
-            "mean",
-            "--max_length",
-            "64",
-            "--device",
-            "cpu",
-            "--precision",
-            "fp32",
-            "--cache_dir",
-            tmp_path / "cache",
-        ]
-        return [
-            *fake.arguments(),
-            *map(str, [*encoder, "--save_path", tmp_path / name, "--validation_fraction", "0.2", *more]),
-        ]
+        settings = {
+            "encoder": tiny_bert,
+            "pooling": "mean",
+            "max_length": 64,
+            "device": "cpu",
+            "precision": "fp32",
+            "cache_dir": tmp_path / "cache",
+            "save_path": tmp_path / name,
+            "validation_fraction": 0.2,
+        }
+        return [*fake.arguments(), *words_of(settings), *map(str, more)]
 
     return line
 
@@ -74,71 +67,81 @@ def run(line, capsys):
 
 @pytest.fixture
 def fails(line, capsys):
+    """Runs the command in this process, which must end with status 2; returns its error."""
+
     def fails(*more) -> str:
         assert command.main(line("failed", *more)) == 2
-        out, err = capsys.readouterr()
+        err = capsys.readouterr().err
         assert "Traceback" not in err
-        return next(part for part in err.splitlines() if part.startswith("error: ")).removeprefix("error: ")
+        message = next(text for text in err.splitlines() if text.startswith("error: "))
+        return message.removeprefix("error: ")
 
     return fails
 
 
 def results(folder) -> dict[tuple[str, int], dict]:
+    """What is in each results.json below a folder, by router and seed."""
     found = [json.loads(path.read_text()) for path in sorted(folder.rglob("results.json"))]
     return {(result["router"], result["settings"]["seed"]): result for result in found}
 
 
+def picks_in(folder) -> dict[str, list[int]]:
+    """The picks of a run by task."""
+    return json.loads((folder / "picks.json").read_text())
+
+
+ROUTERS = ("kNN", "Ridge", "MLP", "MatrixFactorization", "KMeans", "LoraRetriever", "IRT", "TaskClassifier")
+
+
+def check_accuracies(fake, folder, test: dict) -> None:
+    """The accuracies of a run are what its picks earn in the files, by plain loops."""
+    picks = picks_in(folder)
+    for task, path in fake.test.items():
+        rows = json.loads(path.read_text(encoding="utf-8"))
+        earned = [row["scores"][test["llms"][pick]] for row, pick in zip(rows, picks[task], strict=True)]
+        if task == "arc_challenge":
+            earned = [float(value > 0) for value in earned]
+        assert test["tasks"][task] == pytest.approx(100 * sum(earned) / len(earned), abs=1e-4)
+    assert test["ood_avg"] == pytest.approx(test["tasks"]["mbpp"])
+
+
 def test_all_routers_and_controls_by_one_command(run, fake, trained, tmp_path):
-    text = run("runs", "--seeds", 1, 2)
+    printed = run("runs", "--seeds", 1, 2)
     found = results(tmp_path / "runs")
-    routers = {"kNN", "Ridge", "MLP", "MatrixFactorization", "KMeans", "LoraRetriever", "IRT", "TaskClassifier"}
-    assert set(found) == {(name, seed) for name in [*routers, "Random"] for seed in (1, 2)} | {
-        (name, 1) for name in ("BestSingle", "BestPerTask", "Oracle")
-    }
-    assert (
-        "Table 1" in text
-        and "Table 2" in text
-        and all(f"| {name}, {'frozen' if name in routers else 'control'} " in text for name, _ in found)
-    )
+    drawn_once = {(name, 1) for name in ("BestSingle", "BestPerTask", "Oracle")}
+    assert set(found) == {(name, seed) for name in [*ROUTERS, "Random"] for seed in (1, 2)} | drawn_once
+    assert "Table 1" in printed and "Table 2" in printed
     for (name, seed), result in found.items():
+        is_router = name in ROUTERS
+        assert f"| {name}, {'frozen' if is_router else 'control'} " in printed
+        assert result.keys() == trained.results.keys()
+        assert set(result["test"]) >= set(trained.results["test"]) - {"dataset"}
+        assert result["selection"]["rule"] == ("best" if is_router else "none")
+        assert (result["settings"]["encoder"] == "none") != is_router
         folder = tmp_path / "runs" / name / f"seed_{seed}"
-        assert result.keys() == trained.results.keys() and set(result["test"]) >= set(trained.results["test"]) - {
-            "dataset"
-        }
-        picks = json.loads((folder / "picks.json").read_text())
-        for task, path in fake.test.items():  # figures from picks and files, by plain loops
-            rows, llms = json.loads(path.read_text(encoding="utf-8")), result["test"]["llms"]
-            earned = [row["scores"][llms[pick]] for row, pick in zip(rows, picks[task], strict=True)]
-            earned = [float(value > 0) for value in earned] if task == "arc_challenge" else earned
-            assert result["test"]["tasks"][task] == pytest.approx(100 * sum(earned) / len(earned), abs=1e-4)
-        assert result["test"]["ood_avg"] == pytest.approx(result["test"]["tasks"]["mbpp"])
+        check_accuracies(fake, folder, result["test"])
         assert f"{name} (this run)" in (folder / "tables.md").read_text()
-        assert (result["selection"]["rule"], result["settings"]["encoder"] == "none") == (
-            ("best", False) if name in routers else ("none", True)
-        )
-    average = {name: np.mean([found[key]["test"]["id_avg"] for key in found if key[0] == name]) for name, _ in found}
-    assert (
-        max(average["Random"], average["BestPerTask"]) + 20
-        < average["Oracle"]
-        == pytest.approx(
-            np.mean([trained.results["test"]["references"]["per-query oracle"][t] for t in ("gsm8k", "arc_challenge")])
-        )
-    )
-    assert (
-        min(average[name] for name in ("Ridge", "MLP")) > average["BestSingle"] + 15
-    )  # topics can be read off the words, across tasks
-    assert average["LoraRetriever"] > average["BestSingle"] + 10  # its clusters are the topics
+
+    average = {}
+    for name in [*ROUTERS, "Random", "BestSingle", "BestPerTask", "Oracle"]:
+        average[name] = np.mean([result["test"]["id_avg"] for key, result in found.items() if key[0] == name])
+    oracle = trained.results["test"]["references"]["per-query oracle"]
+    assert average["Oracle"] == pytest.approx(np.mean([oracle["gsm8k"], oracle["arc_challenge"]]))
+    assert max(average["Random"], average["BestPerTask"]) + 20 < average["Oracle"]
+    # Topics can be read off the words, across tasks, and the clusters of LoraRetriever are the topics.
+    assert min(average["Ridge"], average["MLP"]) > average["BestSingle"] + 15
+    assert average["LoraRetriever"] > average["BestSingle"] + 10
 
 
-def test_finished_runs_are_skipped_and_others_made_again_to_the_digit(run, line, tmp_path, monkeypatch):
+def test_finished_runs_are_skipped_and_others_made_again_to_the_digit(run, tmp_path, monkeypatch):
     routers = ("--routers", "kmeans", "irt", "random", "--seeds", 1, 2)
     run("runs", *routers)
     files = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in sorted((tmp_path / "runs").rglob("*.json"))}
     assert len(files) == 12
     shutil.rmtree(tmp_path / "runs" / "KMeans" / "seed_2")
     (tmp_path / "runs" / "IRT" / "seed_1" / "results.json").unlink()  # stopped before its last file
-    text = run("runs", *routers)
-    assert "4 of 6 runs are already done" in text
+    printed = run("runs", *routers)
+    assert "4 of 6 runs are already done" in printed
     for path, (content, time) in files.items():
         again = "KMeans/seed_2" in str(path) or "IRT/seed_1" in str(path)
         assert (path.stat().st_mtime_ns == time) != again, path
@@ -149,9 +152,14 @@ def test_finished_runs_are_skipped_and_others_made_again_to_the_digit(run, line,
         raise AssertionError("the encoder was loaded")
 
     monkeypatch.setattr(embeddings_module, "load_encoder", forbidden)
-    assert run("runs", *routers).split("Table 1")[1] == text.split("Table 1")[1]
+    assert run("runs", *routers).split("Table 1")[1] == printed.split("Table 1")[1]
+
+
+def test_a_process_of_its_own_makes_the_same_picks(run, line, tmp_path):
+    routers = ("--routers", "kmeans", "irt")
+    run("runs", *routers)
     process = subprocess.run(
-        [sys.executable, "-m", "utils.baselines", *line("other", *map(str, routers[:3]))],
+        [sys.executable, "-m", "utils.baselines", *line("other", *routers)],
         capture_output=True,
         text=True,
         cwd=REPO,
@@ -159,12 +167,11 @@ def test_finished_runs_are_skipped_and_others_made_again_to_the_digit(run, line,
     )
     assert process.returncode == 0, process.stderr
     for name in ("KMeans", "IRT"):
-        assert (tmp_path / "other" / name / "seed_1" / "picks.json").read_bytes() == (
-            tmp_path / "runs" / name / "seed_1" / "picks.json"
-        ).read_bytes()
+        picks = [(tmp_path / folder / name / "seed_1" / "picks.json").read_bytes() for folder in ("runs", "other")]
+        assert picks[0] == picks[1]
 
 
-def test_other_settings_in_the_same_folder_are_refused(run, fails, line, tmp_path, capsys):
+def test_other_settings_in_the_same_folder_are_refused(run, fails):
     run("failed", "--routers", "ridge")
     text = fails("--routers", "ridge", "--targets", "score")
     assert "Ridge" in text and "targets: 'gain' there, 'score' now" in text and "Choose another --save_path" in text
@@ -174,7 +181,7 @@ def test_a_run_from_before_an_argument_is_still_finished(run, fails, tmp_path):
     run("failed", "--routers", "ridge")
     path = tmp_path / "failed" / "Ridge" / "seed_1" / "results.json"
     old = json.loads(path.read_text())
-    for name in ("keep_characters", "encoder_ckpt"):
+    for name in ("keep_characters", "encoder_ckpt", "target_groups"):
         del old["settings"][name]
     path.write_text(json.dumps(old))
     assert "1 of 1 runs are already done" in run("failed", "--routers", "ridge")
@@ -211,65 +218,89 @@ def test_no_router_reads_the_test_scores(run, fake, tmp_path):
         assert same == ("Oracle" not in str(path)), path
 
 
-def test_rows_and_targets_are_those_of_training(fake, line):
+def numbered(problem: Problem) -> list[np.ndarray]:
+    """In place of embeddings each row's number in its file, to follow it."""
+    return [np.arange(len(data), dtype=np.float32)[:, None] for data in problem.files]
+
+
+@pytest.mark.parametrize(
+    ("flags", "count", "shrunk"),
+    [
+        ([], 1000, False),
+        (["--training_samples_per_dataset", "20"], 20, False),
+        (["--targets", "score", "--target_shrinkage", "0.5"], 1000, True),
+    ],
+)
+def test_rows_and_targets_are_those_of_training(fake, line, flags, count, shrunk):
     """The validation split, the first rows, right or wrong, and means over a task, from the files by other code."""
-    for more in ([], ["--training_samples_per_dataset", "20"], ["--targets", "score", "--target_shrinkage", "0.5"]):
-        args = parse([*line("x"), *more])
-        problem = Problem(args)
-        embedded = [
-            np.arange(len(data), dtype=np.float32)[:, None] for data in problem.files
-        ]  # the row's number, to follow it
-        rows, validation = problem.rows(embedded, 3, everything=False)
-        count = 20 if "20" in more else 1000
-        expected = []
-        for data, (x, held) in zip(problem.files, validation):
-            train, rest = split_validation(data, 0.2, 3)
-            assert x[:, 0].tolist() == rest.tolist() and held.questions == [data.questions[i] for i in rest]
-            y = data.scores if "score" in more else gains(data.scores, data.kind)
-            y = 0.5 * y[train] + 0.5 * y[train].mean(axis=0) if "score" in more else y[train]
-            expected += [(float(i), data.task, *map(float, values)) for i, values in list(zip(train, y))[:count]]
-        found = [(float(x[0]), str(task), *map(float, y)) for x, y, task in zip(rows.x, rows.y, rows.tasks)]
-        assert [row[:2] for row in found] == [row[:2] for row in expected]
-        assert np.array([row[2:] for row in found]) == pytest.approx(np.array([row[2:] for row in expected]), abs=1e-6)
-        assert len(problem.rows(embedded, 3, everything=True)[0].x) == sum(
-            min(count, len(data)) for data in problem.files
-        )
+    problem = Problem(parse(line("x", *flags)))
+    rows, validation = problem.rows(numbered(problem), 3, everything=False)
+    numbers, tasks, targets = [], [], []
+    for data, (x, held) in zip(problem.files, validation, strict=True):
+        train, rest = split_validation(data, 0.2, 3)
+        assert x[:, 0].tolist() == rest.tolist()
+        assert held.questions == [data.questions[number] for number in rest]
+        if shrunk:
+            y = 0.5 * data.scores[train] + 0.5 * data.scores[train].mean(axis=0)
+        else:
+            y = gains(data.scores, data.kind)[train]
+        numbers += train[:count].tolist()
+        tasks += [data.task] * len(train[:count])
+        targets.append(y[:count])
+    assert rows.x[:, 0].tolist() == numbers and rows.tasks.tolist() == tasks
+    assert rows.y == pytest.approx(np.concatenate(targets), abs=1e-6)
+    everything, _ = problem.rows(numbered(problem), 3, everything=True)
+    assert len(everything.x) == sum(min(count, len(data)) for data in problem.files)
+
+
+def test_targets_may_be_shrunk_to_clusters(fake, line, fails, tmp_path):
+    problem = Problem(parse(line("x", "--target_shrinkage", 1, "--target_groups", "cluster")))
+    rows, _ = problem.rows(numbered(problem), 3, everything=False)
+    for data in problem.files:
+        of_task = rows.tasks == data.task
+        train, _ = split_validation(data, 0.2, 3)
+        earned = gains(data.scores, data.kind)[train]
+        for cluster in set(data.clusters.tolist()):
+            expected = earned[data.clusters[train] == cluster].mean(axis=0)
+            found = rows.y[of_task & (rows.clusters == cluster)]
+            assert found == pytest.approx(np.tile(expected, (len(found), 1)), abs=1e-6)
+    path = tmp_path / "gsm8k-train.json"
+    path.write_text(json.dumps(make_rows(30, "multi_attempt", 1, clusters=False)))
+    flags = ("--target_shrinkage", 1, "--target_groups", "cluster", "--data_paths", path)
+    assert "'cluster_id' must be an integer" in fails(*flags)
 
 
 def test_pooled_targets_are_those_of_the_training_rows(fake, line):
     """The same ones as of a training run, and none for the controls, which have no embeddings."""
-    args = parse([*line("x"), "--target_pooling", "question", "--training_samples_per_dataset", "20"])
+    args = parse(line("x", "--target_pooling", "question", "--training_samples_per_dataset", 20))
     problem, rng = Problem(args), np.random.default_rng(0)
     embedded = [rng.normal(size=(len(data), 5)).astype(np.float32) for data in problem.files]
-    found, expected = problem.rows(embedded, 3, False, args.training_set.target_pooling)[0], []
+    found, _ = problem.rows(embedded, 3, False, args.training_set.target_pooling)
+    expected = []
     for data, x in zip(problem.files, embedded):
         train, _ = split_validation(data, 0.2, 3)
         pooled, _ = pool_targets(data.rows(train), gains(data.scores, data.kind)[train], x[train], "question")
         expected.append(pooled[:20])
     np.testing.assert_array_equal(found.y, np.concatenate(expected))
-    assert not np.array_equal(found.y, problem.rows(embedded, 3, False)[0].y)
+    plain, _ = problem.rows(embedded, 3, False)
+    assert not np.array_equal(found.y, plain.y)
 
 
 def test_llms_that_are_absent_are_not_picked(run, fake, tmp_path):
-    run(
-        "runs",
-        "--routers",
-        "ridge",
-        "random",
-        "best_per_task",
-        "--test_data_paths",
-        fake.fewer,
-        "--final_eval_data_paths",
-    )
+    routers = ("--routers", "ridge", "random", "best_per_task")
+    run("runs", *routers, "--test_data_paths", fake.fewer, "--final_eval_data_paths")
     for result in results(tmp_path / "runs").values():
-        assert result["test"]["llms"] == [LLMS[1], LLMS[3]] or result["test"]["llms"] == [LLMS[3], LLMS[1]]
+        assert sorted(result["test"]["llms"]) == sorted([LLMS[1], LLMS[3]])
         assert set(result["test"]["shares"]["mmlu"]) == {LLMS[1], LLMS[3]}
     run("some", "--routers", "ridge", "--llms", LLMS[2], LLMS[0])
     assert results(tmp_path / "some")["Ridge", 1]["test"]["llms"] == [LLMS[2], LLMS[0]]
 
 
 def test_test_files_are_those_of_training(fake, line, tmp_path):
-    """With --llms, test files may differ in the LLMs that are not among them; without, none may be unknown. As train_router_mdeberta.py has it."""
+    """As in train_router_mdeberta.py: with --llms, test files may differ in the LLMs that are not among them.
+
+    Without, none may be unknown.
+    """
     rows = make_rows(10, "probability", 3, LLMS[:3])
     for row in rows:
         row["scores"]["lab/other"] = 1
@@ -289,9 +320,7 @@ def test_refit_uses_the_validation_rows_too(run, tmp_path):
     run("twice", "--routers", "ridge", "--refit")
     once, twice = (results(tmp_path / name)["Ridge", 1] for name in ("once", "twice"))
     assert once["selection"] == twice["selection"]
-    assert (tmp_path / "once/Ridge/seed_1/picks.json").read_text() != (
-        tmp_path / "twice/Ridge/seed_1/picks.json"
-    ).read_text()
+    assert picks_in(tmp_path / "once/Ridge/seed_1") != picks_in(tmp_path / "twice/Ridge/seed_1")
 
 
 def test_voting_by_the_command(run, fails, tmp_path):
@@ -301,17 +330,13 @@ def test_voting_by_the_command(run, fails, tmp_path):
     (tmp_path / "answers").mkdir()
     (tmp_path / "answers" / "gsm8k-test.json").write_text(json.dumps(sides))
     (tmp_path / "gsm8k-test.json").write_text(json.dumps(rows))
-    data = [
-        "--test_data_paths",
-        tmp_path / "gsm8k-test.json",
-        "--final_eval_data_paths",
-        "--answers",
-        tmp_path / "answers",
-    ]
+    data = ["--test_data_paths", tmp_path / "gsm8k-test.json", "--final_eval_data_paths"]
+    data += ["--answers", tmp_path / "answers"]
     out = run("votes", "--routers", "voting", "oracle", *data)
     result = results(tmp_path / "votes")["Voting", 1]
     earned = json.loads((tmp_path / "votes/Voting/seed_1/gains.json").read_text())["gsm8k"]
-    assert result["test"]["id_avg"] == pytest.approx(100 * sum(earned) / 30, abs=1e-3) and "Voting, voting" in out
+    assert result["test"]["id_avg"] == pytest.approx(100 * sum(earned) / 30, abs=1e-3)
+    assert "Voting, voting" in out
 
 
 def test_answers_are_a_setting_of_voting_alone_and_new_ones_are_another_run(run, fails, tmp_path):
@@ -337,13 +362,13 @@ def test_answers_are_a_setting_of_voting_alone_and_new_ones_are_another_run(run,
 
 @pytest.fixture(scope="module")
 def routers_trained(fake, tiny_bert, tmp_path_factory):
-    """Folders of short RouterDC runs by what of the encoder trained: "none", "last" or "all". Seed 2, split 0.2."""
-    folder, found = tmp_path_factory.mktemp("routers"), {}
-    for part, flags in (("none", {"freeze_encoder": True}), ("last", {"train_layers": 1}), ("all", {})):
-        found[part] = folder / part / "seed_2"
-        flags |= {"pooling": "mean", "seed": 2, "validation_fraction": 0.2, "learning_rate": 1e-2}
-        assert program.main(arguments(fake, tiny_bert, found[part], **flags)) == 0
-    return found
+    """Folders of short RouterDC runs by which layers of the encoder train: "none", "last" or "all". Seed 2."""
+    common = {"pooling": "mean", "seed": 2, "validation_fraction": 0.2, "learning_rate": 1e-2}
+    folder, runs = tmp_path_factory.mktemp("routers"), {}
+    for layers, flags in (("none", {"freeze_encoder": True}), ("last", {"train_layers": 1}), ("all", {})):
+        runs[layers] = folder / layers / "seed_2"
+        assert program.main(arguments(fake, tiny_bert, runs[layers], **flags, **common)) == 0
+    return runs
 
 
 def plain_embeddings(run, questions: list[str]) -> np.ndarray:
@@ -354,68 +379,63 @@ def plain_embeddings(run, questions: list[str]) -> np.ndarray:
     own = {name.removeprefix("encoder.backbone."): value for name, value in weights.items() if "backbone" in name}
     backbone.load_state_dict(own, strict=False)
     tokenizer = AutoTokenizer.from_pretrained(folder / "encoder", truncation_side="left")
-    head, found = weights.get("head.weight", torch.eye(32)), []
+    head = weights.get("head.weight", torch.eye(32))
+    embedded = []
     for question in questions:
         tokens = tokenizer(question, truncation=True, max_length=64, return_tensors="pt")
         with torch.no_grad():
             x = head @ backbone(**tokens).last_hidden_state[0].mean(dim=0)
-        found.append((x / x.norm()).numpy())
-    return np.stack(found)
+        embedded.append((x / x.norm()).numpy())
+    return np.stack(embedded)
 
 
-@pytest.mark.parametrize("part", ["none", "last", "all"])
-def test_embeddings_of_a_checkpoint_are_those_that_its_evaluation_computes(routers_trained, line, tmp_path, part):
-    run = routers_trained[part]
-    args = parse([*line("x", "--encoder_ckpt", run)])
-    problem = Problem(args)
+@pytest.mark.parametrize("layers", ["none", "last", "all"])
+def test_embeddings_of_a_checkpoint_are_those_that_its_evaluation_computes(routers_trained, line, layers):
+    run = routers_trained[layers]
+    problem = Problem(parse(line("x", "--encoder_ckpt", run)))
     train, test = Embeddings(problem, choose_hardware("cpu", "fp32")).of(2)
     for files, found in ((problem.files, train), (problem.tests, test)):
         for data, x in zip(files, found, strict=True):
             assert x == pytest.approx(plain_embeddings(run, data.questions), abs=1e-5)
     llms = unit(load_file(run / "checkpoint" / "model.safetensors")["llm_embeddings.weight"].numpy())
-    picks = json.loads((run / "picks.json").read_text())
+    picks = picks_in(run)
     for data, x in zip(problem.tests, test):
         assert (x @ llms.T).argmax(axis=1).tolist() == picks[data.task]
 
 
 def test_lora_retriever_routes_by_clusters_in_the_trained_space(routers_trained, run, line, tmp_path):
     ckpt = routers_trained["none"]
+    run("runs", "--routers", "lora_retriever", "--seeds", 2, "--encoder_ckpt", ckpt)
+    problem = Problem(parse(line("x", "--encoder", "given", "--routers", "oracle")))
+    x, y = [], []
+    for data in problem.files:
+        train, _ = split_validation(data, 0.2, 2)
+        x.append(plain_embeddings(ckpt, data.questions)[train])
+        y.append(gains(data.scores, data.kind)[train])
+    x, y = np.concatenate(x), np.concatenate(y)
+    four_ids = np.arange(len(x)) % 4  # as many as the files have
+    ids = clustered(Rows(x, y, np.full(len(x), "any"), four_ids), 2).clusters
+    centres = unit(np.stack([x[ids == number].mean(axis=0) for number in range(4)]))
+    best = [int(y[ids == number].mean(axis=0).argmax()) for number in range(4)]
+    picks = picks_in(tmp_path / "runs" / "LoraRetriever_trained_encoder" / "seed_2")
+    for data in problem.tests:
+        nearest = (plain_embeddings(ckpt, data.questions) @ centres.T).argmax(axis=1)
+        assert picks[data.task] == [best[number] for number in nearest]
+
+
+def test_runs_with_a_trained_encoder_are_named_by_its_content(routers_trained, run, tmp_path):
+    ckpt = routers_trained["none"]
     flags = ("--routers", "lora_retriever", "oracle", "--seeds", 2)
-    text = run("runs", *flags, "--encoder_ckpt", ckpt.with_name("seed_{seed}"))
-    assert "| LoraRetriever, trained encoder, frozen " in text and "| Oracle, control " in text
-    folder = tmp_path / "runs" / "LoraRetriever_trained_encoder" / "seed_2"
-    settings = json.loads((folder / "results.json").read_text())["settings"]
+    printed = run("runs", *flags, "--encoder_ckpt", ckpt.with_name("seed_{seed}"))
+    assert "| LoraRetriever, trained encoder, frozen " in printed and "| Oracle, control " in printed
+    settings = results(tmp_path / "runs")["LoraRetriever, trained encoder", 2]["settings"]
     trained = json.loads((ckpt / "results.json").read_text())["settings"]
     assert settings["encoder_ckpt"] == content_hash(ckpt / "checkpoint")
     assert all(settings[name] == trained[name] for name in ("encoder", "pooling", "max_length", "seed"))
     assert str(ckpt.parent) not in json.dumps(settings)
     assert results(tmp_path / "runs")["Oracle", 2]["settings"]["encoder_ckpt"] is None
-
-    problem = Problem(parse(line("x", "--encoder", "given", "--routers", "oracle")))
-    sides = [split_validation(data, 0.2, 2)[0] for data in problem.files]
-    x = np.concatenate([plain_embeddings(ckpt, data.questions)[side] for data, side in zip(problem.files, sides)])
-    y = np.concatenate([gains(data.scores, data.kind)[side] for data, side in zip(problem.files, sides)])
-    ids = clustered(Rows(x, y, np.full(len(x), "any"), np.arange(len(x)) % 4), 2).clusters  # the files have four ids
-    centres = unit(np.stack([x[ids == number].mean(axis=0) for number in range(4)]))
-    picks = json.loads((folder / "picks.json").read_text())
-    for data in problem.tests:
-        nearest = (plain_embeddings(ckpt, data.questions) @ centres.T).argmax(axis=1)
-        best = [y[ids == number].mean(axis=0).argmax() for number in range(4)]
-        assert picks[data.task] == [int(best[number]) for number in nearest]
     assert run("runs", *flags, "--encoder_ckpt", ckpt).count("2 of 2 runs are already done") == 1
     assert run("runs", *flags).count("1 of 2 runs are already done") == 1  # the plain one has a folder of its own
-
-
-def test_clusters_made_anew_do_not_depend_on_the_order_of_the_rows(rows):
-    order = np.random.default_rng(3).permutation(90)
-    doubled = np.concatenate([order, order[:20]])  # nor on repeats
-    other = Rows(rows.x[doubled], rows.y[doubled], rows.tasks[doubled], rows.clusters[doubled])
-    found, again = clustered(rows, 1).clusters, clustered(other, 1).clusters
-    assert (again == found[doubled]).all() and len(set(found.tolist())) == 3
-    far = made_up(0, noise=0.1)
-    found, plain = clustered(far, 1).clusters, plain_k_means(far.x.astype(np.float64), 3)
-    assert len({*zip(found.tolist(), plain.tolist())}) == 3  # the same groups, whatever their numbers
-    assert clustered(Rows(rows.x, rows.y, rows.tasks), 1).clusters is None
 
 
 def test_a_checkpoint_that_saw_other_rows_is_refused(routers_trained, fake, fails, tmp_path):
@@ -496,90 +516,72 @@ def embedded(tmp_path):
     return write
 
 
+MULTI_ATTEMPT = ("--data_type", "multi_attempt", "--test_data_type", "multi_attempt", "--final_eval_data_paths")
+
+
 def test_given_embeddings_are_what_the_routers_read(embedded, run, tmp_path):
     train, x, y = embedded("topics_train", 80, 0)
     test, queries, scores = embedded("topics_test", 40, 1)
-    flags = [
-        "--data_paths",
-        train,
-        "--data_type",
-        "multi_attempt",
-        "--test_data_paths",
-        test,
-        "--test_data_type",
-        "multi_attempt",
-        "--final_eval_data_paths",
-    ]
-    run("runs", "--routers", "knn", "best_single", "--encoder", "given", *flags)
+    files = ("--data_paths", train, "--test_data_paths", test, *MULTI_ATTEMPT)
+    run("runs", "--routers", "knn", "best_single", "--encoder", "given", *files)
     result = results(tmp_path / "runs")["kNN", 1]
     k = result["selection"]["setting"]["k"]
-    rows = split_validation(load(train, "multi_attempt"), 0.2, 1)[0]
+    rows, _ = split_validation(load(train, "multi_attempt"), 0.2, 1)
     expected = []
     for query in queries:  # by a loop over cosines
-        nearest = sorted(rows, key=lambda i: -sum(float(a) * float(b) for a, b in zip(query, x[i])))[:k]
+        cosine = {row: sum(float(a) * float(b) for a, b in zip(query, x[row])) for row in rows}
+        nearest = sorted(rows, key=lambda row, cosine=cosine: -cosine[row])[:k]
         expected.append(int(y[nearest].mean(axis=0).argmax()))
-    assert (
-        json.loads((tmp_path / "runs/kNN/seed_1/picks.json").read_text())["topics"] == expected
-        and len(set(expected)) > 2
-    )
-    assert (
-        result["test"]["id_avg"] == pytest.approx(100 * scores[np.arange(40), expected].mean(), abs=1e-3)
-        and result["settings"]["encoder"] == "given"
-    )
+    assert picks_in(tmp_path / "runs/kNN/seed_1")["topics"] == expected and len(set(expected)) > 2
+    assert result["test"]["id_avg"] == pytest.approx(100 * scores[np.arange(40), expected].mean(), abs=1e-3)
+    assert result["settings"]["encoder"] == "given"
 
 
 def test_text_and_embeddings_do_not_mix(embedded, fake, fails):
-    train, test, narrow = (
-        embedded("topics_train", 20, 0)[0],
-        embedded("topics_test", 20, 1)[0],
-        embedded("verse_test", 20, 1, 4)[0],
-    )
-    kinds = [
-        "--data_type",
-        "multi_attempt",
-        "--test_data_type",
-        "multi_attempt",
-        "--final_eval_data_paths",
-        "--routers",
-        "ridge",
-    ]
-    text = fails("--data_paths", train, "--test_data_paths", test, *kinds)  # the encoder is the tiny BERT
-    assert f"{train} has embeddings and no text; use --encoder given" in text
-    text = fails("--encoder", "given", "--routers", "ridge")
-    assert "has text; name an encoder that reads it" in text
-    text = fails("--data_paths", train, "--test_data_paths", fake.test["gsm8k"], *kinds, "--encoder", "given")
-    assert (
-        text
-        == f"{fake.test['gsm8k']} has text, and {train} has embeddings of 6 dimensions; all files of a run must be alike"
-    )
-    assert f"{narrow} has embeddings of 4 dimensions" in fails(
-        "--data_paths", train, "--test_data_paths", narrow, *kinds, "--encoder", "given"
-    )
+    train, _, _ = embedded("topics_train", 20, 0)
+    test, _, _ = embedded("topics_test", 20, 1)
+    narrow, _, _ = embedded("verse_test", 20, 1, 4)
+    text = fake.test["gsm8k"]
+    flags = ("--routers", "ridge", "--data_paths", train, *MULTI_ATTEMPT)
+    message = fails(*flags, "--test_data_paths", test)  # the encoder is the tiny BERT
+    assert f"{train} has embeddings and no text; use --encoder given" in message
+    message = fails("--encoder", "given", "--routers", "ridge")
+    assert "has text; name an encoder that reads it" in message
+    message = fails(*flags, "--test_data_paths", text, "--encoder", "given")
+    alike = f"{text} has text, and {train} has embeddings of 6 dimensions; all files of a run must be alike"
+    assert message == alike
+    message = fails(*flags, "--test_data_paths", narrow, "--encoder", "given")
+    assert f"{narrow} has embeddings of 4 dimensions" in message
 
 
-@pytest.mark.parametrize(
-    ("flags", "parts"),
-    [
-        (["--routers", "zooter"], ["fitted by the training loop", "--loss zooter"]),
-        (["--routers", "best"], ["--routers best: no such router", "knn"]),
-        (["--routers", "knn", "knn"], ["--routers names something twice"]),
-        (["--seeds", "-1"], ["--seeds -1"]),
-        (["--training_samples_per_dataset", "-1"], ["--training_samples_per_dataset is -1; it must be at least 0"]),
-        (["--routers", "ridge", "--validation_fraction", "0"], ["Ridge: --validation_fraction must be above 0"]),
-        (["--validation_fraction", "1"], ["--validation_fraction is 1.0"]),
-        (["--target_pooling", "alike", "--target_shrinkage", "1"], ["--target_pooling alike", "--target_shrinkage 1"]),
-        (["--target_shrinkage", "2", "--routers", "ridge"], ["--target_shrinkage is 2.0; it must be at least 0 and at most 1"]),
-        (["--encoder", "no/such"], ["--encoder no/such: cannot be loaded"]),
-        (["--llms", "lab/psi"], ["no scores for lab/psi"]),
-        (["--cost_rate", "2", "--routers", "ridge", "irt", "matrix_factorization"], ["--routers irt matrix_factorization: they predict the probability", "--cost_rate 0"]),
-        (["--cost_rate", "2", "--routers", "ridge"], ["--cost_rate 2 needs the cost of every answer"]),
-        (["--data_paths", "nowhere.json"], ["nowhere.json: no such file"]),
-        (["--device", "tpu"], ["--device is 'tpu'"]),
+MISTAKES = {  # flags, and what the error says
+    "--routers zooter": ["fitted by the training loop", "--loss zooter"],
+    "--routers best": ["--routers best: no such router", "knn"],
+    "--routers knn knn": ["--routers names something twice"],
+    "--seeds -1": ["--seeds -1"],
+    "--training_samples_per_dataset -1": ["--training_samples_per_dataset is -1; it must be at least 0"],
+    "--routers ridge --validation_fraction 0": ["Ridge: --validation_fraction must be above 0"],
+    "--validation_fraction 1": ["--validation_fraction is 1.0"],
+    "--target_pooling alike --target_shrinkage 1": ["--target_pooling alike", "--target_shrinkage 1"],
+    "--target_pooling alike --target_groups cluster": ["--target_pooling alike", "--target_groups cluster"],
+    "--routers ridge --target_shrinkage 2": ["--target_shrinkage is 2.0; it must be at least 0 and at most 1"],
+    "--encoder no/such": ["--encoder no/such: cannot be loaded"],
+    "--llms lab/psi": ["no scores for lab/psi"],
+    "--cost_rate 2 --routers ridge irt matrix_factorization": [
+        "--routers irt matrix_factorization: they predict the probability",
+        "--cost_rate 0",
     ],
-)  # fmt: skip
-def test_mistakes_are_named(fails, flags, parts):
-    text = fails(*flags)
-    assert all(part in text for part in parts), text
+    "--cost_rate 2 --routers ridge": ["--cost_rate 2 needs the cost of every answer"],
+    "--data_paths nowhere.json": ["nowhere.json: no such file"],
+    "--device tpu": ["--device is 'tpu'"],
+    "--max_length 0": ["--max_length is 0; for"],
+}
+
+
+@pytest.mark.parametrize("flags", MISTAKES)
+def test_mistakes_are_named(fails, flags):
+    message = fails(*flags.split())
+    assert all(words in message for words in MISTAKES[flags]), message
 
 
 def test_lora_retriever_needs_clusters(fails, tmp_path):
@@ -594,41 +596,38 @@ def test_lora_retriever_needs_clusters(fails, tmp_path):
 
 @pytest.mark.parametrize(("loss", "name"), [("cosine_classifier", "CosineClassifier"), ("zooter", "ZOOTER")])
 def test_other_losses_share_the_training_loop(fake, tiny_bert, tmp_path, capsys, loss, name):
-    flags = {
-        "loss": loss,
-        "freeze_encoder": True,
-        "pooling": "mean",
-        "training_steps": 200,
-        "eval_steps": 200,
-        "learning_rate": 0.01,
-        "temperature": 0.1,
-    }
+    flags = {"loss": loss, "freeze_encoder": True, "pooling": "mean", "learning_rate": 0.01, "temperature": 0.1}
+    flags |= {"training_steps": 200, "eval_steps": 200}
     assert program.main(arguments(fake, tiny_bert, tmp_path / "run", **flags)) == 0, capsys.readouterr().err
+    assert f"| {name} (this run)" in capsys.readouterr().out
     result = json.loads((tmp_path / "run" / "results.json").read_text())
-    assert (
-        result["router"] == name
-        and result["settings"]["cluster_loss_weight"] == 0
-        and f"| {name} (this run)" in capsys.readouterr().out
-    )
-    picks = json.loads((tmp_path / "run" / "picks.json").read_text())
+    assert result["router"] == name and result["settings"]["cluster_loss_weight"] == 0
+    test, references = result["test"], result["test"]["references"]
     for task, path in fake.test.items():
-        data = load(path).for_llms(result["test"]["llms"])
-        assert result["test"]["tasks"][task] == pytest.approx(accuracy(np.array(picks[task]), data))
-        best, oracle = (
-            result["test"]["references"][row][task]
-            for row in ("best LLM per task (picked on test)", "per-query oracle")
-        )
-        assert result["test"]["tasks"][task] > best + 0.3 * (oracle - best), "it learned nothing"
+        picks = np.array(picks_in(tmp_path / "run")[task])
+        assert test["tasks"][task] == pytest.approx(accuracy(picks, load(path).for_llms(test["llms"])))
+        best = references["best LLM per task (picked on test)"][task]
+        oracle = references["per-query oracle"][task]
+        assert test["tasks"][task] > best + 0.3 * (oracle - best), "it learned nothing"
     assert program.main(arguments(fake, tiny_bert, tmp_path / "wrong", loss=loss, sample_loss_weight=0.5)) == 2
     assert f"--loss {loss} has no sample-sample loss" in capsys.readouterr().err
 
 
 def test_one_script_for_everything(mirror, fake, tiny_bert, tmp_path):
-    environment = os.environ | {
-        "ROUTERDC_NO_VENV": "1", "ROUTERDC_MIRROR": str(mirror), "ENCODER": str(tiny_bert), "DEVICE": "cpu", "PRECISION": "fp32", "SEEDS": "1", "RECIPES": "tuned", "LOSSES": "routerdc zooter",
-        "RUNS": str(tmp_path / "runs"), "RESULTS": str(tmp_path / "results"), "RESAMPLES": "200",
+    settings = {
+        "ROUTERDC_NO_VENV": "1",
+        "ROUTERDC_MIRROR": str(mirror),
+        "ENCODER": str(tiny_bert),
+        "DEVICE": "cpu",
+        "PRECISION": "fp32",
+        "SEEDS": "1",
+        "RECIPES": "tuned",
+        "LOSSES": "routerdc zooter",
+        "RUNS": str(tmp_path / "runs"),
+        "RESULTS": str(tmp_path / "results"),
+        "RESAMPLES": "200",
         "TRAINER_FLAGS": "--training_steps 6 --eval_steps 6 --batch_size 16 --last_k 3",
-    }  # fmt: skip
+    }
     flags = [*fake.arguments(), "--max_length", "64", "--cache_dir", str(tmp_path / "cache")]
     run = subprocess.run(
         ["bash", str(REPO / "train_scripts" / "baselines.sh"), *flags],
@@ -636,32 +635,17 @@ def test_one_script_for_everything(mirror, fake, tiny_bert, tmp_path):
         text=True,
         cwd=tmp_path,
         timeout=600,
-        env=environment,
+        env=os.environ | settings,
     )
     assert run.returncode == 0, run.stderr
     assert "left out: 15 runs that were not tested on all eight tasks" in run.stderr
     assert not (tmp_path / "results" / "runs.jsonl").exists()
-    names = {
-        "RouterDC",
-        "ZOOTER",
-        "kNN",
-        "Ridge",
-        "MLP",
-        "MatrixFactorization",
-        "KMeans",
-        "LoraRetriever",
-        "IRT",
-        "TaskClassifier",
-        "Random",
-        "BestSingle",
-        "BestPerTask",
-        "Oracle",
-    }
-    names |= {"LoraRetriever, trained encoder"}
+    names = {*ROUTERS, "RouterDC", "ZOOTER", "LoraRetriever, trained encoder"}
+    names |= {"Random", "BestSingle", "BestPerTask", "Oracle"}
     assert {name for name, _ in results(tmp_path / "runs")} == names
     compared = json.loads((tmp_path / "results" / "comparison.json").read_text())
     assert {entry["router"] for entry in compared["groups"]} >= names and compared["against"] == "tuned"
-    text = (tmp_path / "results" / "comparison.md").read_text()
-    assert all(f"| {name}, " in text for name in names)
-    assert "Voting is not among these runs" in text and "released files" not in text and "(paper)" not in text
-    assert 'Rows named "trained encoder" read the query embeddings of a trained router' in text
+    page = (tmp_path / "results" / "comparison.md").read_text()
+    assert all(f"| {name}, " in page for name in names)
+    assert "Voting is not among these runs" in page and "released files" not in page and "(paper)" not in page
+    assert 'Rows named "trained encoder" read the query embeddings of a trained router' in page

@@ -9,14 +9,17 @@ from conftest import LLMS, make_rows
 from utils.baselines.voting import vote, voting
 from utils.data import DataError, load
 
+VOTES = [  # answers of the LLMs, which are right, what the vote earns
+    (["a", "a", "b"], [True, True, False], 1),
+    (["a", "b", "b"], [True, False, False], 0),
+    (["a", "b", "c"], [False, True, False], 1 / 3),
+    (["a", "a", "b", "b", "c"], [False, False, True, True, True], 0.5),
+    ([None, None, "b"], [False, False, True], 1),
+    ([None, None], [False, False], 0),
+]
 
-@pytest.mark.parametrize(
-    ("answers", "right", "earned"),
-    [
-        (["a", "a", "b"], [True, True, False], 1), (["a", "b", "b"], [True, False, False], 0), (["a", "b", "c"], [False, True, False], 1 / 3),
-        (["a", "a", "b", "b", "c"], [False, False, True, True, True], 0.5), ([None, None, "b"], [False, False, True], 1), ([None, None], [False, False], 0),
-    ],
-)  # fmt: skip
+
+@pytest.mark.parametrize(("answers", "right", "earned"), VOTES)
 def test_votes(answers, right, earned):
     assert vote(answers, right) == pytest.approx(earned)
 
@@ -27,28 +30,34 @@ def test_a_vote_needs_consistent_verdicts():
 
 
 def with_answers(rows: list[dict], count: int) -> tuple[list[dict], list[dict]]:
-    """Rows and answers: every LLM answers `count` times, with the number of the row where it is right, else with one of three wrong ones."""
+    """Rows and the answers to them: every LLM answers `count` times.
+
+    A right answer is the number of the row, a wrong one one of three negative numbers.
+    """
     rng, sides = np.random.default_rng(0), []
     for number, row in enumerate(rows):
         right = {llm: [bool(rng.random() < score) for _ in range(count)] for llm, score in row["scores"].items()}
-        sides.append(
-            {
-                "answers": {
-                    llm: [number if ok else -int(rng.integers(1, 4)) for ok in part] for llm, part in right.items()
-                },
-                "right": right,
-            }
-        )
-        row["scores"] = {llm: sum(part) / count for llm, part in right.items()}
+        answers = {}
+        for llm, verdicts in right.items():
+            answers[llm] = [number if verdict else -int(rng.integers(1, 4)) for verdict in verdicts]
+        sides.append({"answers": answers, "right": right})
+        row["scores"] = {llm: sum(verdicts) / count for llm, verdicts in right.items()}
     return rows, sides
 
 
-def test_voting_on_a_file_is_a_loop(tmp_path):
+@pytest.fixture
+def answered(tmp_path):
+    """The path of 40 rows, the path of the answers to them, and these answers, three of each LLM."""
     rows, sides = with_answers(make_rows(40, "multi_attempt", 5), 3)
-    path, other = tmp_path / "poems_test.json", tmp_path / "answers" / "poems_test.json"
+    path, answers = tmp_path / "poems_test.json", tmp_path / "answers" / "poems_test.json"
     path.write_text(json.dumps(rows))
-    other.parent.mkdir()
-    other.write_text(json.dumps(sides))
+    answers.parent.mkdir()
+    answers.write_text(json.dumps(sides))
+    return path, answers, sides
+
+
+def test_voting_on_a_file_is_a_loop(answered):
+    path, answers, sides = answered
     expected = []
     for side in sides:
         votes = []
@@ -58,24 +67,28 @@ def test_voting_on_a_file_is_a_loop(tmp_path):
             winners = {answer for answer in given if given.count(answer) == most}
             votes.append(sum(answer >= 0 for answer in winners) / len(winners))  # only right answers are row numbers
         expected.append(sum(votes) / 3)
-    data = load(path, "multi_attempt")
-    assert voting(data, other.parent) == pytest.approx(expected)
+    assert voting(load(path, "multi_attempt"), answers.parent) == pytest.approx(expected)
     assert 0 < np.mean(expected) < 1
 
-    def error(change) -> str:
+
+def test_answers_that_do_not_fit_the_rows_are_named(answered):
+    path, answers, sides = answered
+    data = load(path, "multi_attempt")
+
+    def error_after(change) -> str:
         wrong = json.loads(json.dumps(sides))
         change(wrong)
-        other.write_text(json.dumps(wrong))
-        with pytest.raises(DataError) as caught:
-            voting(data, other.parent)
-        return str(caught.value)
+        answers.write_text(json.dumps(wrong))
+        with pytest.raises(DataError) as error:
+            voting(data, answers.parent)
+        return str(error.value)
 
-    assert "row 7: no 'answers' or no 'right' of org/alpha-7b" in error(lambda wrong: wrong[7]["answers"].pop(LLMS[0]))
-    assert "row 7: every LLM must have the same number of answers" in error(
-        lambda wrong: wrong[7]["right"][LLMS[0]].pop()
-    )
-    assert "answers to 39 queries" in error(lambda wrong: wrong.pop())
-    assert "the verdicts are not those of the scores in row 0" in error(lambda wrong: wrong.reverse())
-    other.unlink()
+    message = error_after(lambda wrong: wrong[7]["answers"].pop(LLMS[0]))
+    assert "row 7: no 'answers' or no 'right' of org/alpha-7b" in message
+    message = error_after(lambda wrong: wrong[7]["right"][LLMS[0]].pop())
+    assert "row 7: every LLM must have the same number of answers" in message
+    assert "answers to 39 queries" in error_after(lambda wrong: wrong.pop())
+    assert "the verdicts are not those of the scores in row 0" in error_after(lambda wrong: wrong.reverse())
+    answers.unlink()
     with pytest.raises(DataError, match="no such file; voting needs the answers to every query"):
-        voting(data, other.parent)
+        voting(data, answers.parent)

@@ -27,12 +27,6 @@ from utils.metrics import averages, references, utility
 from utils.tables import tables
 
 NOTHING_CHOSEN = {"rule": "none", "step": None, "validation": None}
-DEFAULTS = {  # of arguments that an older run does not know
-    "keep_characters": "last",
-    "target_groups": "task",
-    "target_pooling": "none",
-    "encoder_ckpt": None,
-}
 
 
 @dataclass(frozen=True)
@@ -80,12 +74,15 @@ def settings_of(problem: Problem, seed: int, key: str) -> dict[str, Any]:
 
 
 def is_finished(run: Run) -> bool:
-    """Whether the run is there, with these settings. Raises: ValueError if it is there with others."""
+    """Whether the run is there, with these settings. A setting that an older run does not know counts as its default.
+
+    Raises: ValueError if it is there with other settings.
+    """
     path = run.folder / "results.json"
     if not path.is_file():
         return False
-    old = DEFAULTS | json.loads(path.read_text())["settings"]
-    new = json.loads(json.dumps(run.settings))
+    old = Arguments().settings() | json.loads(path.read_text(encoding="utf-8"))["settings"]
+    new = json.loads(json.dumps(run.settings))  # as JSON has them: a tuple is a list
     changed = []
     for name in sorted({*old, *new}):
         if old.get(name) != new.get(name):

@@ -35,6 +35,9 @@ PURPOSE = """\
 The oracle takes the LLM that earns most on each query, knowing the answers. These tables say how much of its
 head-room over the task's best LLM the queries' text gives away when the labels of the same task are there to learn
 from."""
+REPEATS_FINDING = """\
+- {title}: of {room:.2f} points between the best LLM and the oracle, {repeats} repeat in
+  other answers of the same LLMs to the same query. Learnable from the text: {gain}."""
 ABOUT_EARLIER = '"Measured before": by another hand, ridge and kNN on the same embeddings, without intervals.'
 ABOUT_EXCHANGED = """\
 The learners of the learning curve, with each query's own text and with the texts of other queries of the task.
@@ -78,7 +81,7 @@ options is right on a quarter of the queries, and the oracle counts each such hi
 answers of the miniature's LLMs could be drawn again, but those LLMs are not kept; that was left out."""
 
 
-def label(record: Mapping[str, Any]) -> str:
+def title_of_record(record: Mapping[str, Any]) -> str:
     """The task's title, with the data set where that is not the paper's."""
     return title_of(record["task"]) + (" (RouterBench)" if record["dataset"] == "routerbench" else "")
 
@@ -100,7 +103,7 @@ def both(figures: Mapping[str, Any]) -> list[str]:
 def table(records: Sequence[Mapping[str, Any]]) -> str:
     """The main table: best LLM, ceiling, both gains of the best learner, oracle, learnable share of the head-room."""
     columns = {
-        "": label,
+        "": title_of_record,
         "queries": lambda record: str(record["queries"]),
         "best LLM": lambda record: short(record["best_llm"]),
         "its accuracy": lambda record: f"{record['best_accuracy']:.2f}",
@@ -130,7 +133,7 @@ def learners_table(records: Sequence[Mapping[str, Any]], against: str | None) ->
         gains = {name: figures[against] if against else figures for name, figures in record["gain"].items()}
         earlier = earlier_of(record)
         cells = [span(gains.get(name)) for name in names]
-        rows.append([label(record), *cells, "-" if earlier is None else f"{earlier:+.2f}"])
+        rows.append([title_of_record(record), *cells, "-" if earlier is None else f"{earlier:+.2f}"])
     return markdown(["", *names, "measured before"], rows)
 
 
@@ -139,7 +142,7 @@ def exchanged_table(records: Sequence[Mapping[str, Any]]) -> str:
     rows = []
     for record in records:
         if record["exchanged"]:
-            rows.append([label(record), *both(record["curve"][-1]), *both(record["exchanged"])])
+            rows.append([title_of_record(record), *both(record["curve"][-1]), *both(record["exchanged"])])
     header = ["gain, same folds", "gain, all rows", "texts exchanged: same folds", "texts exchanged: all rows"]
     return markdown(["", *header], rows)
 
@@ -152,7 +155,7 @@ def chosen_table(records: Sequence[Mapping[str, Any]]) -> str:
         most_often_first = sorted(best["chosen"].items(), key=lambda item: -item[1])
         names = ", ".join(f"{name} {count}" for name, count in most_often_first)
         least, most = min(best["by_seed"]), max(best["by_seed"])
-        rows.append([label(record), names, f"{least:+.2f} to {most:+.2f}"])
+        rows.append([title_of_record(record), names, f"{least:+.2f} to {most:+.2f}"])
     return markdown(["", "chosen by the inner folds", "gain, same folds, over the seeds"], rows)
 
 
@@ -171,7 +174,9 @@ def repeats_table(records: Sequence[Mapping[str, Any]]) -> str:
         repeats = record["repeats"]
         if repeats:
             cells = [span(repeats.get(name)) for name in columns]
-            rows.append([label(record), str(repeats["answers"]), *cells, span(record["gain"][BEST][ALL_ROWS])])
+            rows.append(
+                [title_of_record(record), str(repeats["answers"]), *cells, span(record["gain"][BEST][ALL_ROWS])]
+            )
     return markdown(["", "answers", *columns.values(), "learnable from the text"], rows)
 
 
@@ -186,7 +191,7 @@ def curve_table(records: Sequence[Mapping[str, Any]]) -> str:
             over_all_rows = point[ALL_ROWS]["mean"]
             cells[point["labelled"]] = f"{span(point)} ({over_all_rows:+.2f})"
         if cells:
-            rows.append([label(record), *[cells.get(size, "-") for size in sizes]])
+            rows.append([title_of_record(record), *[cells.get(size, "-") for size in sizes]])
     return markdown(["", *sizes[:-1], "all of four folds"], rows)
 
 
@@ -210,7 +215,7 @@ def against_earlier(records: Sequence[Mapping[str, Any]]) -> list[str]:
         earlier = earlier_of(record)
         if earlier is not None:
             gain = record["gain"][BEST][ALL_ROWS]
-            words = f"{label(record)} {earlier:+.2f} (here {span(gain)})"
+            words = f"{title_of_record(record)} {earlier:+.2f} (here {span(gain)})"
             side = inside if gain["low"] <= earlier <= gain["high"] else outside
             side.append(words)
     if not inside and not outside:
@@ -223,8 +228,8 @@ def against_earlier(records: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def gain_findings(records: Sequence[Mapping[str, Any]]) -> list[str]:
     """Of which tasks the gain is above 0, below it, or neither: for both gains."""
-    of_all_rows = [(label(record), record["gain"][BEST][ALL_ROWS]) for record in records]
-    of_same_folds = [(label(record), record["gain"][BEST]) for record in records]
+    of_all_rows = [(title_of_record(record), record["gain"][BEST][ALL_ROWS]) for record in records]
+    of_same_folds = [(title_of_record(record), record["gain"][BEST]) for record in records]
     lines = []
     for order, rows, pairs in (("First", "all rows", of_all_rows), ("Second", "the same folds", of_same_folds)):
         above, below, around = _by_sign(pairs)
@@ -235,7 +240,9 @@ def gain_findings(records: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def exchanged_findings(records: Sequence[Mapping[str, Any]]) -> list[str]:
     """Of which tasks a gain is found although texts were exchanged."""
-    above, _, _ = _by_sign([(label(record), record["exchanged"]) for record in records if record["exchanged"]])
+    above, _, _ = _by_sign(
+        [(title_of_record(record), record["exchanged"]) for record in records if record["exchanged"]]
+    )
     if above == NONE:
         return []
     return [
@@ -248,15 +255,16 @@ def repeats_findings(records: Sequence[Mapping[str, Any]]) -> list[str]:
     """How much of the oracle's head-room repeats, and how much of it can be learned."""
     lines = []
     for record in records:
-        if not record["repeats"]:
-            continue
-        room = record["repeats"]["oracle"]["mean"]
-        repeats = span(record["repeats"]["repeats_ranked"])
-        gain = span(record["gain"][BEST][ALL_ROWS])
-        lines.append(
-            f"- {label(record)}: of {room:.2f} points between the best LLM and the oracle, {repeats} repeat in"
-        )
-        lines.append(f"  other answers of the same LLMs to the same query. Learnable from the text: {gain}.")
+        repeats = record["repeats"]
+        if repeats:
+            lines.append(
+                REPEATS_FINDING.format(
+                    title=title_of_record(record),
+                    room=repeats["oracle"]["mean"],
+                    repeats=span(repeats["repeats_ranked"]),
+                    gain=span(record["gain"][BEST][ALL_ROWS]),
+                )
+            )
     return lines
 
 
@@ -286,7 +294,7 @@ def source(records: Sequence[Mapping[str, Any]]) -> str:
     for record in records:
         of_encoder = record["gain"].get(FineTuned.name)
         if of_encoder:
-            tuned.append(f"{label(record)} (fold seeds {', '.join(map(str, of_encoder['seeds']))})")
+            tuned.append(f"{title_of_record(record)} (fold seeds {', '.join(map(str, of_encoder['seeds']))})")
     return SOURCE.format(
         commands="; ".join(f"`{command}` ({seconds:.0f} s)" for command, seconds in spent.items()),
         seeds=", ".join(map(str, sorted(seeds))),

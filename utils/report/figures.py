@@ -28,7 +28,7 @@ from safetensors.torch import load_file
 
 from utils import checkpoint, plots
 from utils.ceiling import known
-from utils.ceiling.page import label
+from utils.ceiling.page import title_of_record
 from utils.clustering import tsne_map
 from utils.config import HardwareConfig, bounded, parse_arguments
 from utils.meters import read_metrics
@@ -450,7 +450,7 @@ def draw_ceiling(args: Ceiling) -> None:
         row |= {end: record["ceiling"][end] for end in ("low", "high")}
         if record["repeats"]:
             row["repeats"] = record["best_accuracy"] + record["repeats"]["repeats_ranked"]["mean"]
-        rows[label(record)] = row
+        rows[title_of_record(record)] = row
     title = "What the queries' text gives away of the oracle's head-room"
     plots.save(drawings.ceilings(rows, title), args.output)
 
@@ -472,7 +472,7 @@ def draw_learning(args: Learning) -> None:
     if not records:
         path = args.results / known.FILE
         raise ValueError(f"{path}: no learning curves; `python -m utils.ceiling` with --curve_seeds makes them")
-    panels = {label(record): learning_rows(record) for record in records}
+    panels = {title_of_record(record): learning_rows(record) for record in records}
     title = "Learnable gain against the number of labelled queries of the task"
     plots.save(drawings.learning_panels(panels, title), args.output)
 

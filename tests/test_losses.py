@@ -172,6 +172,22 @@ def test_sample_llm_loss_by_hand():
         assert loss.item() == pytest.approx(expected, rel=1e-12)
 
 
+def test_the_worked_example_of_the_docstring():
+    """Scores (0.9, 0.3, 0.3, 0), K+ = K- = 2: weights+ (1, 1/2, 1/2, 0) and weights- (0, 1/2, 1/2, 1)."""
+    rng = np.random.default_rng(0)
+    similarity = rng.normal(size=4)
+    exponential = np.exp(similarity)
+    rivals = 0.5 * exponential[1] + 0.5 * exponential[2] + exponential[3]
+    terms = -np.log(exponential / (exponential + rivals))
+    expected = terms[0] + 0.5 * terms[1] + 0.5 * terms[2]
+    rows = torch.from_numpy(np.stack([similarity] * 3)).requires_grad_()
+    scores = torch.tensor([[0.9, 0.3, 0.3, 0], [0, 0, 0, 0], [1, 1, 0.5, 0.5]], dtype=torch.float64)
+    loss = sample_llm_loss(rows, scores, 2, 2)
+    assert loss.tolist() == pytest.approx([expected, 0, 0], rel=1e-12) and loss[1:].tolist() == [0, 0]
+    (gradient,) = torch.autograd.grad(loss.sum(), rows)
+    assert (gradient[0] != 0).all() and (gradient[1:] == 0).all()
+
+
 @pytest.mark.parametrize("similarity", [cosine, inner])
 def test_sample_llm_gradients_numerically(similarity):
     queries, keys, scores = random_batch(7, rows=4)
@@ -407,6 +423,21 @@ def test_sample_sample_loss_where_nothing_is_left_to_chance(negatives):
     expected = torch.stack(naive_sample_sample(list(similarity), draws, 0.5))
     torch.testing.assert_close(loss, expected, rtol=1e-12, atol=1e-12)
     assert torch.autograd.gradcheck(lambda s: sample_sample_loss(s, torch.arange(6) // 2, negatives), similarity)
+
+
+def test_the_worked_examples_of_groups():
+    """Groups (0, 0, 1): rows 0 and 1 are each other's positive and row 2 their negative. The others have no term."""
+    similarity = torch.tensor([[1.0, 0.5, -0.25], [0.5, 1.0, 0.125], [-0.25, 0.125, 1.0]], dtype=torch.float64)
+    similarity.requires_grad_()
+    loss = sample_sample_loss(similarity, torch.tensor([0, 0, 1]))
+    by_hand = [math.log(1 + math.exp(-0.25 - 0.5)), math.log(1 + math.exp(0.125 - 0.5)), 0]
+    assert loss.tolist() == pytest.approx(by_hand, rel=1e-12)
+    (gradient,) = torch.autograd.grad(loss.sum(), similarity)
+    assert (gradient[2] == 0).all() and (gradient.diagonal() == 0).all()
+    for groups in ([0, 0, 0], [0, 1, 2]):  # no negative, and no positive
+        loss = sample_sample_loss(similarity, torch.tensor(groups))
+        (gradient,) = torch.autograd.grad(loss.sum(), similarity)
+        assert loss.tolist() == [0, 0, 0] and (gradient == 0).all()
 
 
 def test_a_batch_of_one_has_no_sample_sample_term():

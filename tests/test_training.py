@@ -454,7 +454,7 @@ OWN_LLMS = (*LLMS, "own/epsilon")
 @pytest.mark.parametrize("clusters", [False, True])
 @pytest.mark.parametrize("count", [2, 3, 5])
 def test_the_tuned_recipe_on_data_of_ones_own(own_data, tmp_path, capsys, count, clusters):
-    """With fewer LLMs or others it trains, and says when the sample-sample loss is by task."""
+    """With fewer and with more LLMs it trains, and says so when the sample-sample loss is by task."""
     llms = OWN_LLMS[:count]
     command = ["--recipe", "tuned", *own_data(llms, clusters)]
     assert program.main(command) == 0

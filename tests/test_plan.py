@@ -1,12 +1,17 @@
 """Plans: what their YAML says is trained, no more and no less, and what is wrong in one is said with its name."""
 
 import json
+import os
 import shlex
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
+import torch
 import yaml
+from safetensors.torch import load_file
 
 import train_router_mdeberta
 from tests.conftest import REPO, arguments
@@ -47,7 +52,7 @@ def test_axes_list_values_name_them_or_fill_a_template(write, tmp_path):
     assert [runs[f"{name}/seed_1"].run.label for name in names[:2]] == ["small", "small H=5"]
     folder = tmp_path / "runs"
     assert runs["N=3/seed_1"].data.data_paths == (f"{folder}/N3/a.json",)
-    assert (variants[4].before, variants[4].creates) == (f"make 3 {folder}", f"{folder}/N3")
+    assert (variants[4].before, variants[4].creates) == (("make", "3", str(folder)), f"{folder}/N3")
 
 
 def test_variants_have_seeds_and_labels_of_their_own(write):
@@ -106,21 +111,33 @@ def test_the_ablations_are_those_of_the_committed_results(monkeypatch):
     assert len(theirs) == 310 and ours == theirs
 
 
+# Training
+
+
 @pytest.fixture
 def tiny(fake, tiny_bert, tmp_path):
-    """A short run of the tiny encoder on made-up data, as flags for every run."""
-    values = arguments(fake, tiny_bert, tmp_path / "unused", freeze_encoder=True)
+    """A short run of the tiny encoder on made-up data, as flags for every run, in a folder that is not the plan's."""
+    values = arguments(fake, tiny_bert, tmp_path / "unused", freeze_encoder=True, training_steps=None)
     place = values.index("--save_path")
-    return values[:place] + values[place + 2 :]
+    return [*values[:place], *values[place + 2 :], "--runs", str(tmp_path / "trained")]
+
+
+def weights_of(folder):
+    return load_file(folder / "checkpoint" / "model.safetensors")
+
+
+def same_weights(one, other) -> bool:
+    ours, theirs = weights_of(one), weights_of(other)
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
 def test_two_at_a_time_give_what_the_trainer_gives_alone(write, tiny, tmp_path, capsys):
-    path = write(settings={}, variants={"a": None, "b": {"H": 2}})
+    path = write(settings={"training_steps": 12}, variants={"a": None, "b": {"H": 2}})
     command = ["--plan", str(path), "--seeds", "1", "2", *tiny]
     assert plan.main([*command, "--dry_run"]) == 0
     printed = capsys.readouterr().out.splitlines()
     assert plan.main([*command, "--jobs", "2"]) == 0
-    folders = [tmp_path / "runs" / name / f"seed_{seed}" for seed in (1, 2) for name in ("a", "b")]
+    folders = [tmp_path / "trained" / name / f"seed_{seed}" for seed in (1, 2) for name in ("a", "b")]
     results = [json.loads((folder / "results.json").read_text()) for folder in folders]
     assert [result["command"] for result in results] == printed
     for number in (0, 3):
@@ -129,22 +146,72 @@ def test_two_at_a_time_give_what_the_trainer_gives_alone(write, tiny, tmp_path, 
         assert train_router_mdeberta.main([*words, "--save_path", str(alone)]) == 0
         other = json.loads((alone / "results.json").read_text())
         assert other["test"] == results[number]["test"] and other["settings"] == results[number]["settings"]
+        assert same_weights(alone, folders[number])
     capsys.readouterr()
     assert plan.main([*command, "--dry_run"]) == 0 and capsys.readouterr().out == ""  # all are finished
     before = [(folder / "log.txt").stat().st_mtime_ns for folder in folders]
     assert plan.main(command) == 0 and [(folder / "log.txt").stat().st_mtime_ns for folder in folders] == before
 
 
+def test_a_run_with_other_settings_is_not_taken_for_the_plans(write, tiny, tmp_path, capsys):
+    flags = ["--seeds", "1", *tiny]
+    assert plan.main(["--plan", str(write(settings={"training_steps": 2}, variants={"a": None})), *flags]) == 0
+    folder = tmp_path / "trained" / "a" / "seed_1"
+    before = (folder / "results.json").read_text()
+    assert plan.main(["--plan", str(write(settings={"training_steps": 3}, variants={"a": None})), *flags]) == 2
+    said = capsys.readouterr().err
+    assert "error: this command failed: python train_router_mdeberta.py" in said
+    assert f"--save_path {folder} holds a run with other settings (training_steps: 2 there, 3 now)" in said
+    assert (folder / "results.json").read_text() == before
+
+
 def test_a_run_that_fails_stops_the_others_and_shows_its_log(write, tiny, tmp_path):
-    variants = {"a": None, "wrong": {"llms": ["no/such-llm"]}, "long": {"training_steps": 100000}, "never": None}
+    long = {"training_steps": 10**6}
+    variants = {"a": {"training_steps": 2}, "wrong": {"llms": ["no/such-llm"]}, "long": long, "never": None}
     path = write(settings={}, variants=variants)
-    flags = [*tiny]
-    place = flags.index("--training_steps")
-    del flags[place : place + 2]  # else it has the last word
-    command = [sys.executable, "-m", "utils.plan", "--plan", str(path), "--seeds", "1", "--jobs", "2", *flags]
+    command = [sys.executable, "-m", "utils.plan", "--plan", str(path), "--seeds", "1", "--jobs", "2", *tiny]
     run = subprocess.run(command, capture_output=True, text=True, cwd=REPO, timeout=120)
     failed, log = run.stderr.split("error: this command failed: ")[1].split("\n", 1)
-    assert run.returncode == 2 and failed.startswith("python train_router_mdeberta.py --llms no/such-llm ")
+    assert run.returncode == 2 and failed.startswith("python train_router_mdeberta.py ")
+    assert " --llms no/such-llm " in failed
     assert "error: " in log and "no/such-llm" in log  # the end of what the run printed
-    finished = [name for name in variants if (tmp_path / "runs" / name / "seed_1" / "results.json").is_file()]
-    assert finished == ["a"] and not (tmp_path / "runs" / "never").exists()
+    runs = tmp_path / "trained"
+    finished = [name for name in variants if (runs / name / "seed_1" / "results.json").is_file()]
+    assert finished == ["a"] and not (runs / "never").exists()
+
+
+def wait_for(happened, process) -> None:
+    """Wait until something has happened; the process must not end before."""
+    for _ in range(1200):
+        if happened():
+            return
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    raise AssertionError("it did not happen within a minute")
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_a_stopped_plan_goes_on_to_the_same_weights(write, tiny, tmp_path, name):
+    """Ctrl-C reaches the whole group of processes, the other signal the parent alone: each run is told once."""
+    long = {"training_steps": 2000, "eval_steps": 500}
+    path = write(settings={}, variants={"short": {"training_steps": 2}, "long": long, "longer": long | {"H": 2}})
+    command = [sys.executable, "-m", "utils.plan", "--plan", str(path), "--seeds", "1", "--jobs", "2", *tiny]
+    folders = [tmp_path / "trained" / variant / "seed_1" for variant in ("long", "longer")]
+    process = subprocess.Popen(command, cwd=REPO, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    for folder in folders:
+        metrics = folder / "metrics.jsonl"
+        wait_for(lambda metrics=metrics: metrics.is_file() and '"step": 20,' in metrics.read_text(), process)
+    if name == "SIGINT":
+        os.killpg(process.pid, signal.SIGINT)
+    else:
+        process.terminate()
+    said = process.communicate(timeout=60)[1]
+    assert process.returncode == 130 and "interrupted: the same command goes on" in said
+    for folder in folders:
+        assert (folder / "state").is_dir() and not (folder / "results.json").exists()
+        assert "interrupted: stopped at step" in (folder / "log.txt").read_text()
+    assert subprocess.run(command, cwd=REPO, capture_output=True, timeout=120).returncode == 0
+    assert "resumed at step" in (folders[0] / "log.txt").read_text()
+    words = json.loads((folders[0] / "results.json").read_text())["command"]
+    alone = [*shlex.split(words)[2:], "--save_path", str(tmp_path / "alone")]
+    assert train_router_mdeberta.main(alone) == 0 and same_weights(tmp_path / "alone", folders[0])

@@ -5,23 +5,24 @@ Finished runs are skipped, and stopped ones go on.
     python -m utils.plan --plan train_scripts/plans/ablations.yaml --seeds 1 2 --only lambda H --dry_run
     python -m utils.plan --recipe tuned --seeds 1 2 3              one recipe, in runs/minilm_tuned/paper/seed_N
 
-Flags that are not those of this command go to train_router_mdeberta.py, for every run: `--device cuda`.
+Flags that are not those of this command go to train_router_mdeberta.py, for every run: `--device cuda`. They change the
+settings that all variants share; what a variant sets itself it keeps.
 
 A plan is a YAML file:
 
     runs: runs/ablations/minilm_frozen     folder of the runs: DIR/NAME/seed_N
     seeds: [1, 2, 3, 4, 5]
     settings: {recipe: frozen}             of all runs: a recipe, and flags that change it
-    label: minilm_frozen                   name in results; a variant of an axis appends " axis=value"
+    label: minilm_frozen                   name in results, for axes: a variant's label is "LABEL AXIS=VALUE"
     axes:                                  one setting changed at a time; a value that the settings have is left out
       H: {H: [1, 2, 5]}                    a flag and its values
       sample_sample:                       or values by name, each with its settings
         none: {cluster_loss_weight: 0}
-      N:                                   or values and a template, with a command that is run before
+      N:                                   or values and a template: {value}, {runs}, and in `before` every setting
         values: [2, 3]
         settings: {data_paths: ["{runs}/clusters/{value}/mmlu_train.json"]}
-        before: python -m utils.clustering --clusters {value} --output {runs}/clusters/{value}
-        creates: "{runs}/clusters/{value}"
+        before: python -m utils.clustering --encoder {encoder} --clusters {value} --output {runs}/clusters/{value}
+        creates: "{runs}/clusters/{value}" before is a command; it runs first, where what it creates is not there
     variants:                              or whole variants by name, which may have seeds and a label of their own;
       paper: {temperature: 0.2}            without a label and a recipe, the name is the label
 
@@ -29,46 +30,54 @@ Entries that begin with "x-" are for YAML anchors.
 """
 
 import argparse
+import contextlib
 import json
 import multiprocessing
 import os
 import runpy
 import shlex
+import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 import yaml
+from tqdm import tqdm
 
-from utils.config import CUSTOM, PROGRAM, Config, flags_of, has_settings_of, leaves, parse_config, settings_of
+from utils.config import CUSTOM, PROGRAM, Config, flags_of, has_settings_of, leaves, parse_config, recipes, settings_of
 from utils.meters import bar
-from utils.report.__main__ import main as report
 
 TRAINER = Path(__file__).parents[1] / "train_router_mdeberta.py"
+RUNS, SEEDS = "runs", (1, 2, 3, 4, 5)  # of a recipe without a plan
 DEFAULT_RESULTS = "results"  # what the recipes of the repository are collected into
 SETTINGS = {name for name, _ in leaves(Config())} | {"recipe", "config"}
 BASE = "base"  # the variant of an ablation that changes nothing
-KEYS = {"runs", "seeds", "settings", "label", "axes", "variants"}
+KINDS = {"runs": str, "seeds": list, "settings": dict, "label": str, "axes": dict, "variants": dict}  # parts of a plan
+TEMPLATE = {"values", "settings", "before", "creates"}  # parts of an axis that is a template
+HARDWARE = {"device", "precision"}  # settings with which a run is still what a plan says
 
 
 @dataclass(frozen=True)
 class Variant:
     """Settings that are trained with several seeds.
 
-    name: of its folder, and what --only finds, with its axis. label: in results; None leaves it to the trainer.
+    name: of its folder, and what --only finds, with its axis. words: its arguments for the trainer, but seed and
+    folder; config: these, parsed. before: the words of a command that makes its input, the folder or file `creates`.
     """
 
     name: str
-    settings: Mapping[str, Any]
-    label: str | None = None
+    words: tuple[str, ...]
+    config: Config
     axis: str = ""
     seeds: tuple[int, ...] | None = None
-    before: str | None = None
-    creates: str | None = None
+    before: tuple[str, ...] = ()
+    creates: str = ""
 
 
 @dataclass(frozen=True)
@@ -83,168 +92,169 @@ class Run:
         """The run as a line for a shell."""
         return f"{PROGRAM} {shlex.join(self.arguments)}"
 
+    @property
+    def log(self) -> Path:
+        """The file with what the run printed."""
+        return self.folder / "log.txt"
+
     def is_finished(self) -> bool:
         """Whether its results are there, made by this very command. The trainer judges all others."""
         path = self.folder / "results.json"
-        return path.is_file() and json.loads(path.read_text())["command"] == self.command
+        return path.is_file() and json.loads(path.read_text()).get("command") == self.command
+
+
+# Reading a plan
 
 
 def read_plan(path: Path) -> dict[str, Any]:
-    """A plan as its file has it. Raises: ValueError naming the file for what is no plan."""
+    """A plan as its file has it.
+
+    Raises: ValueError, naming the file, for what is no plan.
+    """
     if not path.is_file():
         raise ValueError(f"{path}: no such plan; train_scripts/plans/ has some")
     try:
         plan = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
         raise ValueError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
-    if not isinstance(plan, dict) or not {"runs", "seeds"} <= plan.keys():
-        raise ValueError(f"{path}: a plan is a mapping with at least runs and seeds (`python -m utils.plan --help`)")
-    unknown = sorted(key for key in plan if key not in KEYS and not str(key).startswith("x-"))
-    if unknown:
-        raise ValueError(f"{path}: {', '.join(unknown)} is no part of a plan; they are {', '.join(sorted(KEYS))}")
+    try:
+        check_plan(plan)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
     return plan
 
 
-def variants_of(plan: Mapping[str, Any], runs: str) -> Iterator[Variant]:
-    """All variants of a plan; for a plan with axes the unchanged settings first. runs: the folder of the runs.
+def check_plan(plan: Any) -> None:
+    """Raise ValueError for what has not the parts of a plan; its settings are checked by `variant_of`."""
+    if not isinstance(plan, dict) or not {"runs", "seeds"} <= plan.keys():
+        raise ValueError("a plan is a mapping with at least runs and seeds (`python -m utils.plan --help`)")
+    plan = {str(key): value for key, value in plan.items() if not str(key).startswith("x-")}
+    if unknown := sorted(plan.keys() - KINDS.keys()):
+        raise ValueError(f"{', '.join(unknown)} is no part of a plan; they are {', '.join(sorted(KINDS))}")
+    for key, value in plan.items():
+        if not isinstance(value, KINDS[key]):
+            raise ValueError(f"{key} is {value!r}; it must be a {KINDS[key].__name__}")
+    check_seeds(plan["seeds"], "seeds")
+    if not plan.get("axes") and not plan.get("variants"):
+        raise ValueError("nothing to train; a plan has axes or variants")
+    if plan.get("axes") and "label" not in plan:
+        raise ValueError("a plan with axes needs a label, the name of its rows in results")
+    for name, changes in plan.get("variants", {}).items():
+        if not isinstance(changes, dict | None):
+            raise ValueError(f"{name}: expected settings, found {changes!r}")
+        check_seeds((changes or {}).get("seeds", [1]), f"seeds of {name}")
 
+
+def check_seeds(seeds: Any, title: str) -> None:
+    """Raise ValueError, with what they are called, for what are no seeds."""
+    is_list = isinstance(seeds, list) and seeds
+    if not is_list or not all(type(seed) is int and seed >= 0 for seed in seeds):
+        raise ValueError(f"{title}: expected a list of whole numbers from 0, found {seeds!r}")
+
+
+def variants_of(plan: Mapping[str, Any], folder: str, extra: Sequence[str], label: str | None) -> list[Variant]:
+    """All variants of a plan; for a plan with axes the unchanged settings first.
+
+    Args:
+        folder: of the runs.
+        extra: arguments for the trainer that change the plan's settings.
+        label: in place of the plan's.
     Raises: ValueError, naming the variant, for what is no setting or has a value out of its bounds.
     """
-    settings, label = plan.get("settings", {}), plan.get("label")
+    settings, variants = plan.get("settings", {}), []
     for name, changes in plan.get("variants", {}).items():
-        own = settings | (changes or {})
+        own = dict(changes or {})
         seeds = own.pop("seeds", None)
-        own_label = own.pop("label", None if "recipe" in own else name)
-        config_of(name, own)
-        yield Variant(name, own, own_label, seeds=tuple(seeds) if seeds else None)
-    if "axes" not in plan:
-        return
-    yield Variant(BASE, settings, label)
-    base = settings_of(config_of(BASE, settings))
-    for axis, values in plan["axes"].items():
-        for value, changes, before, creates in values_of(values, runs):
-            changed = settings | changes
+        own_label = own.pop("label", None if "recipe" in settings | own else str(name))
+        variant = variant_of(str(name), settings, extra, own, own_label)
+        variants.append(replace(variant, seeds=tuple(seeds) if seeds else None))
+    if plan.get("axes"):
+        variants += variants_of_axes(plan["axes"], settings, folder, extra, label or plan["label"])
+    return variants
+
+
+def variants_of_axes(
+    axes: Mapping[str, Any], settings: Mapping[str, Any], folder: str, extra: Sequence[str], label: str
+) -> list[Variant]:
+    """The settings unchanged, and with each value of each axis that they do not have."""
+    base = variant_of(BASE, settings, extra, {}, label)
+    variants = [base]
+    for axis, values in axes.items():
+        for value, changes in values_of(str(axis), values, folder):
             name = f"{axis}={value}".replace("/", "_")
-            if settings_of(config_of(name, changed)) == base:
+            variant = variant_of(name, settings, extra, changes, f"{label} {name}")
+            if settings_of(variant.config) == settings_of(base.config):
                 continue
-            yield Variant(name, changed, f"{label} {name}", axis, before=before, creates=creates)
+            if "before" in values:
+                fields = dict(leaves(variant.config)) | {"value": value, "runs": folder}
+                before = tuple(filled(word, fields, name) for word in shlex.split(values["before"]))
+                variant = replace(variant, before=before, creates=filled(values["creates"], fields, name))
+            variants.append(replace(variant, axis=str(axis)))
+    return variants
 
 
-def config_of(name: str, settings: Mapping[str, Any]) -> Config:
-    """The settings of a variant, checked; ValueError has its name."""
-    if unknown := sorted(str(setting) for setting in settings if setting not in SETTINGS):
-        raise ValueError(f"{name}: no setting is called {', '.join(unknown)}; `{PROGRAM} --help` lists them all")
-    try:
-        return parse_config(flags_of(settings))
-    except ValueError as error:
-        raise ValueError(f"{name}: {error}") from None
+def values_of(axis: str, values: Any, folder: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The values of an axis by name, each with its settings.
 
-
-def values_of(axis: Mapping[str, Any], runs: str) -> Iterator[tuple[str, dict, str | None, str | None]]:
-    """The values of an axis: name, settings, command to run before, and what that makes."""
-    if "values" in axis:
-        for value in axis["values"]:
-            fill = {"value": value, "runs": runs}
-            settings = {
-                name: [text.format(**fill) for text in given] if isinstance(given, list) else str(given).format(**fill)
-                for name, given in axis["settings"].items()
-            }
-            before = axis["before"].format(**fill) if "before" in axis else None
-            yield str(value), settings, before, axis["creates"].format(**fill) if "creates" in axis else None
+    Raises: ValueError, naming the axis, for what is none of its three forms.
+    """
+    if not isinstance(values, dict):
+        raise ValueError(f"{axis}: expected a flag with a list of values, or settings by name; found {values!r}")
+    if "values" in values:
+        if not {"values", "settings"} <= values.keys() <= TEMPLATE or ("before" in values) != ("creates" in values):
+            raise ValueError(f"{axis}: a template has values and settings, and both or none of before and creates")
+        for value in values["values"]:
+            fields, changes = {"value": value, "runs": folder}, {}
+            for name, template in values["settings"].items():
+                is_list = isinstance(template, list)
+                texts = [filled(str(text), fields, axis) for text in (template if is_list else [template])]
+                changes[name] = texts if is_list else texts[0]
+            yield str(value), changes
         return
-    for name, given in axis.items():
+    for name, given in values.items():
         if isinstance(given, list):
             for value in given:
-                yield str(value), {name: value}, None, None
+                yield str(value), {name: value}
+        elif isinstance(given, dict):
+            yield str(name), given
         else:
-            yield str(name), given, None, None
+            raise ValueError(f"{axis}: {name} is {given!r}; it must be a list of values, or settings")
 
 
-def runs_of(variants: Sequence[Variant], seeds: Sequence[int], folder: Path, extra: Sequence[str]) -> list[Run]:
-    """One run for each variant and seed: all variants of one seed before the next seed."""
-    runs = []
-    for seed in seeds:
-        for variant in variants:
-            if variant.seeds and seed not in variant.seeds:
-                continue
-            save_path = folder / variant.name / f"seed_{seed}"
-            words = flags_of(variant.settings)
-            words += ["--label", variant.label] if variant.label else []
-            words += ["--seed", str(seed), "--save_path", str(save_path), *extra]
-            runs.append(Run(save_path, tuple(words)))
-    return runs
+def filled(template: str, fields: Mapping[str, Any], name: str) -> str:
+    """A template with its fields filled.
 
-
-def train(run: Run, threads: int) -> None:
-    """Train one run in this process, a child; what it prints goes to log.txt in the run's folder."""
-    import torch
-
-    if threads:
-        torch.set_num_threads(threads)
-    run.folder.mkdir(parents=True, exist_ok=True)
-    log = os.open(run.folder / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    os.dup2(log, 1)
-    os.dup2(log, 2)
-    sys.argv = [str(TRAINER), *run.arguments]
-    runpy.run_path(str(TRAINER), run_name="__main__")
-
-
-def train_all(runs: Sequence[Run], jobs: int, threads: int) -> None:
-    """Train the runs, `jobs` at a time, each in a process of its own.
-
-    Libraries are imported once: on Linux a child is a copy of this process. The first run is alone, since it computes
-    what the others find in the cache.
-    Raises: ValueError with the end of the log for the first run that fails; the others stop and can go on later.
+    Raises: ValueError with the name of what it belongs to, for a field that is not there.
     """
-    import utils.training  # noqa: F401, for the children
-
-    context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
-    waiting, active = list(runs), {}
-    with bar(len(runs), "runs", "run") as progress:
-        try:
-            while waiting or active:
-                limit = 1 if progress.n == 0 else jobs
-                while waiting and len(active) < limit:
-                    run = waiting.pop(0)
-                    child = context.Process(target=train, args=(run, threads))
-                    child.start()
-                    active[child.sentinel] = child, run
-                for sentinel in wait(list(active)):
-                    child, run = active.pop(sentinel)
-                    child.join()
-                    if child.exitcode:
-                        raise ValueError(f"this command failed: {run.command}\n{end_of_log(run)}")
-                    progress.update()
-        finally:
-            for child, _ in active.values():
-                child.terminate()
-            for child, _ in active.values():
-                child.join()
+    try:
+        return template.format(**fields)
+    except (KeyError, IndexError, ValueError):
+        raise ValueError(f"{name}: {template!r} names a field in braces that is not there") from None
 
 
-def end_of_log(run: Run, lines: int = 5) -> str:
-    """The last lines that a run printed."""
-    log = run.folder / "log.txt"
-    return "\n".join(log.read_text(errors="replace").splitlines()[-lines:]) if log.is_file() else ""
+def variant_of(
+    name: str, settings: Mapping[str, Any], extra: Sequence[str], changes: Mapping[str, Any], label: str | None
+) -> Variant:
+    """A variant by what all have, what the command line adds, and what is its own, which has the last word.
+
+    label: in results; None leaves it to the trainer.
+    Raises: ValueError, with its name, for what is no setting or has a value that it cannot have.
+    """
+    shared = {setting: value for setting, value in settings.items() if setting not in changes}
+    if unknown := sorted(str(setting) for setting in {*shared, *changes} if setting not in SETTINGS):
+        raise ValueError(f"{name}: no setting is called {', '.join(unknown)}; `{PROGRAM} --help` lists them all")
+    words = [*flags_of(shared), *extra, *flags_of(changes)]
+    if label is not None:
+        words += ["--label", label]
+    try:
+        return Variant(name, tuple(words), parse_config(words))
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
+    except SystemExit:  # the parser has said on stderr which flag it is
+        raise ValueError(f"{name}: the trainer does not take these settings, see above") from None
 
 
-def make_inputs(variants: Sequence[Variant], dry_run: bool) -> None:
-    """Run the commands that variants need before, where what they make is not there; print them with `dry_run`."""
-    for variant in variants:
-        if variant.before is None or Path(variant.creates).exists():
-            continue
-        if dry_run:
-            print(variant.before)
-        else:
-            subprocess.run(shlex.split(variant.before), check=True)
-
-
-def plan_of_recipe(arguments: Sequence[str], name: str | None) -> dict[str, Any]:
-    """A plan of one variant for the trainer's arguments; without a name its folder is ENCODER_LABEL/FIDELITY."""
-    config = parse_config(arguments)
-    name = name or f"{Path(config.encoder.encoder).name}_{config.run.label}/{config.loss.fidelity}"
-    unnamed = {"label": None}  # the trainer names it: --label, or the recipe
-    return {"runs": "runs", "seeds": [1, 2, 3, 4, 5], "variants": {name: unnamed}}
+# What a command line trains
 
 
 def parser() -> argparse.ArgumentParser:
@@ -258,50 +268,224 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--plan", type=Path, help="YAML file; without one, --recipe is trained with several seeds")
     p.add_argument("--seeds", nargs="+", type=int, help="default: those of the plan")
     p.add_argument("--only", nargs="+", metavar="NAME", help="axes or variants; default: all")
+    p.add_argument("--label", help="name in results; with --plan: of its axes, in place of the plan's")
     p.add_argument("--name", help="without --plan: folder below that of the runs; default: ENCODER_LABEL/FIDELITY")
     p.add_argument("--runs", help="folder of the runs; default: that of the plan")
     p.add_argument("--jobs", type=int, default=2, help="runs at a time")
-    p.add_argument(
-        "--threads", type=int, default=1, help="of each run, 0: as many as cores; it can change the last digits"
-    )
+    threads = "of each run, 0: as many as cores; it can change the last digits"
+    p.add_argument("--threads", type=int, default=1, help=threads)
     p.add_argument("--dry_run", action="store_true", help="print the commands that are left to do")
     p.add_argument("--collect", metavar="DIR", help="add the runs to DIR/runs.jsonl and make its tables (utils.report)")
     return p
 
 
-def check_labels(variants: Sequence[Variant], extra: Sequence[str]) -> None:
-    """Raise ValueError if further flags make other settings of a variant, whose row in results would keep its name."""
-    for variant in variants:
-        settings = flags_of(variant.settings)
-        config = parse_config([*settings, *extra])
-        renamed = variant.label and not has_settings_of(config, parse_config(settings))
-        if renamed or (variant.label is None and config.run.label == CUSTOM):
-            by_label = "name its row with --label, or " if len(variants) == 1 and variant.label is None else ""
-            raise ValueError(
-                f"with other settings ({' '.join(extra)}) this is not what {DEFAULT_RESULTS}/ has a row of: "
-                f"{by_label}--collect into another folder"
-            )
-
-
 def planned(args: argparse.Namespace, extra: Sequence[str]) -> tuple[list[Variant], list[Run]]:
     """The variants and runs of a command line, finished or not. extra: arguments for the trainer.
 
-    Raises: ValueError for what is no plan, or a name in --only that it has not.
+    Raises: ValueError for what is no plan, a name in --only that it has not, or a flag that cannot be as it is.
     """
-    plan = read_plan(args.plan) if args.plan else plan_of_recipe(extra, args.name)
-    folder = args.runs or plan["runs"]
-    try:
-        variants = list(variants_of(plan, folder))
-    except ValueError as error:
-        raise ValueError(f"{args.plan}: {error}" if args.plan else str(error)) from None
+    check_flags(args, extra)
+    if args.plan is None:
+        variants, seeds, folder = [variant_of_recipe(args, extra)], SEEDS, args.runs or RUNS
+        if args.collect and Path(args.collect) == Path(DEFAULT_RESULTS):
+            check_label(variants[0].config, args.label, extra)
+    else:
+        plan = read_plan(args.plan)
+        seeds, folder = plan["seeds"], args.runs or plan["runs"]
+        try:
+            if args.label and not plan.get("axes"):
+                raise ValueError("--label is for a recipe or a plan with axes; these variants have labels of their own")
+            variants = variants_of(plan, folder, extra, args.label)
+            if extra:
+                check_settings(args, plan, variants, extra)
+        except ValueError as error:
+            raise ValueError(f"{args.plan}: {error}") from None
     if args.only:
         names = {variant.name for variant in variants} | {variant.axis for variant in variants}
         if unknown := sorted(set(args.only) - names):
             raise ValueError(f"--only names {', '.join(unknown)}; this plan has {', '.join(sorted(names - {''}))}")
-        variants = [variant for variant in variants if {variant.name, variant.axis} & {*args.only, BASE}]
-    if args.collect == DEFAULT_RESULTS:
-        check_labels(variants, extra)
-    return variants, runs_of(variants, args.seeds or plan["seeds"], Path(folder), extra)
+        chosen = {*args.only, BASE}
+        variants = [variant for variant in variants if {variant.name, variant.axis} & chosen]
+    runs = runs_of(variants, seeds, args.seeds, Path(folder))
+    if not runs:
+        raise ValueError(f"--seeds {shlex.join(map(str, args.seeds))}: the plan has none of these")
+    return variants, runs
+
+
+def check_flags(args: argparse.Namespace, extra: Sequence[str]) -> None:
+    """Raise ValueError, naming the flag, for one that is out of its bounds, or that others set."""
+    for name, least in (("jobs", 1), ("threads", 0)):
+        if getattr(args, name) < least:
+            raise ValueError(f"--{name} is {getattr(args, name)}; it must be at least {least}")
+    if args.seeds and min(args.seeds) < 0:
+        raise ValueError(f"--seeds has {min(args.seeds)}; it must be at least 0")
+    if args.plan and args.name:
+        raise ValueError("--name is for a recipe; a plan names the folders of its variants (--runs is the one above)")
+    given = {word.split("=")[0] for word in extra}
+    for flag, ours in (("--seed", "--seeds"), ("--save_path", "--runs")):
+        if flag in given:
+            raise ValueError(f"{flag} is of a single run (train_router_mdeberta.py); give {ours}")
+
+
+def variant_of_recipe(args: argparse.Namespace, extra: Sequence[str]) -> Variant:
+    """The one variant of a command without a plan; without --name its folder is ENCODER_LABEL/FIDELITY."""
+    variant = variant_of("these settings", {}, extra, {}, args.label)
+    encoder, label = Path(variant.config.encoder.encoder).name, variant.config.run.label
+    return replace(variant, name=args.name or f"{encoder}_{label}/{variant.config.loss.fidelity}")
+
+
+def check_label(config: Config, label: str | None, extra: Sequence[str]) -> None:
+    """Raise ValueError if a row of results/ would have no name, or that of a recipe with other settings."""
+    is_other = False
+    if label in recipes():
+        beside = ["--loss", config.loss.loss]
+        is_other = not has_settings_of(config, parse_config(["--recipe", label, *beside]))
+    if config.run.label == CUSTOM or is_other:
+        raise ValueError(
+            f"with other settings ({shlex.join(extra)}) this is not what {DEFAULT_RESULTS}/ has a row of: "
+            "name its row with --label, or --collect into another folder"
+        )
+
+
+def check_settings(
+    args: argparse.Namespace, plan: Mapping[str, Any], variants: Sequence[Variant], extra: Sequence[str]
+) -> None:
+    """Raise ValueError if arguments for the trainer make a plan's runs other than the plan in the plan's own places.
+
+    These are its folder of runs, and results/ with --collect. Only the device and the precision may be others there.
+    """
+    is_own = args.runs is not None and Path(args.runs) != Path(plan["runs"])
+    if is_own and Path(args.collect or "") != Path(DEFAULT_RESULTS):
+        return
+    before = {variant.name: variant for variant in variants_of(plan, args.runs or plan["runs"], (), None)}
+    for variant in variants:
+        ours = settings_of(variant.config)
+        theirs = settings_of(before[variant.name].config) if variant.name in before else {}
+        changed = {name for name in ours if ours[name] != theirs.get(name)} - HARDWARE
+        if changed:
+            raise ValueError(
+                f"with other settings ({shlex.join(extra)}) {variant.name} is not what the plan says: give the runs "
+                "and the results folders of their own (--runs and --collect, or RUNS and RESULTS of the script)"
+            )
+
+
+def runs_of(variants: Sequence[Variant], seeds: Sequence[int], chosen: Sequence[int] | None, folder: Path) -> list[Run]:
+    """One run for each variant and seed: all variants of one seed before the next seed.
+
+    seeds: of variants that have none of their own. chosen: those of them that are trained, or for variants without
+    seeds of their own any others; None: all.
+    """
+    runs = []
+    own_seeds = [seed for variant in variants for seed in variant.seeds or ()]
+    for seed in dict.fromkeys(chosen or [*seeds, *own_seeds]):
+        for variant in variants:
+            if seed in (variant.seeds or chosen or seeds):
+                save_path = folder / variant.name / f"seed_{seed}"
+                runs.append(Run(save_path, (*variant.words, "--seed", str(seed), "--save_path", str(save_path))))
+    return runs
+
+
+# Training
+
+
+def make_inputs(variants: Sequence[Variant], dry_run: bool) -> None:
+    """Run the commands that variants need before, where what they make is not there; print them with `dry_run`.
+
+    Raises: ValueError for a command that fails.
+    """
+    for variant in variants:
+        if not variant.before or Path(variant.creates).exists():
+            continue
+        command = shlex.join(variant.before)
+        if dry_run:
+            print(command)
+            continue
+        words = [sys.executable if word == "python" else word for word in variant.before]
+        if subprocess.run(words).returncode:
+            raise ValueError(f"this command failed: {command}")
+
+
+def train(run: Run, threads: int) -> None:
+    """Train one run in this process, a child; what it prints goes to log.txt in the run's folder."""
+    import torch
+
+    os.setpgrp()  # Ctrl-C in a terminal reaches the parent alone, which asks its children to stop, once
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    tqdm.set_lock(threading.RLock())  # the parent's may be held by a thread that this copy has not
+    if threads:
+        torch.set_num_threads(threads)
+    log = run.log.open("a", buffering=1, encoding="utf-8")
+    os.dup2(log.fileno(), 1)
+    os.dup2(log.fileno(), 2)
+    sys.stdout = sys.stderr = log
+    sys.argv = [str(TRAINER), *run.arguments]
+    runpy.run_path(str(TRAINER), run_name="__main__")
+
+
+def train_all(runs: Sequence[Run], jobs: int, threads: int) -> None:
+    """Train the runs, `jobs` at a time, each in a process of its own.
+
+    Libraries are imported once: on Linux a child is a copy of this process. The first run is alone, since it computes
+    what the others find in the cache.
+    Raises: ValueError with the end of the log for the first run that fails; KeyboardInterrupt. The others are stopped,
+    and can go on later.
+    """
+    import utils.training  # noqa: F401, for the children
+
+    context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
+    waiting, finished = list(runs), 0
+    active: dict[int, tuple[BaseProcess, Run]] = {}
+    with bar(len(runs), "runs", "run") as progress:
+        try:
+            while waiting or active:
+                while waiting and len(active) < (jobs if finished else 1):
+                    run = waiting.pop(0)
+                    run.folder.mkdir(parents=True, exist_ok=True)
+                    child = context.Process(target=train, args=(run, threads))
+                    child.start()
+                    active[child.sentinel] = child, run
+                for sentinel in wait(list(active)):
+                    child, run = active.pop(sentinel)
+                    child.join()
+                    if child.exitcode:
+                        raise ValueError(f"this command failed: {run.command}\n{end_of_log(run)}")
+                    finished += 1
+                    progress.update()
+        finally:
+            for child, _ in active.values():
+                child.terminate()
+            for child, _ in active.values():
+                child.join()
+
+
+def end_of_log(run: Run, lines: int = 5) -> str:
+    """The last lines that a run printed."""
+    if not run.log.is_file():
+        return ""
+    printed = [line for line in run.log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+    return "\n".join(printed[-lines:])
+
+
+@contextlib.contextmanager
+def stoppable() -> Iterator[None]:
+    """Make SIGTERM and the end of the terminal what Ctrl-C is, so that the children are stopped, too."""
+    before = {}
+    for name in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(name) == signal.SIG_DFL:  # nohup ignores the second one
+            before[name] = signal.signal(name, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        for name, handler in before.items():
+            signal.signal(name, handler)
+
+
+def collect(runs: Sequence[Run], results: str) -> int:
+    """Add the runs to results; returns the exit status of utils.report."""
+    from utils.report.__main__ import main as report  # slow to import: not for those who only plan
+
+    folders = sorted({str(run.folder.parent) for run in runs})
+    return report([*folders, "--results", results])
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -310,22 +494,20 @@ def main(argv: list[str] | None = None) -> int:
     try:
         variants, runs = planned(args, extra)
         pending = [run for run in runs if not run.is_finished()]
-        make_inputs(variants, args.dry_run)
-        if args.dry_run:
-            for run in pending:
-                print(run.command)
-            return 0
-        train_all(pending, args.jobs, args.threads)
-    except (ValueError, OSError, subprocess.CalledProcessError) as error:
+        with stoppable():
+            make_inputs(variants, args.dry_run)
+            if args.dry_run:
+                for run in pending:
+                    print(run.command)
+                return 0
+            train_all(pending, args.jobs, args.threads)
+    except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted: the same command goes on", file=sys.stderr)
         return 130
-    if args.collect:
-        folders = sorted({str(run.folder.parent) for run in runs})
-        return report([*folders, "--results", args.collect])
-    return 0
+    return collect(runs, args.collect) if args.collect else 0
 
 
 if __name__ == "__main__":

@@ -483,7 +483,8 @@ def test_the_page_says_which_characters_were_read_and_what_made_it(data, made_up
     assert "which `bash train_scripts/router_train_routerbench.sh` ends with" in text
     assert "Of each prompt the last 1400 characters are read (the released code keeps the first ones)." in text
     found, text = made_up_runs(data, "--keep_characters", "first", label="routerbench_tuned_first")
-    script = "RECIPE=routerbench_tuned KEEP_CHARACTERS=first bash train_scripts/router_train_routerbench.sh"
+    flags = "--recipe routerbench_tuned --keep_characters first"
+    script = f"bash train_scripts/router_train_routerbench.sh {flags}"
     assert f"which `{script}` ends with" in text and found["settings"]["keep_characters"] == "first"
     assert "Of each prompt the first 1400 characters are read (as in the released code)." in text
 

@@ -370,16 +370,17 @@ def test_routerbench_trains_every_cost_rate_with_every_seed(planned):
 
 
 def test_routerbench_recipes_have_pages_of_their_own(planned, commands):
+    tuned, first = ["--recipe", "routerbench_tuned"], ["--keep_characters", "first"]
     variants = {
-        "routerbench": {},
-        "routerbench_tuned": {"RECIPE": "routerbench_tuned"},
-        "routerbench_first": {"KEEP_CHARACTERS": "first"},
-        "routerbench_tuned_first": {"RECIPE": "routerbench_tuned", "KEEP_CHARACTERS": "first"},
+        "routerbench": [],
+        "routerbench_tuned": tuned,
+        "routerbench_first": first,
+        "routerbench_tuned_first": [*first, *tuned],
     }
     runs = {}
-    for label, settings in variants.items():
-        (run,) = planned("router_train_routerbench.sh", "--seeds", "1", COST_RATES="0", **settings)
-        last = commands("router_train_routerbench.sh", **settings)[-1]
+    for label, flags in variants.items():
+        (run,) = planned("router_train_routerbench.sh", "--seeds", "1", *flags, COST_RATES="0")
+        last = commands("router_train_routerbench.sh", *flags)[-1]
         folder = "results" if label == "routerbench" else f"results/{label}"
         assert run.label == label and last[last.index("--output") + 1] == folder
         runs[label] = run
@@ -387,6 +388,12 @@ def test_routerbench_recipes_have_pages_of_their_own(planned, commands):
     assert changed(tuned, plain) == {"top_k", "last_k", "negative_below", "temperature", "target_shrinkage"}
     assert changed(first, plain) == changed(both, tuned) == {"keep_characters"}
     assert len({Path(run.save_path).parts[1] for run in runs.values()}) == 4
+
+
+@pytest.mark.parametrize("flags", [["--recipe", "frozen"], ["--recipe"], ["--keep_characters", "middle"]])
+def test_routerbench_refuses_what_it_has_not(bash, flags):
+    run = bash("router_train_routerbench.sh", flags)
+    assert run.returncode == 2 and run.stderr.startswith(f"error: {flags[0]} is '{''.join(flags[1:])}'; it must be")
 
 
 IMPORTED = ("math", "gsm8k", "humaneval", "mbpp")  # the tasks of Lookahead Routing
@@ -435,14 +442,12 @@ def test_lookahead_gives_baselines_and_voting_the_files_of_routerdc(commands, pl
     voting = [args for args in fitting if args.routers == ("voting",)]
     controls = [args for args in fitting if Path(args.save_path).name == "controls"]
     fitted = [args for args in fitting if Path(args.save_path) in trained]
-    on_trained = [args for args in fitted if args.encoder_ckpt]
     assert len(voting) == 1 and tasks_of(voting[0].test_data_paths) == ["math", "gsm8k"] and voting[0].answers
-    assert len(fitted) == 2 + 8 + 1 + len(on_trained) and len(fitted) + len(controls) + 1 == len(fitting)
+    assert len(fitted) == 2 + 8 + 1 and len(fitted) + len(controls) + 1 == len(fitting)
     names = ["data_paths", "test_data_paths", "targets", "target_shrinkage", "training_samples_per_dataset", "encoder"]
     for args in fitted:
         ours = trained[Path(args.save_path)]
-        same = names[:-2] if args in on_trained else names
-        assert {name: getattr(args, name) for name in same} == {name: getattr(ours, name) for name in same}
+        assert {name: getattr(args, name) for name in names} == {name: getattr(ours, name) for name in names}
         assert args.seeds == (ours.seed,) == (3,) and args.label == ours.label
     for args in controls:
         ours = trained[Path(args.save_path).parent / "frozen"]
@@ -455,12 +460,23 @@ def test_lookahead_gives_baselines_and_voting_the_files_of_routerdc(commands, pl
     assert pages == [["within", f"{NOWHERE}/routers"], ["leave_one_out", f"{NOWHERE}/leave_one_out"]]
 
 
-@pytest.mark.parametrize("name", [name for name in SCRIPTS if name not in ("baselines.sh", "quickstart.sh")])
+STRAY = {"H": "9", "TRAINING_STEPS": "1", "TOP_K": "1", "LEARNING_RATE": "1", "RECIPE": "paper", "LABEL": "x"}
+STRAY |= {"SEEDS": "9", "FIDELITY": "upstream", "KEEP_CHARACTERS": "first", "DEVICE": "cuda", "PRECISION": "fp32"}
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
 def test_a_stray_variable_changes_no_run(planned, name):
-    stray = {"H": "9", "TRAINING_STEPS": "1", "TOP_K": "1", "LABEL": "x", "SEEDS": "9", "FIDELITY": "upstream"}
-    if name != "router_train_routerbench.sh":  # whose RECIPE chooses one of two
-        stray["RECIPE"] = "paper"
-    assert planned(name, "--seeds", "1", **stray) == planned(name, "--seeds", "1")
+    seeds = () if name == "quickstart.sh" else ("--seeds", "1")
+    assert planned(name, *seeds, **STRAY) == planned(name, *seeds)
+
+
+PLANS = {"ablations.sh", "fidelity.sh", "paper_settings.sh", "search_minilm.sh"}
+
+
+@pytest.mark.parametrize("name", sorted({name for name in SCRIPTS if name.startswith("router_train")} | PLANS))
+def test_a_dry_run_downloads_and_reports_nothing(commands, name):
+    calls = commands(name, "--dry_run")
+    assert calls and all(call[:2] == ["-m", "utils.plan"] and "--dry_run" in call for call in calls)
 
 
 def test_lookahead_with_other_settings_leaves_its_results_alone(bash):

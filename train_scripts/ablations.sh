@@ -3,8 +3,9 @@
 #   bash train_scripts/ablations.sh                                        310 runs of 5 to 10 s on one core
 #   bash train_scripts/ablations.sh --dry_run                              prints the commands that are left to do
 #   bash train_scripts/ablations.sh --only lambda H --seeds 1 2 3          some of the settings, on some seeds
-# The plan is train_scripts/plans/ablations.yaml; `python -m utils.plan --help` has the flags, and further ones go to
-# the trainer. With other data or flags, give RUNS and RESULTS folders of their own.
+# The runs are those of train_scripts/plans/ablations.yaml. Finished ones are skipped, a stopped one goes on.
+# Flags: those of `python -m utils.plan --help`; others go to train_router_mdeberta.py, such as --device cuda.
+# Variables: RUNS and RESULTS, folders; with other settings they must be folders of their own. PLAN, another plan.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

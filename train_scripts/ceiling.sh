@@ -2,8 +2,11 @@
 # The learnable ceiling: what of the oracle's head-room the queries' text gives away, in every test file.
 #   bash train_scripts/ceiling.sh     makes results/ceiling.json, ceiling.md, figures/ceiling.png, figures/learning.png
 # Half an hour on half a core, a quarter of an hour more for the fine-tuned encoder; a stopped run goes on.
-# RouterBench: the three files whose bytes are verified; TASKS names others.
-# FINE_TUNED names the tasks for which an encoder is fine-tuned, too; '' is none.
+# Flags go to `python -m utils.ceiling`, such as --device cuda.
+# Variables:
+#   TASKS         the tasks of RouterBench; by default the three whose files are verified to the byte
+#   FINE_TUNED    the tasks for which an encoder is fine-tuned, too; '' is none
+#   RESULTS       the folder with the results
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

@@ -4,7 +4,8 @@
 #   bash train_scripts/quickstart.sh           about 10 minutes on 2 cores, most of it installation; again: seconds
 # No GPU and no model hub needed. Without a network, ROUTERDC_MIRROR names a folder that holds the released data.
 # If that data is neither there nor reachable, the same is done with datasets/miniature, which ships: 2 minutes.
-# SAVE_PATH is the folder of the run; further flags go to train_router_mdeberta.py.
+# Flags go to train_router_mdeberta.py.
+# Variable: SAVE_PATH, the folder of the run.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

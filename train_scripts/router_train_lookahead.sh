@@ -11,13 +11,16 @@
 #   math           every router trained on all 2500 training rows of MATH alone, where it has most to learn from
 #   pages          within_tasks.md and leave_one_out.md, from the runs
 # Finished runs are skipped, a stopped one goes on. `tuned` is the recipe that was chosen on the paper's data; nothing
-# is chosen here. Further flags go to both trainers, such as --seeds 1 2 or --max_length 128; give them RUNS and RESULTS
-# folders of their own.
+# is chosen here.
+# Flags: as those of baselines.sh, such as --seeds 1 2 or --max_length 128; then RUNS and RESULTS must be folders of
+# their own.
+# Variables: STEPS, ENCODER, RESAMPLES, RUNS, RESULTS; DATA and ANSWERS, the folders of the imported data; and ROUTERS,
+# LOSSES and ON_TRAINED of baselines.sh, where no router runs on trained embeddings by default.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 STEPS="${STEPS:-data ceiling routers voting leave_one_out math pages}"
-export ENCODER="${ENCODER:-minilm}" RESAMPLES="${RESAMPLES:-10000}"
+export ENCODER="${ENCODER:-minilm}" RESAMPLES="${RESAMPLES:-10000}" ON_TRAINED="${ON_TRAINED-}"
 DATA="${DATA:-datasets/lookahead_data}"
 ANSWERS="${ANSWERS:-datasets/lookahead_answers}"
 RUNS="${RUNS:-runs/lookahead}"

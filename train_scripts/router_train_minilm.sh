@@ -5,15 +5,16 @@
 #   bash train_scripts/router_train_minilm.sh --recipe frozen --H 5 --label frozen-H5
 # Recipes are the files of train_scripts/recipes/. One seed takes on 2 cores: tuned, denoised and frozen under a minute,
 # tuned-layers, denoised-layers and layers 3 to 4 minutes, tuned-all 10, paper 41. The first run adds 2 to 4 minutes, in
-# which what does not train is computed once.
-# Finished seeds are skipped, a stopped one goes on. Further flags go to train_router_mdeberta.py; with other settings,
-# --label names the row in results/.
+# which what does not train is computed once. Finished seeds are skipped, a stopped one goes on.
+# Flags: those of `python -m utils.plan --help`, such as --dry_run; others go to train_router_mdeberta.py. With other
+# settings, --label names the row in results/.
+# Variable: RESULTS, the folder with the results.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 recipe=(--recipe tuned)
-if [[ " $* " == *" --recipe "* || " $* " == *" --config "* ]]; then recipe=(); fi
+if [[ " $* " == *" --recipe"[=\ ]* || " $* " == *" --config"[=\ ]* ]]; then recipe=(); fi
 
 source train_scripts/env.sh
-python -m utils.download
-python -m utils.plan "${recipe[@]}" --collect "${RESULTS:-results}" --encoder minilm "$@"
+if [[ " $* " != *" --dry_run "* ]]; then python -m utils.download; fi
+python -m utils.plan ${recipe[@]+"${recipe[@]}"} --collect "${RESULTS:-results}" --encoder minilm "$@"

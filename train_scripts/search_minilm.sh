@@ -1,8 +1,11 @@
 #!/usr/bin/env bash
 # How the MiniLM recipes were chosen: candidates compared on validation rows only, no test file is opened.
 #   bash train_scripts/search_minilm.sh        170 runs of 5 to 10 s on one core; one candidate takes 4 minutes a run
-# The candidates are train_scripts/plans/search.yaml. results/search.md has mean and standard deviation of each.
-# --only, --seeds and --dry_run as in ablations.sh.
+#   bash train_scripts/search_minilm.sh --only paper gain --seeds 1 2
+# The candidates are those of train_scripts/plans/search.yaml; results/search.md has mean and standard deviation of
+# each. Finished runs are skipped, a stopped one goes on.
+# Flags: those of `python -m utils.plan --help`, such as --dry_run; others go to train_router_mdeberta.py.
+# Variables: RUNS and RESULTS, folders; with other settings they must be folders of their own.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

@@ -106,12 +106,12 @@ def introduction(result: Mapping[str, Any]) -> str:
 
 def script_of(result: Mapping[str, Any]) -> str:
     """The command line of the script that made the runs, as far as their label tells it."""
-    variables = []
+    words = ["bash train_scripts/router_train_routerbench.sh"]
     if result["recipe"].startswith("routerbench_tuned"):
-        variables.append("RECIPE=routerbench_tuned")
+        words.append("--recipe routerbench_tuned")
     if result["settings"]["keep_characters"] == "first":
-        variables.append("KEEP_CHARACTERS=first")
-    return " ".join([*variables, "bash train_scripts/router_train_routerbench.sh"])
+        words.append("--keep_characters first")
+    return " ".join(words)
 
 
 def cut_of(settings: Mapping[str, Any]) -> str:

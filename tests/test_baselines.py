@@ -618,17 +618,14 @@ def test_one_script_for_everything(mirror, fake, tiny_bert, tmp_path):
         "ROUTERDC_NO_VENV": "1",
         "ROUTERDC_MIRROR": str(mirror),
         "ENCODER": str(tiny_bert),
-        "DEVICE": "cpu",
-        "PRECISION": "fp32",
-        "SEEDS": "1",
         "RECIPES": "tuned",
         "LOSSES": "routerdc zooter",
         "RUNS": str(tmp_path / "runs"),
         "RESULTS": str(tmp_path / "results"),
         "RESAMPLES": "200",
-        "TRAINER_FLAGS": "--training_steps 6 --eval_steps 6 --batch_size 16 --last_k 3",
     }
-    flags = [*fake.arguments(), "--max_length", "64", "--cache_dir", str(tmp_path / "cache")]
+    flags = [*fake.arguments(), "--seeds", "1", "--max_length", "64", "--cache_dir", str(tmp_path / "cache")]
+    flags += ["--device", "cpu", "--precision", "fp32"]
     run = subprocess.run(
         ["bash", str(REPO / "train_scripts" / "baselines.sh"), *flags],
         capture_output=True,

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Every baseline and control beside RouterDC, with MiniLM: Tables 1 and 2, intervals, paired differences, shares.
-#   bash train_scripts/baselines.sh                 20 minutes on 2 busy cores; 4 more where nothing is embedded yet
+#   bash train_scripts/baselines.sh                 25 minutes on 2 busy cores; 4 more where nothing is embedded yet
 #   bash train_scripts/baselines.sh --seeds 1 2     fewer seeds
 # Writes results/comparison.md and comparison.json, and adds the runs to results/runs.jsonl and tables.md.
 # The training loop repeats the rows of a small task up to --training_samples_per_dataset, as the paper does; the other

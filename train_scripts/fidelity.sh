@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # What the released code's behaviours (the README's rows 1 to 7) and lambda are worth: differences on the same seeds.
-#   bash train_scripts/fidelity.sh                          51 runs, about 30 minutes on 2 cores
+#   bash train_scripts/fidelity.sh                          41 runs, about 40 minutes on 2 cores
 #   bash train_scripts/fidelity.sh --only minilm_frozen/paper minilm_frozen/upstream --seeds 1 2
 # The runs are those of train_scripts/plans/fidelity.yaml; results/tables.md has the differences.
 # Finished runs are skipped, a stopped one goes on.

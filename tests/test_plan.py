@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -19,6 +20,9 @@ from utils import plan
 from utils.config import parse_config, settings_of
 
 BASE = {"runs": "DIR", "seeds": [1, 2], "settings": {"encoder": "minilm", "freeze_encoder": True}, "label": "small"}
+
+
+TEMPLATE = {"values": [1], "settings": {"data_paths": ["{value}"]}}
 
 
 @pytest.fixture
@@ -55,6 +59,36 @@ def test_axes_list_values_name_them_or_fill_a_template(write, tmp_path):
     assert (variants[4].before, variants[4].creates) == (("make", "3", str(folder)), f"{folder}/N3")
 
 
+def test_a_template_knows_the_settings_and_what_the_command_line_changes(write):
+    template = {"values": ["a b"], "settings": {"data_paths": ["{value}"]}, "creates": "{value}"}
+    template["before"] = "make {encoder} --device {device} '{value}'"
+    variants, _ = planned(write(axes={"N": template}), "--device", "cpu")
+    assert variants[1].before == ("make", "minilm", "--device", "cpu", "a b")
+
+
+def test_flags_change_what_all_share_and_a_variant_keeps_its_own(write):
+    path = write(axes={"H": {"H": [3, 5, 9]}})
+    _, runs = planned(path, "--H", "9", "--top_k", "2", "--runs", "mine", "--seeds", "4", "--label", "other")
+    assert {name: config.loss.H for name, config in runs.items()} == {
+        "base/seed_4": 9,  # so the plan's H=9 is left out, and H=3 is not
+        "H=3/seed_4": 3,
+        "H=5/seed_4": 5,
+    }
+    assert all(config.loss.top_k == 2 for config in runs.values())
+    assert [config.run.label for config in runs.values()] == ["other", "other H=3", "other H=5"]
+    assert all(config.run.save_path.startswith("mine/") for config in runs.values())
+
+
+def test_a_recipe_is_trained_without_a_plan():
+    args, extra = plan.parser().parse_known_args(["--recipe", "tuned", "--device", "cpu"])
+    runs = plan.planned(args, extra)[1]
+    assert [str(run.folder) for run in runs] == [f"runs/minilm_tuned/paper/seed_{seed}" for seed in (1, 2, 3, 4, 5)]
+    for seed, run in enumerate(runs, 1):
+        alone = parse_config(["--recipe", "tuned", "--device", "cpu", "--seed", str(seed)])
+        assert settings_of(parse_config(run.arguments)) == settings_of(alone)
+        assert parse_config(run.arguments).run.label == "tuned"
+
+
 def test_variants_have_seeds_and_labels_of_their_own(write):
     own = {"plain": None, "few": {"H": 5, "seeds": [2], "label": "other"}, "recipe": {"recipe": "frozen"}}
     _, runs = planned(write(variants=own))
@@ -78,12 +112,45 @@ def test_only_takes_axes_and_variants_and_keeps_the_base(write):
         ({"variants": {"a": {"Hs": 5}}}, [], "plan.yaml: a: no setting is called Hs"),
         ({"axes": {"H": {"Hs": [5]}}}, [], "plan.yaml: H=5: no setting is called Hs"),
         ({"variants": {"a": {"H": 0}}}, [], "plan.yaml: a: --H is 0; it must be at least 1"),
+        ({"variants": {"a": {"H": "five"}}}, [], "plan.yaml: a: the trainer does not take these settings"),
+        ({"variants": {"a": 5}}, [], "plan.yaml: a: expected settings, found 5"),
+        ({"variants": {"a": {"seeds": 5}}}, [], "plan.yaml: seeds of a: expected a list of whole numbers from 0"),
+        ({"seeds": ["1"], "variants": {"a": None}}, [], "plan.yaml: seeds: expected a list of whole numbers"),
+        ({"settings": ["H"], "variants": {"a": None}}, [], "plan.yaml: settings is ['H']; it must be a dict"),
+        ({}, [], "plan.yaml: nothing to train"),
+        ({"axes": {"H": 5}}, [], "plan.yaml: H: expected a flag with a list of values, or settings by name; found 5"),
+        ({"axes": {"H": {"H": 5}}}, [], "plan.yaml: H: H is 5; it must be a list of values, or settings"),
+        ({"axes": {"N": TEMPLATE | {"before": "x"}}}, [], "plan.yaml: N: a template has values and settings"),
+        ({"axes": {"N": TEMPLATE | {"before": "{x}", "creates": "y"}}}, [], "plan.yaml: N=1: '{x}' names a field"),
         ({"variants": {"a": None}}, ["--only", "b"], "--only names b; this plan has a"),
+        ({"variants": {"a": None}}, ["--label", "b"], "plan.yaml: --label is for a recipe or a plan with axes"),
+        ({"variants": {"a": None}}, ["--name", "b"], "--name is for a recipe"),
+        ({"variants": {"a": {"seeds": [1]}}}, ["--seeds", "7"], "--seeds 7: the plan has none of these"),
+        ({"variants": {"a": None}}, ["--seed=7"], "--seed is of a single run (train_router_mdeberta.py); give --seeds"),
+        ({"variants": {"a": None}}, ["--jobs", "0"], "--jobs is 0; it must be at least 1"),
+        ({"variants": {"a": None}}, ["--H", "5"], "with other settings (--H 5) a is not what the plan says"),
     ],
 )
 def test_what_is_wrong_in_a_plan_is_said(write, capsys, keys, flags, said):
     assert plan.main(["--plan", str(write(**keys)), "--dry_run", *flags]) == 2
     assert said in capsys.readouterr().err
+
+
+def test_a_plan_with_axes_names_their_rows(tmp_path, capsys):
+    path = tmp_path / "plan.yaml"
+    path.write_text("{runs: r, seeds: [1], axes: {H: {H: [1]}}}")
+    assert plan.main(["--plan", str(path)]) == 2
+    assert f"{path}: a plan with axes needs a label" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("collect", ["results", "results/"])
+def test_a_row_of_the_results_is_what_its_name_says(capsys, collect):
+    command = ["--recipe", "tuned", "--seeds", "1", "--dry_run", "--collect", collect]
+    for flags in (["--H", "5"], ["--H", "5", "--label", "tuned"]):  # without a name, and with one that is taken
+        assert plan.main([*command, *flags]) == 2
+        assert "--H 5) this is not what results/ has a row of: name its row with --label" in capsys.readouterr().err
+    for flags in (["--H", "5", "--label", "mine"], ["--label", "tuned"], ["--encoder", "other", "--device", "cpu"]):
+        assert plan.main([*command, *flags]) == 0
 
 
 @pytest.mark.parametrize("text", ["- 1\n", "a: [\n", "seeds: [1]\n", None])
@@ -95,20 +162,83 @@ def test_a_file_that_is_no_plan_is_named(tmp_path, capsys, text):
     assert capsys.readouterr().err.startswith(f"error: {path}: ")
 
 
+def committed(name: str) -> dict[tuple, list[dict]]:
+    """The rows of a file in results/ that the trainer made, those of the same settings together."""
+    groups = {}
+    for line in (REPO / "results" / name).read_text().splitlines():
+        row = json.loads(line)
+        if "train_router_mdeberta.py" in row["command"] and row.get("setting") != "lost_LLM":
+            key = ("recipe", "router", "fidelity", "setting", "value")
+            groups.setdefault(tuple(row.get(name) for name in key), []).append(row)
+    return groups
+
+
+def words_of(rows: list[dict]) -> list[str]:
+    """The trainer's arguments of the first of these rows; those of the others must differ in seed and folder alone."""
+    kept = set()
+    for row in rows:
+        assert f" --seed {row['seed']} " in row["command"]
+        kept.add(re.sub(r" --(seed|save_path) \S+| --loss routerdc", "", row["command"]))
+    assert len(kept) == 1, kept
+    return shlex.split(rows[0]["command"])[2:]
+
+
+def named(config) -> tuple[tuple, dict]:
+    """What results call a run beside its seed, and its settings as with the paper's seven LLMs."""
+    settings = settings_of(config)
+    del settings["seed"]
+    if settings["last_k"] is None:
+        settings["last_k"] = 7 - settings["top_k"]
+    if settings["selection"] == "last" and not settings["validation_fraction"]:
+        del settings["eval_steps"]  # nothing is evaluated
+    return (config.run.label, config.loss.fidelity, config.loss.loss), settings
+
+
 def test_the_ablations_are_those_of_the_committed_results(monkeypatch):
     """Each run in results/ablations.jsonl has the settings that the plan trains, and the plan no others."""
     monkeypatch.chdir(REPO)
     args, extra = plan.parser().parse_known_args(["--plan", "train_scripts/plans/ablations.yaml"])
-    ours, theirs = {}, {}
-    for run in plan.planned(args, extra)[1]:
-        config = parse_config(run.arguments)
-        ours[config.run.label, config.optimization.seed] = settings_of(config)
-    for line in (REPO / "results" / "ablations.jsonl").read_text().splitlines():
-        row = json.loads(line)
-        if row["setting"] != "lost_LLM":  # those are tests of the base without an LLM
-            config = parse_config(shlex.split(row["command"])[2:])
-            theirs[config.run.label, config.optimization.seed] = settings_of(config)
-    assert len(theirs) == 310 and ours == theirs
+    variants, runs = plan.planned(args, extra)
+    ours = dict(named(variant.config) for variant in variants)
+    groups = committed("ablations.jsonl").values()
+    theirs = dict(named(parse_config(words_of(rows))) for rows in groups)
+    assert all([row["seed"] for row in rows] == [1, 2, 3, 4, 5] for rows in groups)
+    assert len(ours) == len(variants) == len(groups) == 62 and len(runs) == 310
+    assert {words[words.index("--seed") + 1] for words in (run.arguments for run in runs)} == set("12345")
+    assert ours == theirs
+
+
+def test_the_plans_are_those_of_the_committed_runs(monkeypatch):
+    """A row of results/runs.jsonl that the trainer made has the settings with which it would be made again."""
+    monkeypatch.chdir(REPO)
+    commands = [["--plan", f"train_scripts/plans/{name}.yaml"] for name in ("comparison", "fidelity", "paper_settings")]
+    commands += [["--recipe", recipe] for recipe in ("denoised", "denoised-layers")]
+    ours = {}
+    for command in commands:
+        args, extra = plan.parser().parse_known_args(command)
+        for variant in plan.planned(args, extra)[0]:
+            name, settings = named(variant.config)
+            assert ours.setdefault(name, settings) == settings  # two plans mean the same by one name
+    compared = set()
+    for (label, *_), rows in committed("runs.jsonl").items():
+        if label != "cluster-means":  # trained once, by flags
+            name, settings = named(parse_config(words_of(rows)))
+            assert ours[name] == settings, name
+            compared.add(name)
+    assert len(compared) == 19
+
+
+def test_what_a_variant_needs_is_made_once_and_before(write, tmp_path, capfd):
+    template = TEMPLATE | {"before": "python -c \"open('{runs}.made', 'x')\"", "creates": "{runs}.made"}
+    path = write(axes={"N": template})
+    variants, _ = planned(path)
+    plan.make_inputs(variants, dry_run=True)
+    assert capfd.readouterr().out.startswith("python -c ") and not (tmp_path / "runs.made").exists()
+    for _ in range(2):
+        plan.make_inputs(variants, dry_run=False)
+    assert (tmp_path / "runs.made").exists()
+    assert plan.main(["--plan", str(write(axes={"N": template | {"creates": "{runs}.other"}}))]) == 2
+    assert "error: this command failed: python -c " in capfd.readouterr().err and not (tmp_path / "runs").exists()
 
 
 # Training
@@ -170,7 +300,7 @@ def test_a_run_that_fails_stops_the_others_and_shows_its_log(write, tiny, tmp_pa
     variants = {"a": {"training_steps": 2}, "wrong": {"llms": ["no/such-llm"]}, "long": long, "never": None}
     path = write(settings={}, variants=variants)
     command = [sys.executable, "-m", "utils.plan", "--plan", str(path), "--seeds", "1", "--jobs", "2", *tiny]
-    run = subprocess.run(command, capture_output=True, text=True, cwd=REPO, timeout=120)
+    run = subprocess.run(command, capture_output=True, text=True, cwd=REPO, timeout=300)
     failed, log = run.stderr.split("error: this command failed: ")[1].split("\n", 1)
     assert run.returncode == 2 and failed.startswith("python train_router_mdeberta.py ")
     assert " --llms no/such-llm " in failed
@@ -182,18 +312,19 @@ def test_a_run_that_fails_stops_the_others_and_shows_its_log(write, tiny, tmp_pa
 
 def wait_for(happened, process) -> None:
     """Wait until something has happened; the process must not end before."""
-    for _ in range(1200):
+    end = time.monotonic() + 300
+    while time.monotonic() < end:
         if happened():
             return
         assert process.poll() is None, process.communicate()
         time.sleep(0.05)
-    raise AssertionError("it did not happen within a minute")
+    raise AssertionError("it did not happen within five minutes")
 
 
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
 def test_a_stopped_plan_goes_on_to_the_same_weights(write, tiny, tmp_path, name):
     """Ctrl-C reaches the whole group of processes, the other signal the parent alone: each run is told once."""
-    long = {"training_steps": 2000, "eval_steps": 500}
+    long = {"training_steps": 3000, "eval_steps": 500}
     path = write(settings={}, variants={"short": {"training_steps": 2}, "long": long, "longer": long | {"H": 2}})
     command = [sys.executable, "-m", "utils.plan", "--plan", str(path), "--seeds", "1", "--jobs", "2", *tiny]
     folders = [tmp_path / "trained" / variant / "seed_1" for variant in ("long", "longer")]
@@ -205,12 +336,12 @@ def test_a_stopped_plan_goes_on_to_the_same_weights(write, tiny, tmp_path, name)
         os.killpg(process.pid, signal.SIGINT)
     else:
         process.terminate()
-    said = process.communicate(timeout=60)[1]
+    said = process.communicate(timeout=120)[1]
     assert process.returncode == 130 and "interrupted: the same command goes on" in said
     for folder in folders:
         assert (folder / "state").is_dir() and not (folder / "results.json").exists()
         assert "interrupted: stopped at step" in (folder / "log.txt").read_text()
-    assert subprocess.run(command, cwd=REPO, capture_output=True, timeout=120).returncode == 0
+    assert subprocess.run(command, cwd=REPO, capture_output=True, timeout=300).returncode == 0
     assert "resumed at step" in (folders[0] / "log.txt").read_text()
     words = json.loads((folders[0] / "results.json").read_text())["command"]
     alone = [*shlex.split(words)[2:], "--save_path", str(tmp_path / "alone")]

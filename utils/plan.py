@@ -296,10 +296,10 @@ def planned(args: argparse.Namespace, extra: Sequence[str]) -> tuple[list[Varian
             if args.label and not plan.get("axes"):
                 raise ValueError("--label is for a recipe or a plan with axes; these variants have labels of their own")
             variants = variants_of(plan, folder, extra, args.label)
-            if extra:
-                check_settings(args, plan, variants, extra)
         except ValueError as error:
             raise ValueError(f"{args.plan}: {error}") from None
+        if extra:
+            check_settings(args, plan, variants, extra)
     if args.only:
         names = {variant.name for variant in variants} | {variant.axis for variant in variants}
         if unknown := sorted(set(args.only) - names):

@@ -131,7 +131,7 @@ for step in $STEPS; do
       )
       for seed in $SEEDS; do
         python train_router_mdeberta.py \
-          --recipe miniature \
+          --recipe miniature --label miniature \
           "${data[@]}" \
           --encoder "$ENCODER" \
           --device "$DEVICE" \

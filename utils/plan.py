@@ -5,15 +5,15 @@ Finished runs are skipped, and stopped ones go on.
     python -m utils.plan --plan train_scripts/plans/ablations.yaml --seeds 1 2 --only lambda H --dry_run
     python -m utils.plan --recipe tuned --seeds 1 2 3              one recipe, in runs/minilm_tuned/paper/seed_N
 
-Flags that are not those of this command go to train_router_mdeberta.py, for every run: `--device cuda`. They change the
-settings that all variants share; what a variant sets itself it keeps.
+All other flags, such as `--device cuda`, go to train_router_mdeberta.py for every run. They change the settings that
+all variants share, but not what a variant sets itself.
 
 A plan is a YAML file:
 
     runs: runs/ablations/minilm_frozen     folder of the runs: DIR/NAME/seed_N
     seeds: [1, 2, 3, 4, 5]
     settings: {recipe: frozen}             of all runs: a recipe, and flags that change it
-    label: minilm_frozen                   name in results, for axes: a variant's label is "LABEL AXIS=VALUE"
+    label: minilm_frozen                   for axes: name in results, a variant's is "LABEL AXIS=VALUE"
     axes:                                  one setting changed at a time; a value that the settings have is left out
       H: {H: [1, 2, 5]}                    a flag and its values
       sample_sample:                       or values by name, each with its settings
@@ -22,11 +22,12 @@ A plan is a YAML file:
         values: [2, 3]
         settings: {data_paths: ["{runs}/clusters/{value}/mmlu_train.json"]}
         before: python -m utils.clustering --encoder {encoder} --clusters {value} --output {runs}/clusters/{value}
-        creates: "{runs}/clusters/{value}" before is a command; it runs first, where what it creates is not there
+        creates: "{runs}/clusters/{value}"
     variants:                              or whole variants by name, which may have seeds and a label of their own;
       paper: {temperature: 0.2}            without a label and a recipe, the name is the label
 
-Entries that begin with "x-" are for YAML anchors.
+The command `before` runs before all training, where the file or folder that `creates` names is not there yet. Entries
+that begin with "x-" are for YAML anchors.
 """
 
 import argparse
@@ -50,7 +51,7 @@ from typing import Any
 import yaml
 from tqdm import tqdm
 
-from utils.config import CUSTOM, PROGRAM, Config, flags_of, has_settings_of, leaves, parse_config, recipes, settings_of
+from utils.config import CUSTOM, PROGRAM, Config, flags_of, leaves, parse_config, recipes, settings_of
 from utils.meters import bar
 
 TRAINER = Path(__file__).parents[1] / "train_router_mdeberta.py"
@@ -125,7 +126,7 @@ def read_plan(path: Path) -> dict[str, Any]:
 
 
 def check_plan(plan: Any) -> None:
-    """Raise ValueError for what has not the parts of a plan; its settings are checked by `variant_of`."""
+    """Raise ValueError for what lacks a part of a plan or has another kind of value; `variant_of` checks settings."""
     if not isinstance(plan, dict) or not {"runs", "seeds"} <= plan.keys():
         raise ValueError("a plan is a mapping with at least runs and seeds (`python -m utils.plan --help`)")
     plan = {str(key): value for key, value in plan.items() if not str(key).startswith("x-")}
@@ -282,13 +283,13 @@ def parser() -> argparse.ArgumentParser:
 def planned(args: argparse.Namespace, extra: Sequence[str]) -> tuple[list[Variant], list[Run]]:
     """The variants and runs of a command line, finished or not. extra: arguments for the trainer.
 
-    Raises: ValueError for what is no plan, a name in --only that it has not, or a flag that cannot be as it is.
+    Raises: ValueError for what is no plan, a name in --only that the plan lacks, or a flag that does not go with it.
     """
     check_flags(args, extra)
     if args.plan is None:
         variants, seeds, folder = [variant_of_recipe(args, extra)], SEEDS, args.runs or RUNS
         if args.collect and Path(args.collect) == Path(DEFAULT_RESULTS):
-            check_label(variants[0].config, args.label, extra)
+            check_label(args.label, extra)
     else:
         plan = read_plan(args.plan)
         seeds, folder = plan["seeds"], args.runs or plan["runs"]
@@ -313,7 +314,7 @@ def planned(args: argparse.Namespace, extra: Sequence[str]) -> tuple[list[Varian
 
 
 def check_flags(args: argparse.Namespace, extra: Sequence[str]) -> None:
-    """Raise ValueError, naming the flag, for one that is out of its bounds, or that others set."""
+    """Raise ValueError, naming the flag, for one that is out of its bounds or has no place here."""
     for name, least in (("jobs", 1), ("threads", 0)):
         if getattr(args, name) < least:
             raise ValueError(f"--{name} is {getattr(args, name)}; it must be at least {least}")
@@ -334,13 +335,12 @@ def variant_of_recipe(args: argparse.Namespace, extra: Sequence[str]) -> Variant
     return replace(variant, name=args.name or f"{encoder}_{label}/{variant.config.loss.fidelity}")
 
 
-def check_label(config: Config, label: str | None, extra: Sequence[str]) -> None:
+def check_label(label: str | None, extra: Sequence[str]) -> None:
     """Raise ValueError if a row of results/ would have no name, or that of a recipe with other settings."""
-    is_other = False
-    if label in recipes():
-        beside = ["--loss", config.loss.loss]
-        is_other = not has_settings_of(config, parse_config(["--recipe", label, *beside]))
-    if config.run.label == CUSTOM or is_other:
+    own = parse_config(extra).run.label  # what these settings are called without --label
+    is_nameless = label is None and own == CUSTOM
+    is_taken = label in recipes() and label != own
+    if is_nameless or is_taken:
         raise ValueError(
             f"with other settings ({shlex.join(extra)}) this is not what {DEFAULT_RESULTS}/ has a row of: "
             "name its row with --label, or --collect into another folder"
@@ -372,8 +372,8 @@ def check_settings(
 def runs_of(variants: Sequence[Variant], seeds: Sequence[int], chosen: Sequence[int] | None, folder: Path) -> list[Run]:
     """One run for each variant and seed: all variants of one seed before the next seed.
 
-    seeds: of variants that have none of their own. chosen: those of them that are trained, or for variants without
-    seeds of their own any others; None: all.
+    seeds: of the variants that have none of their own.
+    chosen: seeds in place of those; of variants with seeds of their own, only these are trained. None: all.
     """
     runs = []
     own_seeds = [seed for variant in variants for seed in variant.seeds or ()]

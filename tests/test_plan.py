@@ -328,7 +328,14 @@ def test_a_stopped_plan_goes_on_to_the_same_weights(write, tiny, tmp_path, name)
     path = write(settings={}, variants={"short": {"training_steps": 2}, "long": long, "longer": long | {"H": 2}})
     command = [sys.executable, "-m", "utils.plan", "--plan", str(path), "--seeds", "1", "--jobs", "2", *tiny]
     folders = [tmp_path / "trained" / variant / "seed_1" for variant in ("long", "longer")]
-    process = subprocess.Popen(command, cwd=REPO, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    process = subprocess.Popen(
+        command,
+        cwd=REPO,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
+    )
     for folder in folders:
         metrics = folder / "metrics.jsonl"
         wait_for(lambda metrics=metrics: metrics.is_file() and '"step": 20,' in metrics.read_text(), process)

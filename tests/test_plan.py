@@ -203,7 +203,7 @@ def test_the_ablations_are_those_of_the_committed_results(monkeypatch):
     groups = committed("ablations.jsonl").values()
     theirs = dict(named(parse_config(words_of(rows))) for rows in groups)
     assert all([row["seed"] for row in rows] == [1, 2, 3, 4, 5] for rows in groups)
-    assert len(ours) == len(variants) == len(groups) == 62 and len(runs) == 310
+    assert len(ours) == len(variants) == len(groups) == 63 and len(runs) == 315
     assert {words[words.index("--seed") + 1] for words in (run.arguments for run in runs)} == set("12345")
     assert ours == theirs
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # One setting changed at a time from the recipe `frozen`: results/ablations.md and results/ablations.jsonl.
-#   bash train_scripts/ablations.sh                                        310 runs of 5 to 10 s on one core
+#   bash train_scripts/ablations.sh                                        315 runs of 5 to 10 s on one core
 #   bash train_scripts/ablations.sh --dry_run                              prints the commands that are left to do
 #   bash train_scripts/ablations.sh --only lambda H --seeds 1 2 3          some of the settings, on some seeds
 # The runs are those of train_scripts/plans/ablations.yaml. Finished ones are skipped, a stopped one goes on.

@@ -73,6 +73,7 @@ AXES = {
     "K-": Axis("K-: candidates for negative LLMs per query", "last_k"),
     "ties": Axis("which of several LLMs with one score are among the K+ or K-", "ties"),
     "columns": Axis("order of the LLMs' columns"),
+    "files": Axis("order of the training files"),
     "H": Axis("H: out-of-group queries per query", "H"),
     "N": Axis("N: clusters of queries, made with this encoder (given: the ids in the data files)"),
     "learning_rate": Axis("learning rate", "learning_rate"),
@@ -126,6 +127,7 @@ def base_values(results: Mapping[str, Any]) -> dict[str, str]:
     return values | {
         "N": "given",
         "columns": "given",
+        "files": "given",
         "encoder": encoder if settings["pooling"] is None else f"{encoder}_{settings['pooling']}",
         "LLMs": str(len(results["test"]["llms"])),
         "sample_sample": SAMPLE_SAMPLE[settings["cluster_loss_weight"] > 0, settings["sample_loss_weight"] > 0],

@@ -66,6 +66,19 @@ def test_every_kind_of_run_comes_back(fake, tiny_bert, tmp_path, evaluate, capsy
         assert evaluate(tmp_path / "run", "--cache_dir", tmp_path / "evaluation").strip() == tables
 
 
+def test_a_files_figures_do_not_depend_on_the_others(trained, fake, evaluate, tmp_path):
+    """Alone, or among others in another order: the same picks, query by query."""
+
+    def picks(*names) -> dict[str, list[int]]:
+        output = tmp_path / "out.json"
+        evaluate(trained.folder, "--test_data_paths", *[fake.test[name] for name in names], "--output", output)
+        return json.loads(output.read_text())["picks"]
+
+    together = picks("mbpp", "gsm8k", "arc_challenge")
+    assert together == json.loads((trained.folder / "picks.json").read_text())
+    assert all(picks(name) == {name: together[name]} for name in together)
+
+
 def similarities(folder, questions) -> np.ndarray:
     """Similarities (N, T) of a checkpoint, by transformers and numpy alone.
 

@@ -113,7 +113,7 @@ def load_test_files(args: Arguments, model: RouterDC, config: dict[str, Any]) ->
     tests = load_all(paths, kinds, ("--test_data_paths", "--test_data_type"), **reading(config["settings"]))
     if args.test_data_paths is None and config["settings"].get("llms"):  # the run read these columns alone
         tests = [data.for_llms([name for name in data.llms if name in model.llms]) for data in tests]
-    model.columns(tests[0].llms)  # raises for an LLM that is unknown, before any work
+    model.check_knows(tests[0].llms)
     return [data.for_llms([name for name in model.llms if name in data.llms]) for data in tests]
 
 

@@ -7,7 +7,7 @@ import pytest
 import scipy.optimize
 import torch
 
-from utils.baselines.base import Rows, choose, group_means, unit
+from utils.baselines.base import Rows, choose, unit
 from utils.baselines.controls import BestPerTask, BestSingle, Oracle, Random
 from utils.baselines.irt import IRT
 from utils.baselines.kmeans import KMeans
@@ -19,6 +19,7 @@ from utils.baselines.ridge import Ridge
 from utils.baselines.task_classifier import TaskClassifier
 from utils.baselines.trained_encoder import clustered
 from utils.data import RoutingData
+from utils.denoise import group_means
 from utils.metrics import accuracy
 
 SETTINGS = {
@@ -266,7 +267,7 @@ def test_torch_routers_leave_the_random_state_and_refuse_other_targets(router_cl
 
 def test_group_means_and_unit_vectors():
     y, groups = np.arange(12.0).reshape(6, 2), np.array([1, 0, 1, 2, 0, 1])
-    assert group_means(y, groups, 3).tolist() == [[y[groups == g, t].mean() for t in range(2)] for g in range(3)]
+    assert group_means(y, groups).tolist() == [[y[groups == g, t].mean() for t in range(2)] for g in range(3)]
     assert unit(np.array([[3.0, 4.0], [0.0, 0.0]])).tolist() == [[0.6, 0.8], [0.0, 0.0]]
 
 

@@ -8,6 +8,7 @@ stands, and of two equal flags the later one counts. Other commands are made of 
 """
 
 import argparse
+import json
 import math
 import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -461,7 +462,6 @@ def check_config(config: Config) -> None:
         raise ValueError(
             f"--loss {loss.loss} has no sample-sample loss; leave out --cluster_loss_weight and --sample_loss_weight"
         )
-    Fidelity.parse(loss.fidelity)
     by_hand = []
     if training_set.target_shrinkage:
         by_hand.append(f"--target_shrinkage {training_set.target_shrinkage:g}")
@@ -490,6 +490,20 @@ def settings_of(config: Any) -> dict[str, Any]:
         for name, value in leaves(config)
         if name not in RUN_ONLY
     }
+
+
+def changed_settings(old: Mapping[str, Any], new: Mapping[str, Any], defaults: Mapping[str, Any]) -> list[str]:
+    """What differs between the settings of an older run and new ones, in words.
+
+    A setting that the older run does not know counts as its default.
+    """
+    new = json.loads(json.dumps(new))  # as JSON has them: a tuple is a list
+    changed = []
+    for name in sorted({*old, *new}):
+        before = old.get(name, defaults.get(name))
+        if before != new.get(name):
+            changed.append(f"{name}: {before!r} there, {new.get(name)!r} now")
+    return changed
 
 
 def has_settings_of(config: Config, recipe: Config) -> bool:

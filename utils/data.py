@@ -337,6 +337,11 @@ def embedding_size(files: Sequence[RoutingData]) -> int | None:
     return sizes[0]
 
 
+def check_alike(files: Sequence[RoutingData]) -> None:
+    """Raise DataError if some files have text and some embeddings, or embeddings of another size."""
+    embedding_size(files)
+
+
 def load_tests(config: DataConfig, llms: Sequence[str]) -> list[RoutingData]:
     """The test files of a run, for a router of these LLMs, checked before hours are spent on training.
 

@@ -146,9 +146,9 @@ def sources_of(y: np.ndarray, x: np.ndarray, clusters: np.ndarray | None = None)
     groups = {} if clusters is None else {"cluster": clusters}
     groups["task"] = np.zeros(count, dtype=np.int64)
     for name, ids in groups.items():
-        group_means, others = other_means(y, ids)
+        own_means, others = other_means(y, ids)
         names.append(name)
-        means.append(group_means)
+        means.append(own_means)
         sizes.append(others)
     return Sources(names, np.stack(means), np.stack(sizes))
 
@@ -207,8 +207,8 @@ def pool_targets(
         raise ValueError(f"--target_pooling is {pooling!r}; it must be none, {' or '.join(POOLINGS)}")
     number_of = {question: number for number, question in enumerate(sorted(set(data.questions)))}
     question = np.array([number_of[text] for text in data.questions])  # (N,) number among the M different questions
-    once = _means(values, question)  # (M, T)
-    sources = sources_of(once, _means(x, question), _clusters_of_questions(data, question))
+    once = group_means(values, question)  # (M, T)
+    sources = sources_of(once, group_means(x, question), _clusters_of_questions(data, question))
     noise = _sampling_noise(data, question) if pooling == "question" else UNKNOWN_NOISE
 
     # (M, 1) and (J, M, 1): means over the LLMs.
@@ -245,15 +245,15 @@ def _sampling_noise(data: RoutingData, question: np.ndarray) -> dict[str, float 
     variance = sampling_variance(data.scores, data.kind)
     if variance is None:
         return UNKNOWN_NOISE
-    cell, llms = float(_means(variance, question).mean()), variance.shape[1]
+    cell, llms = float(group_means(variance, question).mean()), variance.shape[1]
     return {"level": cell / llms, "differences": cell * (1 - 1 / llms)}
 
 
-def _means(values: np.ndarray, group: np.ndarray) -> np.ndarray:
+def group_means(values: np.ndarray, groups: np.ndarray) -> np.ndarray:
     """Means of the rows of values (N, d) by group (N,), whose ids are 0 to M - 1 -> (M, d) float64."""
-    sums = np.zeros((group.max() + 1, values.shape[1]))
-    np.add.at(sums, group, values)
-    return sums / np.bincount(group)[:, None]
+    sums = np.zeros((groups.max() + 1, values.shape[1]))
+    np.add.at(sums, groups, values)
+    return sums / np.bincount(groups)[:, None]
 
 
 def describe(estimated: dict[str, Any]) -> str:

@@ -54,14 +54,15 @@ class RouterDC(nn.Module):
             self.encoder.train_last(layers)
 
     def columns(self, llms: Sequence[str]) -> list[int]:
-        """Position of each name of `llms` among this router's LLMs.
+        """Position of each name of `llms` among this router's LLMs. Raises: ValueError as `check_knows`."""
+        self.check_knows(llms)
+        return [self.llms.index(name) for name in llms]
 
-        Raises: ValueError naming the LLMs that it was not trained with.
-        """
+    def check_knows(self, llms: Sequence[str]) -> None:
+        """Raise ValueError, naming them, for LLMs that the router was not trained with."""
         unknown = [name for name in llms if name not in self.llms]
         if unknown:
             raise ValueError(f"the router was not trained with {', '.join(unknown)}; it knows {', '.join(self.llms)}")
-        return [self.llms.index(name) for name in llms]
 
 
 def trained_layers_of(settings: Mapping[str, object]) -> TrainedLayers:

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from utils import checkpoint
-from utils.config import Config, settings_of
+from utils.config import Config, changed_settings, settings_of
 from utils.files import atomic_folder, recover, write_json, write_text
 from utils.model import RouterDC
 from utils.plots import training_curve
@@ -86,22 +86,12 @@ class RunFolder:
         for path in (self.path / "results.json", self.state / "progress.json"):
             if not path.is_file():
                 continue
-            if changed := self._changed(json.loads(path.read_text(encoding="utf-8"))["settings"]):
+            old = json.loads(path.read_text(encoding="utf-8"))["settings"]
+            if changed := changed_settings(old, self.settings, settings_of(Config())):
                 raise ValueError(
                     f"--save_path {self.path} holds a run with other settings ({'; '.join(changed)}). "
                     "Choose another folder, or --overwrite"
                 )
-
-    def _changed(self, old: dict[str, Any]) -> list[str]:
-        """The settings that differ from those of an older run, in words."""
-        defaults = settings_of(Config())
-        new = json.loads(json.dumps(self.settings))  # as JSON has them: a tuple is a list
-        changed = []
-        for name in sorted({*old, *new}):
-            before = old.get(name, defaults.get(name))
-            if before != new.get(name):
-                changed.append(f"{name}: {before!r} there, {new.get(name)!r} now")
-        return changed
 
     def save_state(
         self, model: RouterDC, optimizer: torch.optim.Optimizer, best: dict[str, Tensor], progress: Progress

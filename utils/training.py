@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from utils.config import GIVEN, Config, Fidelity, settings_of
-from utils.data import RoutingData, count_training_questions, embedding_size, load_tests
+from utils.data import RoutingData, check_alike, count_training_questions, load_tests
 from utils.denoise import describe
 from utils.encoders import Given, Queries, load_encoder
 from utils.experiment import Hardware, stream_seed
@@ -93,7 +93,7 @@ def load_data(config: Config) -> tuple[Config, Data]:
             "--selection best needs --validation_fraction above 0; with --validation_fraction 0 use --selection last"
         )
     tests = load_tests(config.data, data.llms) if config.run.final_eval else []
-    embedding_size([*data.files, *tests])  # what cannot be tested is not trained
+    check_alike([*data.files, *tests])  # what cannot be tested is not trained
     return replace(config, loss=loss), Data(data, tests, count_training_questions(tests, data.files))
 
 

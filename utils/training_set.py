@@ -8,7 +8,7 @@ import numpy as np
 
 from utils.config import GIVEN, DataConfig, EncoderConfig, TrainingSetConfig
 from utils.data import RoutingData, embedding_size, gains, load_all, net, reading_of
-from utils.denoise import pool_targets
+from utils.denoise import group_means, pool_targets
 
 
 def split_validation(data: RoutingData, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -63,10 +63,7 @@ def shrink(values: np.ndarray, groups: np.ndarray, amount: float) -> np.ndarray:
     if not 0 <= amount <= 1:
         raise ValueError(f"--target_shrinkage is {amount}; it must be from 0 to 1")
     _, group = np.unique(groups, return_inverse=True)
-    sums = np.zeros((group.max() + 1, values.shape[1]))
-    np.add.at(sums, group, values)
-    means = sums / np.bincount(group)[:, None]
-    return ((1 - amount) * values + amount * means[group]).astype(np.float32)
+    return ((1 - amount) * values + amount * group_means(values, group)[group]).astype(np.float32)
 
 
 @dataclass(frozen=True)

@@ -137,13 +137,6 @@ def choose(
     return best
 
 
-def group_means(y: np.ndarray, groups: np.ndarray, count: int) -> np.ndarray:
-    """Mean of y (N, T) in each of `count` groups, groups (N,) from 0 -> (count, T). Every group must have a row."""
-    sums = np.zeros((count, y.shape[1]))
-    np.add.at(sums, groups, y)
-    return sums / np.bincount(groups, minlength=count)[:, None]
-
-
 def unit(x: np.ndarray) -> np.ndarray:
     """Rows of x (N, p) scaled to length 1; a row of zeros stays."""
     length = np.linalg.norm(x, axis=1, keepdims=True)

@@ -9,8 +9,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from utils.baselines.base import Rows, group_means
+from utils.baselines.base import Rows
 from utils.data import RoutingData, gains, net
+from utils.denoise import group_means
 
 
 class Control(ABC):
@@ -31,7 +32,7 @@ class Control(ABC):
         """Learn from training rows; returns itself."""
         names, groups = np.unique(rows.tasks, return_inverse=True)
         self.tasks = list(names)
-        self.means = group_means(rows.y, groups, len(names))  # (tasks, T)
+        self.means = group_means(rows.y, groups)  # (tasks, T)
         return self
 
     @abstractmethod

@@ -3,7 +3,8 @@
 import numpy as np
 from sklearn import cluster
 
-from utils.baselines.base import Router, Rows, group_means
+from utils.baselines.base import Router, Rows
+from utils.denoise import group_means
 
 
 class KMeans(Router):
@@ -19,7 +20,7 @@ class KMeans(Router):
     def fit(self, rows: Rows) -> "KMeans":
         count = self.setting["clusters"]
         self.model = cluster.KMeans(count, n_init=4, random_state=self.seed).fit(rows.x)
-        self.means = group_means(rows.y, self.model.labels_, count)  # (clusters, T)
+        self.means = group_means(rows.y, self.model.labels_)  # (clusters, T)
         return self
 
     def values(self, x: np.ndarray) -> np.ndarray:

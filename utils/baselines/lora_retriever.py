@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from utils.baselines.base import Router, Rows, group_means, unit
+from utils.baselines.base import Router, Rows, unit
+from utils.denoise import group_means
 
 
 class LoraRetriever(Router):
@@ -23,9 +24,9 @@ class LoraRetriever(Router):
                 "LoraRetriever needs the cluster of every training row: `cluster_id` in each --data_paths file, as in "
                 "datasets/split2_model7_cluster"
             )
-        names, groups = np.unique(rows.clusters, return_inverse=True)
-        self.centres = unit(group_means(rows.x, groups, len(names)))  # (clusters, p)
-        self.means = group_means(rows.y, groups, len(names))  # (clusters, T)
+        _, groups = np.unique(rows.clusters, return_inverse=True)
+        self.centres = unit(group_means(rows.x, groups))  # (clusters, p)
+        self.means = group_means(rows.y, groups)  # (clusters, T)
         return self
 
     def values(self, x: np.ndarray) -> np.ndarray:

@@ -7,7 +7,7 @@ import numpy as np
 from utils.baselines.arguments import Arguments
 from utils.baselines.base import Rows
 from utils.baselines.registry import ROUTERS
-from utils.data import RoutingData, count_training_questions, embedding_size, load_tests
+from utils.data import RoutingData, check_alike, count_training_questions, load_tests
 from utils.training_set import check_encoder_reads, load_training_files, task_rows
 
 
@@ -32,7 +32,7 @@ class Problem:
         self.overlap = count_training_questions(self.tests, self.files)
         self.columns = [self.llms.index(name) for name in self.tests[0].llms]
         self.inside = [data.task for data in self.files]
-        embedding_size([*self.files, *self.tests])  # raises if some have text and some embeddings
+        check_alike([*self.files, *self.tests])
         if any(name in ROUTERS for name in args.routers) and not args.encoder_ckpt:
             check_encoder_reads(args.encoder, self.files)
 

@@ -18,6 +18,7 @@ from utils.baselines.problem import Problem
 from utils.baselines.registry import CONTROLS, ROUTERS, VOTING
 from utils.baselines.voting import answers_of, voting
 from utils.ceiling.known import known_ceilings
+from utils.config import changed_settings
 from utils.data import RoutingData
 from utils.evaluate import measure
 from utils.experiment import Hardware, choose_hardware
@@ -81,12 +82,8 @@ def is_finished(run: Run) -> bool:
     path = run.folder / "results.json"
     if not path.is_file():
         return False
-    old = Arguments().settings() | json.loads(path.read_text(encoding="utf-8"))["settings"]
-    new = json.loads(json.dumps(run.settings))  # as JSON has them: a tuple is a list
-    changed = []
-    for name in sorted({*old, *new}):
-        if old.get(name) != new.get(name):
-            changed.append(f"{name}: {old.get(name)!r} there, {new.get(name)!r} now")
+    old = json.loads(path.read_text(encoding="utf-8"))["settings"]
+    changed = changed_settings(old, run.settings, Arguments().settings())
     if changed:
         raise ValueError(
             f"{run.folder} holds a run with other settings ({'; '.join(changed)}). "

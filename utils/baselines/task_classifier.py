@@ -3,7 +3,8 @@
 import numpy as np
 from sklearn.linear_model import LogisticRegression
 
-from utils.baselines.base import Router, Rows, group_means
+from utils.baselines.base import Router, Rows
+from utils.denoise import group_means
 
 
 class TaskClassifier(Router):
@@ -19,7 +20,7 @@ class TaskClassifier(Router):
 
     def fit(self, rows: Rows) -> "TaskClassifier":
         names, groups = np.unique(rows.tasks, return_inverse=True)
-        self.means = group_means(rows.y, groups, len(names))  # (tasks, T)
+        self.means = group_means(rows.y, groups)  # (tasks, T)
         self.model = None
         if len(names) > 1:
             model = LogisticRegression(C=self.setting["c"], class_weight="balanced", max_iter=1000)

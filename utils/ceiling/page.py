@@ -12,7 +12,7 @@ from utils.tasks import LLMS, short, title_of
 
 PAGE = "ceiling.md"
 ALL_ROWS = "against_best_of_all_rows"  # the gain over the LLM that is best on all rows, in a record
-EARLIER = {  # points, measured by another hand with ridge and kNN on the same embeddings, without intervals
+EARLIER = {  # points, measured before with ridge and kNN on the same embeddings, without intervals
     "mmlu": 0.0,
     "cmmlu": 0.15,
     "gsm8k": 0.0,
@@ -38,7 +38,7 @@ from."""
 REPEATS_FINDING = """\
 - {title}: of {room:.2f} points between the best LLM and the oracle, {repeats} repeat in
   other answers of the same LLMs to the same query. Learnable from the text: {gain}."""
-ABOUT_EARLIER = '"Measured before": by another hand, ridge and kNN on the same embeddings, without intervals.'
+ABOUT_EARLIER = '"Measured before": ridge and kNN on the same embeddings, without intervals.'
 ABOUT_EXCHANGED = """\
 The learners of the learning curve, with each query's own text and with the texts of other queries of the task.
 Gains over the LLM of the same folds, and over the LLM that is best on all rows."""

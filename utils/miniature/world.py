@@ -112,7 +112,8 @@ def relation(entry: Mapping[str, Any], values: dict[str, str]) -> Relation:
 def pairs(text: str) -> dict[str, str]:
     """Pairs as world.yaml has them.
 
-    "大小 多少" -> {"大": "小", "多": "少"}; with a colon, "水果:苹果,梨" -> {"苹果": "水果", "梨": "水果"}.
+    "大小 多少" -> {"大": "小", "多": "少"}.
+    With a colon, "水果:苹果,梨" -> {"苹果": "水果", "梨": "水果"}.
     """
     table = {}
     for entry in text.split():

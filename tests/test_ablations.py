@@ -315,6 +315,7 @@ CHANGED = {  # what each axis may change in the settings of a run
     "learning_rate": {"learning_rate"},
     "similarity": {"similarity_function"},
     "columns": {"llms"},
+    "files": {"data_paths"},
     "encoder": {"encoder", "pooling"},
     "LLMs": {"llms", "top_k", "last_k"},
     "fidelity": {"fidelity"},

@@ -20,7 +20,7 @@ FLOORS = (
     ("training_set", "evaluate", "tables", "plots", "checkpoint", "baselines.base"),
     ("run", "clustering", "benchmark", "scoring", "miniature", "report.runs"),  # work on files and runs
     ("training", "importers", "report.summary"),
-    ("baselines", "ceiling"),  # routers beside ours, and what is possible
+    ("baselines", "ceiling", "jobs"),  # routers beside ours, what is possible, and many trainings
     ("report",),  # pages and figures of all of them
     ("plan",),  # many runs and their report
 )

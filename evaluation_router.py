@@ -5,6 +5,7 @@ python evaluation_router.py --ckpt runs/minilm/seed_1 --test_data_paths mine_tes
 python evaluation_router.py --ckpt runs/minilm/seed_1 --query "What is 17 * 23?"        which LLM should answer it
 """
 
+import utils  # noqa: F401  # isort: skip  # before torch, which takes from it how its threads wait
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field

@@ -7,6 +7,7 @@ Reads the training files, holds out a validation split, trains, keeps the best e
 checkpoint, then scores the test sets once and prints their tables beside the paper's.
 """
 
+import utils  # noqa: F401  # isort: skip  # before torch, which takes from it how its threads wait
 import math
 import shlex
 import sys
@@ -225,7 +226,7 @@ def train(config: Config, command: str) -> Path:
     writable_folder(path, "--save_path")
     taken = f"--save_path {path}: another process is training there; wait for it, or choose another folder"
     with locked(path, taken):
-        hardware = choose_hardware(config.hardware.device, config.hardware.precision)
+        hardware = choose_hardware(config.hardware.device, config.hardware.precision, config.hardware.threads)
         writable_folder(config.hardware.cache_dir, "--cache_dir")
         config, data = load_data(config)
         run = RunFolder(path, settings_of(config) | {"data": data.digests})

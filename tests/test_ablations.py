@@ -16,7 +16,7 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer
 
 import evaluation_router
 import train_router_mdeberta
-from utils.config import parse_config, settings_of
+from utils.config import HardwareConfig, parse_config, settings_of
 from utils.report import ablations, lost_llms
 
 FROZEN = {"freeze_encoder": True, "pooling": "mean", "learning_rate": 1e-2}
@@ -70,7 +70,7 @@ def test_an_llm_is_lost_on_the_characters_that_the_run_read(fake, tiny_bert, tmp
     for keep in ("first", "last"):
         flags = FROZEN | {"max_characters": 9, "keep_characters": keep, "training_steps": 4, "eval_steps": 4}
         assert train_router_mdeberta.main(arguments(fake, tiny_bert, tmp_path / keep, **flags)) == 0
-        (whole, *_) = lost_llms.lose_llms(tmp_path / keep, tmp_path / "cache", "cpu")
+        (whole, *_) = lost_llms.lose_llms(tmp_path / keep, HardwareConfig(device="cpu", cache_dir=tmp_path / "cache"))
         found[keep] = json.loads((tmp_path / keep / "results.json").read_text())["test"]["id_avg"]
         assert whole["id_avg"] == pytest.approx(found[keep], abs=1e-3)
     assert found["first"] != found["last"]

@@ -16,11 +16,12 @@ import matplotlib.image
 import numpy as np
 import pytest
 from conftest import REPO, make_rows
+from sklearn.metrics import silhouette_samples, silhouette_score
 from transformers import AutoModel, AutoTokenizer
 
 from utils import clustering, plots
 from utils.cluster_files import TRAINING_FILES, load_files, unique_queries
-from utils.clustering import describe, kmeans, main, tsne_map
+from utils.clustering import describe, kmeans, main, silhouette, table, tsne_map
 from utils.data import load
 from utils.plots import query_map
 
@@ -220,6 +221,21 @@ def test_the_report_is_what_the_files_say(made, inputs, tiny_bert):
     assert report["pooling"] == "first" and report["given"] == "inputs"
 
 
+def test_the_silhouette_of_many_points_is_that_of_some_drawn(monkeypatch):
+    """Its work would grow with the square of their number: 300 of 2,000 give it within their own standard error."""
+    points, ids = groups([700, 800, 500])
+    points = points + np.random.default_rng(1).normal(scale=3, size=points.shape)
+    assert silhouette(points, ids) == round(float(silhouette_score(points, ids)), 4)
+    of_all = silhouette_samples(points, ids)
+    monkeypatch.setattr(clustering, "SILHOUETTE_POINTS", 300)
+    drawn = silhouette(points, ids)
+    assert drawn == silhouette(points, ids)  # the same draw every time
+    assert drawn != round(float(of_all.mean()), 4)
+    assert drawn == pytest.approx(of_all.mean(), abs=4 * of_all.std() / np.sqrt(300))
+    report = {"unique_queries": 2000, "sizes": {"a": [1, 2]}, "silhouette": {"tsne": drawn}, "adjusted_rand_index": {}}
+    assert f"- silhouette, tsne (300 queries drawn): {drawn:.3f}" in table(report)
+
+
 def test_describe_against_naive_loops(inputs):
     files = load_files(list(map(str, inputs)))
     places = unique_queries(files)[1]
@@ -234,6 +250,7 @@ def test_describe_against_naive_loops(inputs):
     assert list(result["adjusted_rand_index"]) == ["new_and_tasks"]  # no ids from before: nothing to compare with
     expected = np.bincount(ids[np.concatenate(places)]).tolist()
     assert np.sum(list(result["sizes"].values()), axis=0).tolist() == expected
+    assert "drawn" not in table(result)
     one = describe(files, places, ids * 0, spaces, None)
     assert one["silhouette"] == {"flat": None, "deep": None}
     assert one["sizes"] == {"gsm8k": [60], "arc_challenge": [48], "mmlu": [40]}

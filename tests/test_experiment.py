@@ -2,11 +2,16 @@
 
 import json
 import os
+import platform
+import re
+import sys
 from pathlib import Path
+from subprocess import run
 
 import numpy as np
 import pytest
 import torch
+from conftest import REPO
 
 from utils.experiment import batch_rows, choose_hardware, stream_seed
 from utils.files import atomic_folder, writable_folder, write_json
@@ -109,6 +114,40 @@ def test_setup_on_a_cpu():
     ):
         with pytest.raises(ValueError, match=words):
             choose_hardware(*arguments)
+
+
+@pytest.mark.parametrize(
+    "program", [["train_router_mdeberta.py"], ["evaluation_router.py"], ["-m", "utils.clustering"]]
+)
+def test_threads_that_wait_leave_the_cpu_to_others(program):
+    """What OpenMP itself says that it was told."""
+    without = {name: value for name, value in os.environ.items() if name not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")}
+    environment = without | {"OMP_DISPLAY_ENV": "verbose"}
+    said = run([sys.executable, *program, "--help"], cwd=REPO, env=environment, capture_output=True, text=True)
+    assert said.returncode == 0
+    spins = set(re.findall(r"GOMP_SPINCOUNT = '(\w+)'", said.stderr))
+    if not spins:
+        pytest.skip("torch has another OpenMP here, which knows no GOMP_SPINCOUNT")
+    assert spins == {"1000"}
+
+
+@pytest.mark.parametrize("told", [{"GOMP_SPINCOUNT": "7"}, {"OMP_WAIT_POLICY": "ACTIVE"}])
+def test_how_threads_wait_is_the_users_to_say(told):
+    without = {name: value for name, value in os.environ.items() if name not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")}
+    show = "import utils, os; print(os.environ.get('GOMP_SPINCOUNT'))"
+    said = run([sys.executable, "-c", show], cwd=REPO, env=without | told, capture_output=True, text=True)
+    assert said.stdout.strip() == told.get("GOMP_SPINCOUNT", "None")
+
+
+def test_threads_are_those_that_were_asked_for():
+    before = torch.get_num_threads()
+    try:
+        assert choose_hardware("cpu", "fp32", threads=2).describe() == f"cpu ({platform.machine()}, 2 threads), fp32"
+        assert torch.get_num_threads() == 2
+        choose_hardware("cpu", "fp32")
+        assert torch.get_num_threads() == 2  # 0 leaves the number as it is
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_a_folder_killed_in_the_exchange_comes_back(tmp_path):

@@ -18,7 +18,7 @@ from sklearn.metrics.pairwise import cosine_similarity
 import evaluation_router
 import train_router_mdeberta
 from utils import plots
-from utils.config import parse_arguments
+from utils.config import HardwareConfig, parse_arguments
 from utils.data import load
 from utils.report import ablations, drawings, figures
 
@@ -379,7 +379,7 @@ def test_the_shares_drawn_are_the_means_over_the_seeds(files, tmp_path, monkeypa
 def test_query_embeddings_are_those_that_the_router_compares(files, fake, tmp_path):
     """Their cosines to the LLM embeddings give the picks of the evaluation."""
     run = files / "base" / "seed_1"
-    queries = figures.query_embeddings(run, 1000, 1, "cpu", files / "cache")
+    queries = figures.query_embeddings(run, 1000, 1, HardwareConfig(device="cpu", cache_dir=files / "cache"))
     assert evaluation_router.main(["--ckpt", str(run), "--device", "cpu", "--output", str(tmp_path / "out.json")]) == 0
     picks = json.loads((tmp_path / "out.json").read_text())["picks"]
     llms = load_file(run / "checkpoint" / "model.safetensors")["llm_embeddings.weight"].numpy()
@@ -387,7 +387,7 @@ def test_query_embeddings_are_those_that_the_router_compares(files, fake, tmp_pa
         near = cosine_similarity(queries.embeddings[queries.places == number], llms)
         assert (near.argmax(axis=1) == picks[task]).mean() > 0.97  # but for ties in the last digit
     np.testing.assert_allclose(np.linalg.norm(queries.embeddings, axis=1), 1, rtol=1e-5)
-    few = figures.query_embeddings(run, 7, 1, "cpu", files / "cache")
+    few = figures.query_embeddings(run, 7, 1, HardwareConfig(device="cpu", cache_dir=files / "cache"))
     assert np.bincount(few.places).tolist() == [7, 7, 7]
     for row in few.embeddings:
         assert np.abs(queries.embeddings - row).max(axis=1).min() < 1e-4

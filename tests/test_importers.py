@@ -13,6 +13,7 @@ import pytest
 from conftest import REPO
 from safetensors.torch import load_file
 
+from utils.config import HardwareConfig
 from utils.data import load
 from utils.importers import __main__ as importers
 from utils.importers.common import Pairs
@@ -443,11 +444,12 @@ def test_what_is_drawn_and_lost_after_training_reads_the_embeddings_too(make, sc
     run = script("train_router_mdeberta.py", *flags)
     assert run.returncode == 0, run.stderr
     result, picks = (json.loads((tmp_path / "run" / name).read_text()) for name in ("results.json", "picks.json"))
-    lines = {line["value"]: line for line in lost_llms.lose_llms(tmp_path / "run", tmp_path / "c", "cpu")}
+    hardware = HardwareConfig(device="cpu", cache_dir=tmp_path / "c")
+    lines = {line["value"]: line for line in lost_llms.lose_llms(tmp_path / "run", hardware)}
     assert set(lines) == {"none", "llm-1", "llm-2", "llm-3"} and lines["none"]["metrics"] == pytest.approx(
         result["test"]["tasks"], abs=1e-3
     )
-    queries = figures.query_embeddings(tmp_path / "run", 100, 1, "cpu", tmp_path / "c")
+    queries = figures.query_embeddings(tmp_path / "run", 100, 1, hardware)
     llms = load_file(tmp_path / "run" / "checkpoint" / "model.safetensors")["llm_embeddings.weight"].numpy()
     nearest = (queries.embeddings @ (llms / np.linalg.norm(llms, axis=1, keepdims=True)).T).argmax(axis=1)
     assert {task: nearest[queries.places == number].tolist() for number, task in enumerate(queries.tasks)} == picks

@@ -7,7 +7,7 @@ import pytest
 from conftest import LLMS
 
 from utils.data import load, load_all
-from utils.metrics import accuracy, averages, best_single, references, shares
+from utils.metrics import accuracy, averages, best_single, references, shares, single_accuracies
 from utils.tables import cells_and_mean, markdown, spread, tables
 from utils.tasks import LLMS as PAPER_LLMS
 from utils.tasks import PAPER, PAPER_AVERAGE, TASKS, short, short_names, title_of
@@ -64,6 +64,12 @@ def test_reference_rows(fake, tests):
         assert table["per-query oracle"][data.task] == pytest.approx(oracle, rel=1e-6)
     means = {llm: np.mean(list(table[llm].values())) for llm in LLMS}
     assert best_single(table, LLMS, list(table[LLMS[0]])) == max(means, key=means.get)
+
+
+def test_single_llms_earn_what_picking_them_every_time_earns(tests):
+    for data in tests:
+        picked = [accuracy(np.full(len(data), column), data) for column in range(len(data.llms))]
+        assert single_accuracies(data) == picked  # to the last digit
 
 
 def test_markdown_has_one_width_and_aligns_numbers():

@@ -84,7 +84,7 @@ def test_a_recipe_is_trained_without_a_plan():
     runs = plan.planned(args, extra)[1]
     assert [str(run.folder) for run in runs] == [f"runs/minilm_tuned/paper/seed_{seed}" for seed in (1, 2, 3, 4, 5)]
     for seed, run in enumerate(runs, 1):
-        alone = parse_config(["--recipe", "tuned", "--device", "cpu", "--seed", str(seed)])
+        alone = parse_config(["--recipe", "tuned", "--device", "cpu", "--seed", str(seed), "--threads", "1"])
         assert settings_of(parse_config(run.arguments)) == settings_of(alone)
         assert parse_config(run.arguments).run.label == "tuned"
 

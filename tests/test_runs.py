@@ -6,6 +6,7 @@ import shutil
 import pytest
 from conftest import LLMS
 
+from utils.config import HardwareConfig
 from utils.data import DataError
 from utils.report import runs
 from utils.report.runs import Run
@@ -81,7 +82,7 @@ def test_test_files_are_opened_again_with_the_llms_of_the_run(trained):
 
 
 def test_a_router_is_opened_again_and_a_changed_file_is_refused(trained, tmp_path):
-    router = runs.reopen_router(trained.folder, "cpu", tmp_path / "cache")
+    router = runs.reopen_router(trained.folder, HardwareConfig(device="cpu", cache_dir=tmp_path / "cache"))
     assert router.embed(router.tests[0]).shape == (50, router.model.encoder.hidden_size)
     assert router.trained_layers == "all" and not router.hardware.bf16
     shutil.copytree(trained.folder, tmp_path / "copy")
@@ -90,7 +91,7 @@ def test_a_router_is_opened_again_and_a_changed_file_is_refused(trained, tmp_pat
     results["settings"]["data"][path] = "another"
     (tmp_path / "copy" / "results.json").write_text(json.dumps(results))
     with pytest.raises(DataError) as error:
-        runs.reopen_router(tmp_path / "copy", "cpu", tmp_path / "cache")
+        runs.reopen_router(tmp_path / "copy", HardwareConfig(device="cpu", cache_dir=tmp_path / "cache"))
     assert f"{path} is not the file that the run {tmp_path / 'copy'} read" in str(error.value)
     with pytest.raises(ValueError, match="checkpoint: no finished run there"):
-        runs.reopen_router(trained.folder / "checkpoint", "cpu", tmp_path / "cache")
+        runs.reopen_router(trained.folder / "checkpoint", HardwareConfig(device="cpu", cache_dir=tmp_path / "cache"))

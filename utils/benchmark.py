@@ -252,7 +252,7 @@ def peak_mb(device: torch.device) -> float:
 def measure_memory(args: Arguments) -> dict[str, float]:
     """Run the phase of `--memory_of` in this process: peak memory in MB when all is loaded, and at the end."""
     name, phase = args.memory_of.split("_")
-    hardware = choose_hardware(args.hardware.device, args.hardware.precision)
+    hardware = choose_hardware(args.hardware.device, args.hardware.precision, args.hardware.threads)
     way = Way(name, args, load_work(args, hardware.device), hardware)
     loaded = peak_mb(hardware.device)
     jobs = way.jobs(phase)
@@ -299,7 +299,8 @@ def memory_in(memory: Mapping[str, Mapping[str, Mapping[str, float]]], moment: s
 
 def benchmark(args: Arguments, arguments: Sequence[str]) -> dict:
     """Measure everything; returns what the JSON file holds."""
-    begun, hardware = time.monotonic(), choose_hardware(args.hardware.device, args.hardware.precision)
+    begun = time.monotonic()
+    hardware = choose_hardware(args.hardware.device, args.hardware.precision, args.hardware.threads)
     writable_folder(args.output.parent, "--output")
     work = load_work(args, hardware.device)
     memory = all_memory(arguments)  # first: if there is too little, this says so

@@ -51,6 +51,7 @@ from utils.tasks import title_of
 PROGRAM = "python -m utils.clustering"
 SPACES = ("tsne", "embedding")
 ITERATIONS = 1000  # of t-SNE
+SILHOUETTE_POINTS = 10_000  # more are drawn from
 
 
 @dataclass(frozen=True)
@@ -221,8 +222,12 @@ def kmeans(points: np.ndarray, clusters: int, seed: int) -> np.ndarray:
 def silhouette(points: np.ndarray, ids: np.ndarray) -> float | None:
     """Mean silhouette of clusters ids (n,) in points (n, d), from -1 to 1.
 
+    Its work is quadratic: of more than SILHOUETTE_POINTS points it is that of so many, drawn with a fixed seed.
     None where it has no meaning: for one cluster, or if every point is alone in its own.
     """
+    if len(ids) > SILHOUETTE_POINTS:
+        drawn = np.random.default_rng(0).choice(len(ids), SILHOUETTE_POINTS, replace=False)
+        points, ids = points[drawn], ids[drawn]
     if not 2 <= len(np.unique(ids)) < len(ids):
         return None
     return round(float(silhouette_score(points, ids)), 4)
@@ -269,8 +274,9 @@ def table(result: Mapping[str, Any]) -> str:
     clusters = len(sizes["all"])
     rows = [[title, *map(str, row), str(sum(row))] for title, row in sizes.items()]
     measures = []
+    drawn = f" ({SILHOUETTE_POINTS:,} queries drawn)" if result["unique_queries"] > SILHOUETTE_POINTS else ""
     for name, value in result["silhouette"].items():
-        measures.append(f"- silhouette, {name}: {'-' if value is None else f'{value:.3f}'}")
+        measures.append(f"- silhouette, {name}{drawn}: {'-' if value is None else f'{value:.3f}'}")
     for name, value in result["adjusted_rand_index"].items():
         measures.append(f"- adjusted Rand index, {name.replace('_', ' ')}: {value:.3f}")
     header = ["rows per cluster", *map(str, range(clusters)), "all"]
@@ -317,7 +323,7 @@ def cluster(args: Arguments, words: Sequence[str]) -> dict[str, Any]:
     Raises: ValueError (DataError) or EncoderError for bad input; the files are then as they were.
     """
     begun = time.monotonic()
-    hardware = choose_hardware(args.hardware.device, args.hardware.precision)
+    hardware = choose_hardware(args.hardware.device, args.hardware.precision, args.hardware.threads)
     files = load_files(args.data_paths)
     given = given_ids(files, args.compare)
     texts, places = unique_queries(files)

@@ -187,6 +187,8 @@ class HardwareConfig:
     """auto, cpu, cuda, cuda:N, mps"""
     precision: Precision = "auto"
     """auto: bf16 where the device computes in it"""
+    threads: int = bounded(0, at_least=0)
+    """CPU threads of torch, 0: as many as cores; it can change the last digits"""
     cache_dir: Path = Path(".cache/queries")
     """embeddings and hidden states that do not change in training"""
 
@@ -478,7 +480,7 @@ def check_config(config: Config) -> None:
 RUN_ONLY = ("save_path", "overwrite", "label", "resume_minutes", "cache_dir", "missing_clusters")
 # A run keeps the label of its recipe when these change: results name them beside the label, or name the data.
 NAMED_BESIDE_THE_LABEL = (
-    *("seed", "encoder", "loss", "fidelity", "device", "precision", "final_eval"),
+    *("seed", "encoder", "loss", "fidelity", "device", "precision", "threads", "final_eval"),
     *("data_paths", "data_type", "test_data_paths", "test_data_type", "final_eval_data_paths", "final_eval_data_type"),
 )
 

@@ -9,11 +9,11 @@ import torch
 from tqdm.auto import tqdm
 
 from utils.ceiling.known import known_ceilings
-from utils.data import RoutingData
+from utils.data import RoutingData, gains, net
 from utils.encoders import Queries, TrainedLayers
 from utils.experiment import Hardware
 from utils.meters import bar
-from utils.metrics import accuracy, averages, mean_cost, references, shares, utility
+from utils.metrics import accuracy, averages, earned, references, shares
 from utils.model import RouterDC
 from utils.tasks import TRAIN_ORDER
 
@@ -113,9 +113,11 @@ def charge(picks: Mapping[str, np.ndarray], tests: Sequence[RoutingData], cost_r
     rows = {"router": picks}
     for column, llm in enumerate(tests[0].llms):
         rows[llm] = {data.task: np.full(len(data), column) for data in tests}
-    costs: dict[str, dict[str, float]] = {}
-    utilities: dict[str, dict[str, float]] = {}
-    for row, chosen in rows.items():
-        costs[row] = {data.task: mean_cost(chosen[data.task], data) for data in tests}
-        utilities[row] = {data.task: utility(chosen[data.task], data, cost_rate) for data in tests}
+    costs: dict[str, dict[str, float]] = {row: {} for row in rows}
+    utilities: dict[str, dict[str, float]] = {row: {} for row in rows}
+    for data in tests:
+        worth = net(gains(data.scores, data.kind), data, cost_rate)  # (N, T), made once
+        for row, chosen in rows.items():
+            costs[row][data.task] = earned(data.costs, chosen[data.task])
+            utilities[row][data.task] = 100 * earned(worth, chosen[data.task])
     return {"costs": costs, "utilities": utilities}

@@ -3,6 +3,7 @@
 import contextlib
 import platform
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -39,12 +40,13 @@ def _has_bf16(device: torch.device) -> bool:
     return device.type == "mps" or torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
-def choose_hardware(device: str = "auto", precision: str = "auto") -> Hardware:
-    """Choose device and precision.
+def choose_hardware(device: str = "auto", precision: str = "auto", threads: int = 0) -> Hardware:
+    """Choose device and precision, and set the number of torch's threads on the CPU.
 
     Args:
         device: "auto" (CUDA, then MPS, then CPU), "cpu", "cuda", "cuda:1", "mps".
         precision: "auto" (bf16 autocast over fp32 weights where the device computes in bf16), "bf16" or "fp32".
+        threads: 0 leaves the number as it is: that of the cores, or OMP_NUM_THREADS.
     Raises: ValueError if the device is not there or the name is unknown.
     """
     if device == "auto":
@@ -62,6 +64,8 @@ def choose_hardware(device: str = "auto", precision: str = "auto") -> Hardware:
         raise ValueError("--device mps: PyTorch sees no Apple GPU. Use --device cpu")
     if precision not in ("auto", "bf16", "fp32"):
         raise ValueError(f"--precision is {precision!r}; it must be auto, bf16 or fp32")
+    if threads:
+        torch.set_num_threads(threads)
     bf16 = _has_bf16(chosen) if precision == "auto" else precision == "bf16"
     return Hardware(chosen, bf16, tokens=512 if chosen.type == "cpu" else 16384, multiple=16 if bf16 else 8)
 
@@ -73,11 +77,21 @@ def stream_seed(*parts: int) -> int:
     return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> 1)
 
 
+@lru_cache(maxsize=2)  # a batch may end one epoch and begin the next
+def epoch_order(count: int, seed: int, epoch: int, stream: int) -> np.ndarray:
+    """The order (count,) in which an epoch visits `count` rows, drawn by (seed, epoch, stream)."""
+    order = np.random.default_rng((seed, epoch, stream)).permutation(count)
+    order.flags.writeable = False  # it is kept
+    return order
+
+
 def batch_rows(pool: np.ndarray, size: int, batch: int, seed: int, stream: int = 0) -> np.ndarray:
     """Batch number `batch` of `size` rows from an endless pass over `pool`, reshuffled each epoch by (seed, epoch,
-    stream).
+    stream). Its cost is that of the batch; each epoch is shuffled once.
     """
-    places = np.arange(batch * size, (batch + 1) * size)
-    epochs = places // len(pool)
-    orders = {e: np.random.default_rng((seed, int(e), stream)).permutation(pool) for e in np.unique(epochs)}
-    return np.array([orders[e][place % len(pool)] for place, e in zip(places, epochs)])
+    epochs, places = np.divmod(np.arange(batch * size, (batch + 1) * size), len(pool))
+    rows = np.empty(size, dtype=pool.dtype)
+    for epoch in np.unique(epochs):
+        is_here = epochs == epoch
+        rows[is_here] = pool[epoch_order(len(pool), seed, int(epoch), stream)[places[is_here]]]
+    return rows

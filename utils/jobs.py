@@ -46,15 +46,11 @@ class Run:
         return path.is_file() and json.loads(path.read_text()).get("command") == self.command
 
 
-def train(run: Run, threads: int) -> None:
+def train(run: Run) -> None:
     """Train one run in this process, a child; what it prints goes to log.txt in the run's folder."""
-    import torch
-
     os.setpgrp()  # Ctrl-C in a terminal reaches the parent alone, which asks its children to stop, once
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     tqdm.set_lock(threading.RLock())  # the parent's may be held by a thread that this copy has not
-    if threads:
-        torch.set_num_threads(threads)
     log = run.log.open("a", buffering=1, encoding="utf-8")
     os.dup2(log.fileno(), 1)
     os.dup2(log.fileno(), 2)
@@ -63,7 +59,7 @@ def train(run: Run, threads: int) -> None:
     runpy.run_path(str(TRAINER), run_name="__main__")
 
 
-def train_all(runs: Sequence[Run], jobs: int, threads: int) -> None:
+def train_all(runs: Sequence[Run], jobs: int) -> None:
     """Train the runs, `jobs` at a time, each in a process of its own.
 
     Libraries are imported once: on Linux a child is a copy of this process. The first run is alone, since it computes
@@ -82,7 +78,7 @@ def train_all(runs: Sequence[Run], jobs: int, threads: int) -> None:
                 while waiting and len(active) < (jobs if finished else 1):
                     run = waiting.pop(0)
                     run.folder.mkdir(parents=True, exist_ok=True)
-                    child = context.Process(target=train, args=(run, threads))
+                    child = context.Process(target=train, args=(run,))
                     child.start()
                     active[child.sentinel] = child, run
                 for sentinel in wait(list(active)):

@@ -21,6 +21,12 @@ def accuracy(picks: np.ndarray, data: RoutingData) -> float:
     return 100 * earned(gains(data.scores, data.kind), picks)
 
 
+def single_accuracies(data: RoutingData) -> list[float]:
+    """Mean gain in % of each LLM alone, T of them, in the order of the columns."""
+    gain = gains(data.scores, data.kind)  # (N, T), made once
+    return [100 * earned(gain, np.full(len(data), column)) for column in range(len(data.llms))]
+
+
 def mean_cost(picks: np.ndarray, data: RoutingData) -> float:
     """Mean cost in US dollars per query of picking LLM picks[i] for query i. picks: (N,) integers.
 
@@ -101,9 +107,10 @@ def references(
         ceilings: {task: %} as `utils.ceiling.known.known_ceilings` finds them. CEILING has these tasks alone; with none
             there is no such row.
     """
-    table = {}
-    for column, llm in enumerate(tests[0].llms):
-        table[llm] = {data.task: accuracy(np.full(len(data), column), data) for data in tests}
+    table: dict[str, dict[str, float]] = {llm: {} for llm in tests[0].llms}
+    for data in tests:
+        for llm, value in zip(table, single_accuracies(data)):
+            table[llm][data.task] = value
     table[PER_TASK] = {data.task: max(row[data.task] for row in table.values()) for data in tests}
     known = {data.task: ceilings[data.task] for data in tests if data.task in (ceilings or {})}
     if known:

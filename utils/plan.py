@@ -50,7 +50,7 @@ SETTINGS = {name for name, _ in leaves(Config())} | {"recipe", "config"}
 BASE = "base"  # the variant of an ablation that changes nothing
 KINDS = {"runs": str, "seeds": list, "settings": dict, "label": str, "axes": dict, "variants": dict}  # parts of a plan
 TEMPLATE = {"values", "settings", "before", "creates"}  # parts of an axis that is a template
-HARDWARE = {"device", "precision"}  # settings with which a run is still what a plan says
+HARDWARE = {"device", "precision", "threads"}  # settings with which a run is still what a plan says
 
 
 @dataclass(frozen=True)
@@ -273,7 +273,7 @@ def planned(args: argparse.Namespace, extra: Sequence[str]) -> tuple[list[Varian
             raise ValueError(f"--only names {', '.join(unknown)}; this plan has {', '.join(sorted(names - {''}))}")
         chosen = {*args.only, BASE}
         variants = [variant for variant in variants if {variant.name, variant.axis} & chosen]
-    runs = runs_of(variants, seeds, args.seeds, Path(folder))
+    runs = runs_of(variants, seeds, args.seeds, Path(folder), args.threads)
     if not runs:
         raise ValueError(f"--seeds {shlex.join(map(str, args.seeds))}: the plan has none of these")
     return variants, runs
@@ -335,19 +335,23 @@ def check_settings(
             )
 
 
-def runs_of(variants: Sequence[Variant], seeds: Sequence[int], chosen: Sequence[int] | None, folder: Path) -> list[Run]:
+def runs_of(
+    variants: Sequence[Variant], seeds: Sequence[int], chosen: Sequence[int] | None, folder: Path, threads: int = 0
+) -> list[Run]:
     """One run for each variant and seed: all variants of one seed before the next seed.
 
     seeds: of the variants that have none of their own.
     chosen: seeds in place of those; of variants with seeds of their own, only these are trained. None: all.
+    threads: of each run, 0 for as many as cores.
     """
-    runs = []
+    runs, given = [], ("--threads", str(threads)) if threads else ()
     own_seeds = [seed for variant in variants for seed in variant.seeds or ()]
     for seed in dict.fromkeys(chosen or [*seeds, *own_seeds]):
         for variant in variants:
             if seed in (variant.seeds or chosen or seeds):
                 save_path = folder / variant.name / f"seed_{seed}"
-                runs.append(Run(save_path, (*variant.words, "--seed", str(seed), "--save_path", str(save_path))))
+                beside = ("--seed", str(seed), *given, "--save_path", str(save_path))
+                runs.append(Run(save_path, (*variant.words, *beside)))
     return runs
 
 
@@ -391,7 +395,7 @@ def main(argv: list[str] | None = None) -> int:
                 for run in pending:
                     print(run.command)
                 return 0
-            train_all(pending, args.jobs, args.threads)
+            train_all(pending, args.jobs)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -20,7 +20,7 @@ from matplotlib.ticker import LogLocator, NullFormatter
 from utils.data import RoutingData
 from utils.fonts import use_fonts
 from utils.meters import read_metrics
-from utils.metrics import accuracy, disagreement, hull, right_counts
+from utils.metrics import disagreement, hull, right_counts, single_accuracies
 from utils.tasks import short_names, title_of
 
 # One of each per row of a figure, so that rows differ in grey print too.
@@ -179,8 +179,8 @@ def llm_accuracies(data: Mapping[str, RoutingData], target: Path) -> None:
     names = short_names(next(iter(data.values())).llms)
     height = np.arange(len(data))[::-1]
     figure, axis = plt.subplots(figsize=(8, 1.6 + 0.4 * len(data)), layout="constrained")
-    for column, name in enumerate(names.values()):
-        values = [accuracy(np.full(len(file), column), file) for file in data.values()]
+    by_file = [single_accuracies(file) for file in data.values()]
+    for column, (name, values) in enumerate(zip(names.values(), zip(*by_file))):
         marker = MARKERS[column % len(MARKERS)]
         axis.plot(values, height, linestyle="", marker=marker, markersize=7, alpha=0.8, label=name)
     axis.set(

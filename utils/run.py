@@ -83,11 +83,12 @@ class RunFolder:
         A setting that an older run does not know counts as its default.
         """
         recover(self.state)
+        defaults = settings_of(Config()) | {"threads": self.settings.get("threads")}  # older runs do not say how many
         for path in (self.path / "results.json", self.state / "progress.json"):
             if not path.is_file():
                 continue
             old = json.loads(path.read_text(encoding="utf-8"))["settings"]
-            if changed := changed_settings(old, self.settings, settings_of(Config())):
+            if changed := changed_settings(old, self.settings, defaults):
                 raise ValueError(
                     f"--save_path {self.path} holds a run with other settings ({'; '.join(changed)}). "
                     "Choose another folder, or --overwrite"

@@ -3,7 +3,7 @@
 import itertools
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -61,6 +61,12 @@ class Router(ABC):
     @abstractmethod
     def fit(self, rows: Rows) -> "Router":
         """Learn from training rows; returns itself."""
+
+    @classmethod
+    def fit_each(cls, seed: int, settings: Sequence[Mapping[str, Any]], rows: Rows) -> Iterator["Router"]:
+        """A router of each setting, fitted on the same rows; a subclass may share what does not depend on it."""
+        for setting in settings:
+            yield cls(seed, **setting).fit(rows)
 
     @abstractmethod
     def values(self, x: np.ndarray) -> np.ndarray:
@@ -124,12 +130,11 @@ def choose(
             "rows"
         )
     best: Choice | None = None
-    for setting in candidates:
-        router = router_class(seed, **setting).fit(rows)
+    for router in router_class.fit_each(seed, candidates, rows):
         scores = [worth(router.pick(x, range(data.scores.shape[1])), data) for x, data in held]
         score = float(np.mean(scores)) if scores else None
         if best is None or score > best.validation:
-            best = Choice(router, setting, score)
+            best = Choice(router, router.setting, score)
         if progress is not None:
             progress.update()
     if everything is not None:

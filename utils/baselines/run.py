@@ -207,7 +207,7 @@ def run_one(
 
 def run_all(args: Arguments, command: str) -> list[Path]:
     """Fit, test and write every (router, seed) that is not finished; returns the folders of all of them."""
-    hardware = choose_hardware(args.hardware.device, args.hardware.precision)
+    hardware = choose_hardware(args.hardware.device, args.hardware.precision, args.hardware.threads)
     root = Path(args.save_path)
     writable_folder(root, "--save_path")
     writable_folder(args.hardware.cache_dir, "--cache_dir")

@@ -257,7 +257,7 @@ def new_lines(args: Arguments) -> list[dict[str, Any]]:
         raise ValueError(f"{' '.join(args.runs)}: no run of the plain recipe there, whose LLMs could be taken away")
     with bar(len(plain), "losing an LLM", "run") as progress:
         for folder in plain:
-            lines += lost_lines(folder, args.hardware.cache_dir, args.hardware.device)
+            lines += lost_lines(folder, args.hardware)
             progress.update()
     return lines
 

@@ -295,9 +295,9 @@ class QueryEmbeddings(NamedTuple):
 
 
 @torch.no_grad()
-def query_embeddings(folder: Path, per_task: int, seed: int, device: str, cache: Path) -> QueryEmbeddings:
+def query_embeddings(folder: Path, per_task: int, seed: int, hardware: HardwareConfig) -> QueryEmbeddings:
     """Embeddings E(x) of at most `per_task` test queries of each task, drawn by `seed`."""
-    router = reopen_router(folder, device, cache)
+    router = reopen_router(folder, hardware)
     found, places = [], []
     for number, data in enumerate(router.tests):
         rows = np.sort(np.random.default_rng((seed, number)).permutation(len(data))[:per_task])
@@ -314,7 +314,7 @@ def draw_tsne(args: Tsne) -> None:
     maps, panels = {}, {}
     for kind, folder in (("with", args.with_loss), ("without", args.without_loss)):
         need(folder / RESULTS, ABLATIONS)
-        queries = query_embeddings(folder, args.per_task, args.seed, args.hardware.device, args.hardware.cache_dir)
+        queries = query_embeddings(folder, args.per_task, args.seed, args.hardware)
         run = queries.run
         title = f"{recipe_name(run.label)}, seed {run.seed}: {kind} the sample-sample loss"
         maps[title] = tsne_map(queries.embeddings, args.seed, args.perplexity)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from utils.config import HardwareConfig
 from utils.data import RoutingData
 from utils.files import write_json
 from utils.metrics import ORACLE, PER_TASK, accuracy, averages, best_single, references
@@ -35,14 +36,14 @@ def limits_of(tests: Sequence[RoutingData], sides: dict[str, list[str]]) -> dict
 
 
 @torch.no_grad()
-def lose_llms(folder: Path, cache: Path, device: str) -> list[dict[str, Any]]:
+def lose_llms(folder: Path, hardware: HardwareConfig) -> list[dict[str, Any]]:
     """Test the router of a finished run without each of its LLMs in turn, and with all ("none").
 
     Every query is encoded once. Returns: lines of ablations.jsonl with a further entry "limits", see `limits_of`.
     Raises: ValueError for a router with fewer than two LLMs; CheckpointError or DataError for files that are damaged,
     changed or gone.
     """
-    router = reopen_router(folder, device, cache)
+    router = reopen_router(folder, hardware)
     model, tests = router.model, router.tests
     llms = [name for name in model.llms if name in tests[0].llms]
     if len(llms) < 2:
@@ -74,13 +75,13 @@ def lose_llms(folder: Path, cache: Path, device: str) -> list[dict[str, Any]]:
     return lines
 
 
-def lost_lines(folder: Path, cache: Path, device: str) -> list[dict[str, Any]]:
+def lost_lines(folder: Path, hardware: HardwareConfig) -> list[dict[str, Any]]:
     """`lose_llms`, kept in the run's folder until the run is trained again."""
     path, sha256 = folder / "lost_llms.json", hashlib.sha256((folder / RESULTS).read_bytes()).hexdigest()
     if path.is_file():
         kept = json.loads(path.read_text())
         if kept["of"] == sha256:
             return kept["lines"]
-    lines = lose_llms(folder, cache, device)
+    lines = lose_llms(folder, hardware)
     write_json(path, {"of": sha256, "lines": lines})
     return lines

@@ -301,7 +301,7 @@ def main(argv: list[str] | None = None) -> int:
     begun = time.monotonic()
     try:
         args = parse_arguments(Arguments, sys.argv[1:] if argv is None else argv, PROGRAM, __doc__)
-        hardware = choose_hardware(args.hardware.device, args.hardware.precision)
+        hardware = choose_hardware(args.hardware.device, args.hardware.precision, args.hardware.threads)
         writable_folder(args.output, "--output")
         result = compare(args.runs, hardware, args.hardware.cache_dir)
         if args.against:

@@ -14,6 +14,7 @@ import numpy as np
 from torch import Tensor
 
 from utils import checkpoint
+from utils.config import HardwareConfig
 from utils.data import DataError, RoutingData, load, reading
 from utils.encoders import Queries, TrainedLayers
 from utils.experiment import Hardware, choose_hardware
@@ -180,8 +181,8 @@ class ReopenedRouter:
         return queries.embed(rows)
 
 
-def reopen_router(folder: Path, device: str, cache: Path) -> ReopenedRouter:
-    """Load the router of a finished run, in the precision of its training, and its test files.
+def reopen_router(folder: Path, config: HardwareConfig) -> ReopenedRouter:
+    """Load the router of a finished run, in the precision of its training whatever `config` says, and its test files.
 
     Raises: CheckpointError or DataError for files that are damaged, changed or gone; ValueError for a device that is
     not there, or a folder without results.json.
@@ -189,7 +190,8 @@ def reopen_router(folder: Path, device: str, cache: Path) -> ReopenedRouter:
     if not (folder / RESULTS).is_file():
         raise ValueError(f"{folder}: no finished run there ({RESULTS})")
     run = Run(folder, json.loads((folder / RESULTS).read_text(encoding="utf-8")))
-    model, config = checkpoint.load(folder)
-    hardware, trained_layers = choose_hardware(device, config["precision"]), trained_layers_of(config["settings"])
-    model.place(hardware, trained_layers, config["settings"]["train_layers"])
-    return ReopenedRouter(run, model, hardware, trained_layers, reopen_tests(run), cache)
+    model, trained = checkpoint.load(folder)
+    hardware = choose_hardware(config.device, trained["precision"], config.threads)
+    trained_layers = trained_layers_of(trained["settings"])
+    model.place(hardware, trained_layers, trained["settings"]["train_layers"])
+    return ReopenedRouter(run, model, hardware, trained_layers, reopen_tests(run), config.cache_dir)

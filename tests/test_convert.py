@@ -21,10 +21,11 @@ from scipy.special import softmax
 
 from tests.conftest import REPO, tiny_documents
 from utils.data import load
+from utils.files import atomic_folder
 from utils.metrics import disagreement, right_counts
-from utils.scoring import rules
+from utils.scoring import convert, rules
 from utils.scoring.bigcode import main as bigcode_main
-from utils.scoring.convert import CEVAL, CMMLU, MMLU, PAPER, Conversion, main, question_of, split
+from utils.scoring.convert import CEVAL, CMMLU, MMLU, PAPER, Conversion, check_options, main, question_of, split
 from utils.scoring.harness import LogError, Sample, find_llms, find_logs, samples
 from utils.scoring.rules import Judging, cut_balanced, key_of, number, programs, value_of, verdicts
 from utils.scoring.sandbox import Program, Verdict
@@ -882,6 +883,57 @@ def test_a_folder_with_files_of_others_is_left_alone(place, capsys):
     assert {path.name: path.read_bytes() for path in (place / "mine").iterdir()} == files
     edit(next((place / "logs").rglob("*beta__x/samples_mini_sums*")), lambda text: text[:-9])
     assert run(place) == 2 and (place / "mine" / "sums_test.json").read_bytes() == files["sums_test.json"]
+
+
+def test_two_conversions_into_one_folder_do_not_mix(place, capsys):
+    write_both(place)
+    for flags, folder in (([], "mine"), (["--answers", place / "said"], "said")):
+        with atomic_folder(place / folder) as part:  # as another conversion does
+            (part / "theirs").write_text("whole")
+            assert run(place, *flags) == 2
+            assert f"{folder}: another process is writing this folder" in capsys.readouterr().err
+            assert (part / "theirs").read_text() == "whole"
+        assert [path.name for path in (place / folder).iterdir()] == ["theirs"]
+        (place / folder / "theirs").unlink()
+    assert not list(place.glob(".*")) and not list((place / "mine").iterdir())
+
+
+def test_what_another_conversion_wrote_meanwhile_is_not_lost(place, capsys, monkeypatch):
+    write_both(place)
+
+    def checked_then_written(args, files):
+        check_options(args, files)
+        monkeypatch.setattr(convert, "check_options", check_options)
+        assert run(place, "--tasks", "quiz") == 0
+
+    monkeypatch.setattr(convert, "check_options", checked_then_written)
+    assert run(place, "--tasks", "sums") == 2
+    assert "quiz_test.json, quiz_train.json there would be lost" in capsys.readouterr().err
+    assert sorted(path.name for path in (place / "mine").iterdir())[1:] == ["quiz_test.json", "quiz_train.json"]
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_an_output_that_is_a_symbolic_link_is_followed(place, there):
+    write_both(place)
+    (place / "far").mkdir()
+    if there:
+        (place / "far" / "data").mkdir()
+    (place / "mine").symlink_to(place / "far" / "data")
+    assert run(place) == 0 and run(place) == 0
+    assert (place / "mine").is_symlink() and (place / "far" / "data" / "convert.json").is_file()
+    assert sorted(path.name for path in place.iterdir()) == ["far", "logs", "mine", "spec.json"]
+    assert [path.name for path in (place / "far").iterdir()] == ["data"]
+
+
+def test_what_a_killed_conversion_left_is_removed(place):
+    write_both(place)
+    assert run(place) == 0
+    (place / "mine").rename(place / ".mine.old")
+    (place / ".mine.part" / "deep").mkdir(parents=True)
+    (place / ".mine.part" / "quiz_train.json").write_text("[")
+    assert run(place) == 0
+    assert not list(place.glob(".*"))
+    assert sorted(path.name for path in (place / "mine").iterdir())[0] == "convert.json"
 
 
 # Questions, splits, files

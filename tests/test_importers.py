@@ -14,6 +14,7 @@ from conftest import REPO
 from safetensors.torch import load_file
 
 from utils.data import load
+from utils.files import atomic_folder
 from utils.importers import __main__ as importers
 from utils.importers.common import Pairs
 from utils.report import figures, lost_llms
@@ -371,6 +372,29 @@ def test_a_persons_files_are_not_overwritten(make, tmp_path):
     assert status == 2
     assert "not an empty folder" in error
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["mine.txt"]
+
+
+def test_two_imports_into_one_folder_do_not_mix(make, tmp_path):
+    source = save(frame(), tmp_path / "r.csv")
+    with atomic_folder(tmp_path / "out") as part:
+        (part / "theirs").write_text("whole")
+        status, _, error = make("routerbench", source)
+        assert status == 2 and "another process is writing this folder" in error
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["theirs"]
+
+
+def test_an_import_that_ended_meanwhile_is_not_overwritten(make, tmp_path, monkeypatch):
+    source, read = save(frame(), tmp_path / "r.csv"), importers.routerbench.read
+
+    def read_then_written(*arguments):
+        (tmp_path / "out").mkdir()
+        (tmp_path / "out" / "theirs").write_text("whole")
+        return read(*arguments)
+
+    monkeypatch.setattr(importers.routerbench, "read", read_then_written)
+    status, _, error = make("routerbench", source)
+    assert status == 2 and "not an empty folder" in error
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["theirs"]
 
 
 def test_the_command_of_the_readme(script, tmp_path):

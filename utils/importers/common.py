@@ -165,9 +165,9 @@ def new_folder(path: Path) -> None:
 
 def write(files: dict[Key, list[dict]], output: Path) -> list[tuple[str, int]]:
     """Write `<task>_<split>.json` files, all or none, into a new folder. Returns their names and numbers of rows."""
-    new_folder(output)
     written = []
     with atomic_folder(output) as folder:
+        new_folder(output)
         for (task, split), rows in sorted(files.items()):
             name = f"{task}_{split}.json" if split else f"{task}.json"
             write_json(folder / name, rows)
@@ -188,9 +188,9 @@ def write_answers(
 
 def write_embedded(files: dict[Key, Any], llms: Sequence[str], output: Path) -> list[tuple[str, int]]:
     """Write scores and embeddings without text as `<task>_<split>.npz`, all or none, as `write` does."""
-    new_folder(output)
     written = []
     with atomic_folder(output) as folder:
+        new_folder(output)
         for (task, split), embedded in files.items():
             name = f"{task}_{split}.npz"
             np.savez(

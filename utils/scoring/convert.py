@@ -17,6 +17,7 @@ written.
 """
 
 import argparse
+import contextlib
 import hashlib
 import json
 import os
@@ -693,12 +694,16 @@ def convert(args: argparse.Namespace) -> Converted:
     Raises: ValueError (LogError, DataError) for bad input; nothing is written then.
     """
     llms, jobs = plan(args)
-    check_options(args, [name for job in jobs for name in job.record.files])
+    names = [name for job in jobs for name in job.record.files]
+    check_options(args, names)
     warnings: list[str] = []
     files: dict[str, dict[str, Any]] = {}
     data: dict[str, RoutingData] = {}
     conversions, answers = [], {}
-    with atomic_folder(args.output) as folder:
+    with contextlib.ExitStack() as held:
+        folder = held.enter_context(atomic_folder(args.output))
+        answers_folder = held.enter_context(atomic_folder(args.answers)) if args.answers else None
+        check_options(args, names)  # again: another conversion may have written there since
         for job in sorted(jobs, key=lambda job: job.record.rule in CODE):  # programs run when other logs are known good
             rows_by_file, answers_by_file, sources = convert_job(job, args, warnings)
             conversions.append(sources)
@@ -713,12 +718,11 @@ def convert(args: argparse.Namespace) -> Converted:
             folder / "convert.json",
             {"llms": llms, "options": options, "warnings": warnings, "files": files, "conversions": conversions},
         )
-    if args.answers:
-        with atomic_folder(args.answers) as folder:
+        if answers_folder:
             for name, of_file in answers.items():
-                write_json(folder / name, of_file)
+                write_json(answers_folder / name, of_file)
             digests = {name: files[name]["sha256"] for name in answers}
-            write_json(folder / "answers.json", {"llms": llms, "output": str(args.output), "files": digests})
+            write_json(answers_folder / "answers.json", {"llms": llms, "output": str(args.output), "files": digests})
     for warning in warnings:
         print(f"warning: {warning}", file=sys.stderr)
     return Converted(args.output, data, [job.record.train for job in jobs if job.record.train])

@@ -6,7 +6,7 @@
 #
 #   BIGCODE           folder of a checkout, which is used as it is (tried with commit 8fc5bae6)
 #   BIGCODE_PYTHON    interpreter of its environment; default: the python of the caller
-#   MODELS, TASKS     org/name or name=path; of humaneval, mbpp, humanevalsynthesize-js
+#   MODELS, TASKS     org/name or name=path ('name=a path' in quotes); of humaneval, mbpp, humanevalsynthesize-js
 #   OUT               folder of the outputs; relative paths are seen from the root of the repository
 #   BATCH_SIZE, PRECISION, LIMIT    for its main.py, which also gets all further flags
 #
@@ -58,7 +58,8 @@ run() {  # folder to run in, then the command
 }
 
 trap 'echo "interrupted: finished steps stay in $OUT, and the same command goes on" >&2; exit 130' INT TERM
-for model in $MODELS; do
+read_models
+for model in "${models[@]}"; do
   name="${model%%=*}" path="${model#*=}"
   if [[ -d "$path" && "$DRY_RUN" != 1 ]]; then path="$(cd "$path" && pwd)"; fi
   for task in $TASKS; do

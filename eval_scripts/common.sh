@@ -1,4 +1,4 @@
-# What score.sh and bigcode.sh share: the paper's LLMs, errors, and commands in print. Sourced.
+# What score.sh and bigcode.sh share: the paper's LLMs, the list MODELS, errors, and commands in print. Sourced.
 
 MODELS_OF_THE_PAPER=(
   mistralai/Mistral-7B-v0.1
@@ -11,6 +11,13 @@ MODELS_OF_THE_PAPER=(
 )
 
 fail() { echo "error: $*" >&2; exit 2; }
+
+read_models() {  # the words of MODELS, in which quotes work as on a command line, into the array `models`
+  local words word
+  words="$(xargs -n 1 printf '%s\n' <<< "$MODELS" 2>/dev/null)" || fail "MODELS is '$MODELS'; a quote is not closed"
+  models=()
+  while IFS= read -r word; do models+=("$word"); done <<< "$words"
+}
 
 shown() {  # a command as one would type it
   local word words=()

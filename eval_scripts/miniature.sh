@@ -25,7 +25,10 @@ STEPS="${STEPS:-texts llms score convert cluster router}"
 TRAIN="${TRAIN:-$RUNS/clustered}"   # folders of the data that routers are trained on and tested with
 TEST="${TEST:-$RUNS/converted}"
 ROUTER="${ROUTER:-$RUNS/router}"
-if [[ "$RUNS" = *[[:space:]]* ]]; then echo "error: RUNS is '$RUNS'; choose a path without spaces" >&2; exit 2; fi
+if [[ "$RUNS" = *[\'\",]* ]]; then
+  echo "error: RUNS is '$RUNS'; choose a path without quotes and commas" >&2
+  exit 2
+fi
 
 source train_scripts/env.sh
 export HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 TOKENIZERS_PARALLELISM=false MINIATURE_TEXTS="$RUNS/texts"
@@ -89,7 +92,7 @@ for step in $STEPS; do
       tasks+="+mini_prices+mini_snippets+mini_idioms_idioms+mini_idioms_capitals"
       TASKS="miniature=$tasks" OUT="$RUNS/answers" BACKEND=hf DEVICE=cpu MODEL_ARGS=dtype=float32 \
         BATCH_SIZE="${BATCH_SIZE:-128}" INCLUDE=eval_scripts/tasks/miniature \
-        each score env MODELS="mini/{}=$RUNS/llms/{}" bash eval_scripts/score.sh
+        each score env MODELS="'mini/{}=$RUNS/llms/{}'" bash eval_scripts/score.sh
       ;;
     convert)
       say "4. Scores from answers: convert_dataset_7_model.ipynb"
@@ -101,7 +104,7 @@ for step in $STEPS; do
           -p figures "$RUNS/figures" \
           -p spec eval_scripts/tasks/miniature/conversions.json \
           -p run_code True \
-          -p flags "--llms $(printf 'mini/%s ' $LLMS)--seed $SEED --workers $JOBS --time_limit 3 --answers $RUNS/said"
+          -p flags "--llms $(printf 'mini/%s ' $LLMS)--seed $SEED --workers $JOBS --time_limit 3 --answers '$RUNS/said'"
       fi
       ;;
     cluster)
@@ -110,7 +113,7 @@ for step in $STEPS; do
       if ! executed cluster "$settings"; then
         train=("$RUNS"/converted/{arithmetic,facts,functions,chinese}_train.json)
         notebook cluster_generate.ipynb cluster "$settings" \
-          -p data_paths "${train[*]}" \
+          -p data_paths "$(printf "'%s' " "${train[@]}")" \
           -p output "$RUNS/clustered" \
           -p overwrite True \
           -p results "$RUNS/figures/clusters" \

@@ -4,6 +4,8 @@
 #   DRY_RUN=1 bash eval_scripts/score.sh        print the commands, run nothing
 #   MODELS="org/a mine=runs/b" TASKS="mmlu gsm8k_test" bash eval_scripts/score.sh    one's own; name=path loads the path
 #
+# A path with spaces is quoted in MODELS: MODELS="org/a 'mine=my runs/b'".
+#
 # Relative paths are seen from the root of the repository. The harness is called once per LLM and group of tasks. Its
 # logs go to $OUT/<org>__<name>/<group>/ when it has succeeded. Finished ones are skipped, so a stopped run goes on with
 # the same command. A failing call is reported, the others still run, and the exit code is 1.
@@ -105,9 +107,11 @@ for group in $TASKS; do
   entries+=("$entry")
 done
 
-for model in $MODELS; do
+read_models
+for model in "${models[@]}"; do
   [[ "${model%%=*}" =~ [A-Za-z0-9] && -n "${model#*=}" ]] \
     || fail "MODELS has '$model'; it must be org/name, or name=path"
+  [[ "$model" != *,* ]] || fail "MODELS has '$model'; the harness takes no path with a comma"
 done
 
 if [[ "$DRY_RUN" != 1 ]]; then
@@ -162,7 +166,7 @@ settings() {
 
 trap 'echo "interrupted: finished outputs stay in $OUT, and the same command goes on" >&2; exit 130' INT TERM
 finished=0 skipped=0 failed=()
-for model in $MODELS; do
+for model in "${models[@]}"; do
   name="${model%%=*}" path="${model#*=}"
   folder="$OUT/${name//\//__}"
   for entry in "${entries[@]}"; do

@@ -21,10 +21,11 @@ from scipy.special import softmax
 
 from tests.conftest import REPO, tiny_documents
 from utils.data import load
+from utils.files import atomic_folder
 from utils.metrics import disagreement, right_counts
-from utils.scoring import rules
+from utils.scoring import convert, rules
 from utils.scoring.bigcode import main as bigcode_main
-from utils.scoring.convert import CEVAL, CMMLU, MMLU, PAPER, Conversion, main, question_of, split
+from utils.scoring.convert import CEVAL, CMMLU, MMLU, PAPER, Conversion, check_options, main, question_of, split
 from utils.scoring.harness import LogError, Sample, find_llms, find_logs, samples
 from utils.scoring.rules import Judging, cut_balanced, key_of, number, programs, value_of, verdicts
 from utils.scoring.sandbox import Program, Verdict
@@ -642,6 +643,125 @@ def test_a_broken_log_is_refused_and_nothing_is_written(place, capsys, name):
     assert not (place / "mine").exists() and not list(place.glob(".mine*"))
 
 
+def with_fields(**fields):
+    return lambda line: json.dumps(json.loads(line) | fields) + "\n"
+
+
+OTHER_TYPES = {  # what B's second line has in a field, and what the error says
+    "doc_id is a text": (with_fields(doc_id="1"), "doc_id"),
+    "doc_id is true": (with_fields(doc_id=True), "doc_id"),
+    "doc_hash is a number": (with_fields(doc_hash=5), "doc_hash"),
+    "the filter is a list": (with_fields(filter=[1]), "filter"),
+    "arguments are a number": (with_fields(arguments=3), "arguments"),
+    "a request is a text": (with_fields(arguments=["ab"]), "arguments"),
+    "a line is a list": (lambda line: "[1]\n", "not a sample"),
+    "the target is null": (with_fields(target=None), "reference answer must be text or a number, found None"),
+    "an answer is a number": (with_fields(resps=[[5] * 10]), "not generated answers: [[5, 5"),
+    "the question is null": (with_fields(doc={"question": None}), "a field is NoneType, not text"),
+    "the question is a list": (with_fields(doc={"question": ["a"]}), "a field is list, not text"),
+    "half a character": (with_fields(doc={"question": "\ud800", "answer": "1"}), "surrogates not allowed"),
+    "deep": (lambda line: line[:-2] + ', "x": ' + "[" * 100_000 + "]" * 100_000 + "}\n", "recursion"),
+    "a long number": (lambda line: line[:-2] + ', "x": ' + "9" * 5000 + "}\n", "4300 digits"),
+}
+
+
+@pytest.mark.parametrize("name", OTHER_TYPES)
+def test_fields_of_other_types_are_refused_by_file_and_line(place, capsys, name):
+    change, words = OTHER_TYPES[name]
+    write_log(place / "logs", A, "mini_sums", sums(4, A))
+    log = write_log(place / "logs", B, "mini_sums", sums(4, B))
+    edit(log, change_line(1, change))
+    assert run(place) == 2
+    error = capsys.readouterr().err
+    assert f"{log.relative_to(place)}, line 2: " in error and words in error
+    assert not (place / "mine").exists()
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"n-samples": []},
+        {"n-samples": {"mini_sums": [4]}},
+        {"n-samples": {"mini_sums": {"original": "4", "effective": "4"}}},
+        {"config": "limit"},
+        {"n-shot": 5},
+        {"n-shot": {"mini_sums": [5]}},
+    ],
+)
+def test_a_results_file_of_other_types_is_refused(place, capsys, fields):
+    log = write_log(place / "logs", A, "mini_sums", sums(4, A))
+    results = log.with_name(f"results_{TIME}.json")
+    results.write_text(json.dumps(json.loads(results.read_text()) | fields))
+    assert run(place) == 2
+    assert f"{results.relative_to(place)}: not a results file of the harness" in capsys.readouterr().err
+
+
+def test_a_choice_needs_two_values_and_one_request_for_each_option():
+    options = [["context", f" {letter}"] for letter in "ABC"]
+    for answer in ("7 apples", ["-1"], ["-1", "False", "0"], [True, False], {"0": -1, "1": 0}, [10**400, False]):
+        with pytest.raises(LogError, match="not the log-likelihoods of a multiple choice"):
+            rules.choice(sample([[answer]] * 3, "0", arguments=options))
+    with pytest.raises(LogError, match="of 2 options, and 3 were asked for"):
+        rules.choice(sample([[["-1", "False"]]] * 2, "0", arguments=options))
+    for target in (None, [0], {"a": 1}, "9" * 5000):
+        with pytest.raises(LogError, match="none of the 3 options"):
+            rules.choice(sample([[["-1", "False"]]] * 3, target, arguments=options))
+
+
+@pytest.mark.parametrize("value", [[1], {"a": 1}, 10**400, float("nan"), "1", None, -0.1])
+def test_a_metric_that_is_no_share_is_refused(value):
+    with pytest.raises(LogError, match=r"here, line 1: the metric exact_match is .*, not a number in \[0, 1\]"):
+        rules.metric(sample([["a"]], exact_match=value), "exact_match")
+
+
+@pytest.mark.parametrize(
+    "rule, doc, words",
+    [
+        ("python", HUMANEVAL | {"prompt": 5}, "'prompt' of the document must be text, found 5"),
+        ("python", HUMANEVAL | {"entry_point": None}, "'entry_point'"),
+        ("python", HUMANEVAL | {"test": ["x"]}, "'test'"),
+        ("javascript", JAVASCRIPT | {"test": " "}, "'test'"),
+        ("python", MBPP | {"test_list": "assert add(1, 2) == 3"}, "test_list must be a list of texts, found 'assert"),
+        ("python", MBPP | {"test_list": []}, "test_list must be a list of texts"),
+        ("python", MBPP | {"test_list": [1]}, "test_list must be a list of texts"),
+    ],
+)
+def test_documents_of_programs_have_texts(rule, doc, words):
+    with pytest.raises(LogError, match=re.escape(words)):
+        programs(sample([["return 1"]], doc=doc), rule)
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["{", "[]", '{"program": "x", "passed": true}', '{"program": 1, "passed": 1, "seconds": 10, "megabytes": 4}'],
+)
+def test_a_broken_file_of_verdicts_is_named_with_its_line(tmp_path, line):
+    store = tmp_path / "x.verdicts.jsonl"
+    store.write_text(f'{{"program": "a", "passed": true, "seconds": 10.0, "megabytes": 4096}}\n{line}\n')
+    with pytest.raises(LogError, match=r"x.verdicts.jsonl, line 2: .*delete that line"):
+        rules.read_verdicts(store, Judging())
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({"passed": 5}, "not what utils.scoring.bigcode writes"),
+        ({"passed": [[], []]}, "true or false for each program"),
+        ({"passed": [["true"], [1]]}, "true or false for each program"),
+        ({"documents": "[1]\n"}, "documents.jsonl, line 1: expected an object, found [1]"),
+        ({"documents": "{}\n{\n"}, "documents.jsonl, line 2: not valid JSON"),
+    ],
+)
+def test_verdicts_of_other_types_are_refused(place, capsys, change, words):
+    folder = place / "logs" / A.replace("/", "__") / "sums"
+    folder.mkdir(parents=True)
+    saved = {"passed": [[True], [False]], "generations_sha256": "a", "references_sha256": "b"}
+    (folder / "verdicts.json").write_text(json.dumps(saved | change))
+    (place / "documents.jsonl").write_text(change.get("documents", '{"question": "a"}\n{"question": "b"}\n'))
+    record = SUMS | {"leaves": ["sums"], "rule": "verdicts", "documents": str(place / "documents.jsonl")}
+    assert run(place, records=[record]) == 2 and words in capsys.readouterr().err
+
+
 def test_a_cut_list_of_2024_is_refused(place, capsys):
     write_log(place / "logs", A, "mini_sums", sums(6, A), 2024)
     edit(write_log(place / "logs", B, "mini_sums", sums(6, B), 2024), lambda text: text[: len(text) // 2])
@@ -846,6 +966,12 @@ def test_names_that_are_not_there(place, capsys):
         ([SUMS | {"test": None}], "give 'train', 'test' or both"),
         ([SUMS, SUMS], "two records write sums_test.json"),
         ([SUMS | {"leaves": "mini_sums"}], "must be a list"),
+        ([SUMS | {"leaves": 5}], "must be a list"),
+        ([SUMS | {"question": ["{question}"]}], "'question' is ['{question}']; it must be text"),
+        ([SUMS | {"group": 5}], "'group' is 5; it must be text"),
+        ([QUIZ | {"train_rows": -1}], "'train_rows' is -1"),
+        ([QUIZ | {"train_rows": "9"}], "'train_rows' is '9'"),
+        ([QUIZ | {"test_fraction": "x"}], "record 0"),
     ],
 )
 def test_a_bad_spec_is_refused(place, capsys, record, words):
@@ -882,6 +1008,57 @@ def test_a_folder_with_files_of_others_is_left_alone(place, capsys):
     assert {path.name: path.read_bytes() for path in (place / "mine").iterdir()} == files
     edit(next((place / "logs").rglob("*beta__x/samples_mini_sums*")), lambda text: text[:-9])
     assert run(place) == 2 and (place / "mine" / "sums_test.json").read_bytes() == files["sums_test.json"]
+
+
+def test_two_conversions_into_one_folder_do_not_mix(place, capsys):
+    write_both(place)
+    for flags, folder in (([], "mine"), (["--answers", place / "said"], "said")):
+        with atomic_folder(place / folder) as part:  # as another conversion does
+            (part / "theirs").write_text("whole")
+            assert run(place, *flags) == 2
+            assert f"{folder}: another process is writing this folder" in capsys.readouterr().err
+            assert (part / "theirs").read_text() == "whole"
+        assert [path.name for path in (place / folder).iterdir()] == ["theirs"]
+        (place / folder / "theirs").unlink()
+    assert not list(place.glob(".*")) and not list((place / "mine").iterdir())
+
+
+def test_what_another_conversion_wrote_meanwhile_is_not_lost(place, capsys, monkeypatch):
+    write_both(place)
+
+    def checked_then_written(args, files):
+        check_options(args, files)
+        monkeypatch.setattr(convert, "check_options", check_options)
+        assert run(place, "--tasks", "quiz") == 0
+
+    monkeypatch.setattr(convert, "check_options", checked_then_written)
+    assert run(place, "--tasks", "sums") == 2
+    assert "quiz_test.json, quiz_train.json there would be lost" in capsys.readouterr().err
+    assert sorted(path.name for path in (place / "mine").iterdir())[1:] == ["quiz_test.json", "quiz_train.json"]
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_an_output_that_is_a_symbolic_link_is_followed(place, there):
+    write_both(place)
+    (place / "far").mkdir()
+    if there:
+        (place / "far" / "data").mkdir()
+    (place / "mine").symlink_to(place / "far" / "data")
+    assert run(place) == 0 and run(place) == 0
+    assert (place / "mine").is_symlink() and (place / "far" / "data" / "convert.json").is_file()
+    assert sorted(path.name for path in place.iterdir()) == ["far", "logs", "mine", "spec.json"]
+    assert [path.name for path in (place / "far").iterdir()] == ["data"]
+
+
+def test_what_a_killed_conversion_left_is_removed(place):
+    write_both(place)
+    assert run(place) == 0
+    (place / "mine").rename(place / ".mine.old")
+    (place / ".mine.part" / "deep").mkdir(parents=True)
+    (place / ".mine.part" / "quiz_train.json").write_text("[")
+    assert run(place) == 0
+    assert not list(place.glob(".*"))
+    assert sorted(path.name for path in (place / "mine").iterdir())[0] == "convert.json"
 
 
 # Questions, splits, files

@@ -3,7 +3,9 @@ itself.
 """
 
 import json
+import os
 import shlex
+import subprocess
 import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -111,9 +113,48 @@ def test_own_models_and_tasks(tmp_path):
     assert found[1]["include_path"] == "eval_scripts/tasks"
 
 
+def test_paths_with_spaces(tmp_path):
+    models = "'mine=my runs/b' org/b two\\ words=\"it's here\"\nlast=x"
+    found = commands(MODELS=models, TASKS="mmlu", INCLUDE=tmp_path, OUT="the out")
+    assert [command["model_args"]["pretrained"] for command in found] == ["my runs/b", "org/b", "it's here", "x"]
+    assert [command["output_path"] for command in found] == [
+        f"the out/{llm}/.mmlu.part" for llm in ("mine", "org__b", "two words", "last")
+    ]
+
+
+def test_an_llm_below_a_path_with_spaces_is_scored(stand_in, tmp_path):
+    (tmp_path / "my runs").mkdir()
+    settings = {"MODELS": f"'mine={tmp_path}/my runs/b'", "OUT": tmp_path / "the out"}
+    run, called = stand_in(**settings)
+    assert run.returncode == 0 and called == ["one", "two"], run.stderr
+    assert f"model: {tmp_path}/my runs/b" in (tmp_path / "the out" / "mine" / "one" / "settings.txt").read_text()
+    run, called = stand_in(**settings)
+    assert called == [] and "2 done already" in run.stdout
+
+
+def test_bigcode_takes_paths_with_spaces(tmp_path):
+    folder = tmp_path / "my runs"
+    folder.mkdir()
+    run = subprocess.run(
+        ["bash", REPO / "eval_scripts" / "bigcode.sh"],
+        env=os.environ
+        | {"DRY_RUN": "1", "MODELS": f"'mine={folder}' org/b", "TASKS": "mbpp"}
+        | {"BIGCODE": str(folder), "OUT": str(folder / "out")},
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stderr
+    lines = [shlex.split(line.strip("()")) for line in run.stdout.splitlines()]
+    assert [line[line.index("--model") + 1] for line in lines] == [str(folder), "org/b"]
+    assert [line[1] for line in lines] == [f"{folder}/out/{llm}/.mbpp.part" for llm in ("mine", "org__b")]
+    assert all(f"PYTHONPATH={folder}" in line for line in lines)
+
+
 @pytest.mark.parametrize(
     "settings, message",
     [
+        ({"MODELS": "'mine=a b"}, "MODELS is ''mine=a b'; a quote is not closed"),
+        ({"MODELS": "mine=a,b"}, "MODELS has 'mine=a,b'; the harness takes no path with a comma"),
         ({"BACKEND": "gpt"}, "BACKEND is 'gpt'; it must be vllm, hf or local-completions"),
         ({"TASKS": "mmlu poems"}, "TASKS has 'poems'"),
         ({"TASKS": "x=:3"}, "write group=task+task:examples"),

@@ -6,6 +6,7 @@ After an error nothing is written.
 import csv
 import json
 import pickle
+import zipfile
 
 import numpy as np
 import pandas as pd
@@ -15,6 +16,7 @@ from safetensors.torch import load_file
 
 from utils.config import HardwareConfig
 from utils.data import load
+from utils.files import atomic_folder
 from utils.importers import __main__ as importers
 from utils.importers.common import Pairs
 from utils.report import figures, lost_llms
@@ -162,7 +164,9 @@ def test_the_largest_score_of_a_repeated_pair_counts_with_its_cost():
     pairs = Pairs()
     for score, cost in ((0.5, 1.0), (1.0, 2.0), (0.7, 3.0), (1.0, 4.0)):
         pairs.add("Some Task/1", "test", 1, "why?", "a", score, cost)
-    assert pairs.rows == {("some_task_1", "test"): {1: {"question": "why?", "scores": {"a": 1.0}, "costs": {"a": 2.0}}}}
+    (rows,) = pairs.rows.values()
+    assert [*pairs.rows] == [("some_task_1", "test")]
+    assert [*rows.values()] == [{"question": "why?", "scores": {"a": 1.0}, "costs": {"a": 2.0}}]
     assert pairs.repeated == 3
 
 
@@ -332,6 +336,66 @@ def test_llmrouterbench_refuses_other_questions_and_bad_records(make, tmp_path):
     assert "broken.json: not valid JSON" in refused(make("llmrouterbench", folder), tmp_path)
 
 
+@pytest.mark.parametrize("text", ["one?", "{split}?"])
+def test_llmrouterbench_does_not_join_other_splits_of_a_data_set(make, tmp_path, text):
+    """Index 1 of the split "hard" is another query than index 1 of "easy", even where both have one text."""
+    folder = tmp_path / "bench"
+    for split, scores in {"hard": (0.0, 0.25), "easy": (1.0, 0.5)}.items():
+        for llm, score in zip(LLMS, scores):
+            bench(folder, "aime", split, llm, [(1, text.format(split=split), score, 0.01)])
+    status, out, error = make("llmrouterbench", folder)
+    assert status == 0 and "repeated" not in out, error
+    found = written(tmp_path)["aime.json"]
+    assert sorted(tuple(row["scores"].values()) for row in found) == [(0.0, 0.25), (1.0, 0.5)]
+
+
+def test_data_sets_whose_files_have_one_name_are_not_joined(make, tmp_path):
+    folder = tmp_path / "bench"
+    for task, score in {"a-b": 0.0, "a_b": 1.0}.items():
+        for llm in LLMS:
+            bench(folder, task, "test", llm, [(1, "one?", score, 0.01)])
+    status, out, error = make("llmrouterbench", folder)
+    assert status == 0 and "repeated" not in out, error
+    assert [row["scores"][LLMS[0]] for row in written(tmp_path)["a_b_test.json"]] == [0.0, 1.0]
+
+
+RECORD = {"index": 1, "origin_query": "one?", "score": 1.0, "cost": 0.01}
+
+
+@pytest.mark.parametrize(
+    ("fields", "record", "words"),
+    [
+        ({}, {"index": [1]}, "record 0: the index must be a number, found [1]"),
+        ({}, {"index": True}, "the index must be a number, found True"),
+        ({}, {"index": 1.0}, "the index must be a number, found 1.0"),
+        ({}, {"score": 10**400}, "record 0: the score of lab/one must be a number from 0 to 1"),
+        ({}, {"cost": 10**400}, "record 0: the cost of lab/one must be a number"),
+        ({}, {"score": float("nan")}, "record 0: the score of lab/one must be a number from 0 to 1"),
+        ({}, {"origin_query": ["one?"]}, "record 0: the text of the query must be a non-empty string"),
+        ({}, {"origin_query": "\ud83d"}, "record 0: the text of the query is no text that can be written"),
+        ({"model_name": None}, {}, "run.json: 'model_name' must be a non-empty string, found None"),
+        ({"model_name": " "}, {}, "run.json: 'model_name' must be a non-empty string, found ' '"),
+        ({"dataset_name": {"a": 1}}, {}, "run.json: 'dataset_name' must be a non-empty string"),
+        ({"split": 3}, {}, "run.json: 'split' must be a non-empty string, found 3"),
+        ({"demo": "false"}, {}, "run.json: 'demo' must be true or false, found 'false'"),
+    ],
+)
+def test_llmrouterbench_refuses_fields_of_other_types(make, tmp_path, fields, record, words):
+    path = bench(tmp_path / "bench", "aime", "test", LLMS[0], [])
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"records": [RECORD | record]} | fields))
+    assert words in refused(make("llmrouterbench", tmp_path / "bench"), tmp_path)
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "9" * 5000, "\ufeff\ufeff{}"])
+def test_json_that_a_reader_cannot_take_is_named(make, tmp_path, routereval, text):
+    path = bench(tmp_path / "bench", "aime", "test", LLMS[0], [])
+    path.write_text(text)
+    assert f"{path}: not valid JSON" in refused(make("llmrouterbench", tmp_path / "bench"), tmp_path)
+    source, texts, _ = routereval
+    texts.write_text(text)
+    assert f"{texts}: not valid JSON" in refused(make("routereval", source, "--prompts", texts), tmp_path)
+
+
 @pytest.fixture
 def routereval(tmp_path):
     rng = np.random.default_rng(0)
@@ -372,6 +436,113 @@ def test_a_persons_files_are_not_overwritten(make, tmp_path):
     assert status == 2
     assert "not an empty folder" in error
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["mine.txt"]
+
+
+@pytest.mark.parametrize(
+    ("arrays", "words"),
+    [
+        ({"train_score": np.array([["1"]])}, "train_score must hold numbers, found the type <U1"),
+        ({"train_score": np.array([[1 + 1j]])}, "train_score must hold numbers, found the type complex128"),
+        ({"train_score": np.array([["2020-01-01"]], "datetime64[D]")}, "must hold numbers, found the type datetime64"),
+        ({"train_score": np.ones((1, 1)), "train_embed": np.full((1, 2), 1e300)}, "train_embed must be finite"),
+        ({"train_score": np.ones((1, 1)), "train_embed": np.ones((1, 0))}, "train_embed must be finite"),
+    ],
+)
+def test_routereval_refuses_arrays_of_other_types(make, tmp_path, arrays, words):
+    np.savez(tmp_path / "x.npz", **arrays)
+    assert words in refused(make("routereval", tmp_path / "x.npz"), tmp_path)
+
+
+def test_routereval_refuses_a_broken_zip(make, tmp_path, routereval):
+    source, _, found = routereval
+    whole = source.read_bytes()
+    place = whole.index(b"train_embed.npy") + 200
+    for broken in (whole[:place] + b"?" * 50 + whole[place + 50 :], b"not a zip", b"", whole[:-30]):
+        source.write_bytes(broken)
+        assert f"{source}: cannot be read" in refused(make("routereval", source), tmp_path)
+    np.save(tmp_path / "one.npy", found["train_score"])
+    with zipfile.ZipFile(source, "w") as file, pytest.warns(UserWarning, match="Duplicate"):
+        for _ in range(2):
+            file.write(tmp_path / "one.npy", "train_score.npy")
+    assert "train_score.npy occurs twice" in refused(make("routereval", source), tmp_path)
+
+
+def test_an_llm_is_named_once(make, tmp_path, routereval):
+    source, texts, _ = routereval
+    error = refused(make("routereval", source, "--llms", "a", "b", "a"), tmp_path)
+    assert "--llms names a twice" in error
+    assert "--llms: the name of an LLM must be" in refused(
+        make("routereval", source, "--llms", "a", " ", "b"), tmp_path
+    )
+    folder = embedllm(tmp_path / "e", [(0, "one?", LLMS[0], "mmlu", 1)])
+    assert "names lab/one twice" in refused(make("embedllm", folder, "--llms", LLMS[0], LLMS[0]), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("prompt_id,prompt,model_name,category\n1,one?,a,x\n", "line 2: no column label; it has prompt_id"),
+        ("prompt_id,prompt,model_name,category,label\n1,one?,a,x\n", "line 2: 4 cells under 5 columns"),
+        ("prompt_id,prompt,model_name,category,label\n1,one?,a,x,1,1\n", "line 2: 6 cells under 5 columns"),
+        ("prompt_id,prompt,model_name,category,label,label\n1,one?,a,x,1,0\n", "the column 'label' occurs twice"),
+        ("prompt_id,prompt,model_name,category,label\n1,one?, ,x,1\n", "line 2: the name of the LLM must be"),
+        ("prompt_id,prompt,model_name,category,label\n1,one?,a,,1\n", "line 2: the category must be"),
+        ('prompt_id,prompt,model_name,category,label\n1,"one?,a,x,1\n', "line 2: not a valid CSV file"),
+    ],
+)
+def test_embedllm_refuses_lines_that_do_not_fit(make, tmp_path, text, words):
+    (tmp_path / "train.csv").write_text(text)
+    assert f"train.csv{': ' if words.startswith('the column') else ', '}{words}" in refused(
+        make("embedllm", tmp_path / "train.csv"), tmp_path
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("prompt,eval_name,a,a\none?,x,1,0\n", "the column 'a' occurs twice"),
+        ("prompt,eval_name,a,b\none?,x,1\n", "line 2: 3 cells under 4 columns"),
+        ("prompt,eval_name,a,b\none?,x,1,0,0\n", "line 2: 5 cells under 4 columns"),
+        ("prompt,eval_name,a,b\none?, ,1,0\n", "row 0: eval_name, the task, must be"),
+        ("prompt,a,b\none?,1,0\n", "no column eval_name"),
+        ("", "no column eval_name"),
+        ("prompt,eval_name,a,\none?,x,1,0,\n", "line 2: 5 cells under 4 columns"),
+    ],
+)
+def test_routerbench_refuses_lines_that_do_not_fit(make, tmp_path, text, words):
+    (tmp_path / "r.csv").write_text(text)
+    error = refused(make("routerbench", tmp_path / "r.csv"), tmp_path)
+    assert words in error and str(tmp_path / "r.csv") in error
+
+
+def test_routerbench_refuses_columns_without_a_name_of_their_own(make, tmp_path):
+    for columns in (["prompt", "eval_name", "a", "a"], ["prompt", "eval_name", 0, 1]):
+        pd.DataFrame([["one?", "x", 1.0, 0.0]], columns=columns).to_pickle(tmp_path / "r.pkl")
+        error = refused(make("routerbench", tmp_path / "r.pkl", "--allow_pickle"), tmp_path)
+        assert "r.pkl: its columns must have names" in error
+
+
+def test_two_imports_into_one_folder_do_not_mix(make, tmp_path):
+    source = save(frame(), tmp_path / "r.csv")
+    with atomic_folder(tmp_path / "out") as part:
+        (part / "theirs").write_text("whole")
+        status, _, error = make("routerbench", source)
+        assert status == 2 and "another process is writing this folder" in error
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["theirs"]
+
+
+def test_an_import_that_ended_meanwhile_is_not_overwritten(make, tmp_path, monkeypatch):
+    source, read = save(frame(), tmp_path / "r.csv"), importers.routerbench.read
+
+    def read_then_written(*arguments):
+        (tmp_path / "out").mkdir()
+        (tmp_path / "out" / "theirs").write_text("whole")
+        return read(*arguments)
+
+    monkeypatch.setattr(importers.routerbench, "read", read_then_written)
+    status, _, error = make("routerbench", source)
+    assert status == 2 and "not an empty folder" in error
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["theirs"]
 
 
 def test_the_command_of_the_readme(script, tmp_path):

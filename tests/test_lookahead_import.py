@@ -199,6 +199,31 @@ BROKEN = {  # a way to break the folder: (what is done to it, words of the error
         "JSONDecodeError",
         f"MATH/{BETA}",
     ),
+    "a deep one": (
+        lambda root: (root / "MATH" / BETA).write_bytes(gzip.compress(b"[" * 100_000)),
+        "cannot be read (RecursionError",
+        f"MATH/{BETA}",
+    ),
+    "half a character": (
+        lambda root: change(root / "MATH" / BETA, "0", predictions="\ud800"),
+        "'predictions' is no text that can be written",
+        f"MATH/{BETA}, record 0",
+    ),
+    "an accuracy that is no number": (
+        lambda root: pack(root / "GSM8k" / BETA, unpack(root / "GSM8k" / BETA) | {"accuracy": "99"}),
+        "'accuracy' must be of type float, found '99'",
+        f"GSM8k/{BETA}",
+    ),
+    "an accuracy that is NaN": (
+        lambda root: pack(root / "GSM8k" / BETA, unpack(root / "GSM8k" / BETA) | {"accuracy": float("nan")}),
+        "'accuracy' is nan",
+        f"GSM8k/{BETA}",
+    ),
+    "a huge accuracy": (
+        lambda root: pack(root / "GSM8k" / BETA, unpack(root / "GSM8k" / BETA) | {"accuracy": 10**400}),
+        "2 of 6 verdicts are right, and 'accuracy' is 1000",
+        f"GSM8k/{BETA}",
+    ),
     "one that does not add up": (
         lambda root: pack(root / "GSM8k" / BETA, unpack(root / "GSM8k" / BETA) | {"accuracy": 99.0}),
         "2 of 6 verdicts are right, and 'accuracy' is 99.0",

@@ -189,7 +189,7 @@ def test_publishing_leaves_folders_of_others_alone(tmp_path):
 @pytest.fixture(scope="module")
 def pipeline(tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess]:
     """SIZE=small, run to its end."""
-    runs = tmp_path_factory.mktemp("runs") / "miniature"
+    runs = tmp_path_factory.mktemp("runs") / "the miniature"  # with a space
     run = bash(REPO / "eval_scripts" / "miniature.sh", SIZE="small", RUNS=str(runs), JOBS="2")
     assert run.returncode == 0, run.stdout[-3000:] + run.stderr[-3000:]
     return runs, run
@@ -323,7 +323,7 @@ def test_the_small_data_is_not_published_and_bad_settings_are_refused(pipeline, 
     wrong = [
         ({"SIZE": "huge"}, "full or small"),
         ({"STEPS": "texts dance"}, "'dance'"),
-        ({"RUNS": "a b"}, "without spaces"),
+        ({"RUNS": "a'b"}, "without quotes"),
     ]
     for settings, word in wrong:
         run = bash(REPO / "eval_scripts" / "miniature.sh", **{"SIZE": "small", "RUNS": str(runs)} | settings)

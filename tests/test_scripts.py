@@ -473,6 +473,20 @@ def test_a_stray_variable_changes_no_run(planned, name):
 PLANS = {"ablations.sh", "fidelity.sh", "paper_settings.sh", "search_minilm.sh"}
 
 
+@pytest.mark.parametrize("name", [*SCRIPTS, LOOKAHEAD, "ceiling.sh"])
+def test_a_folder_with_a_space_is_one_word(commands, name):
+    """The commands are those for the same folders with a dash in place of the space."""
+    folders = {name: f"a {name.lower()} folder" for name in ("RUNS", "RESULTS", "SAVE_PATH", "DATA", "ANSWERS")}
+    dashes = {name: folder.replace(" ", "-") for name, folder in folders.items()}
+
+    def with_dashes(word):
+        for name, folder in folders.items():
+            word = word.replace(folder, dashes[name])
+        return word
+
+    assert [[with_dashes(word) for word in call] for call in commands(name, **folders)] == commands(name, **dashes)
+
+
 @pytest.mark.parametrize("name", sorted({name for name in SCRIPTS if name.startswith("router_train")} | PLANS))
 def test_a_dry_run_downloads_and_reports_nothing(commands, name):
     calls = commands(name, "--dry_run")

@@ -42,7 +42,7 @@ from utils.config import GIVEN, EncoderConfig, HardwareConfig, parse_arguments
 from utils.data import DataError
 from utils.encoders import Encoder, EncoderError, Queries, load_encoder
 from utils.experiment import Hardware, choose_hardware
-from utils.files import writable_folder, write_json
+from utils.files import locked, writable_folder, write_json
 from utils.meters import bar
 from utils.plots import check_format, query_map
 from utils.tables import markdown
@@ -361,13 +361,14 @@ def cluster(args: Arguments, words: Sequence[str]) -> dict[str, Any]:
         "device": hardware.describe(),
         "command": f"{PROGRAM} {shlex.join(words)}",
     }
-    write_clustered(files, places, ids, args.output, args.overwrite)
-    if args.figure:
-        title = map_title(len(texts), name, pooling, args.perplexity, args.seed)
-        draw(files, places, spaces["tsne"], ids, given, title, args.figure)
-    result["seconds"] = round(time.monotonic() - begun, 1)
-    if args.report:
-        write_json(args.report, result)
+    with locked(args.output):  # of two at once, the second replaces what the first wrote, or refuses to
+        write_clustered(files, places, ids, args.output, args.overwrite)
+        if args.figure:
+            title = map_title(len(texts), name, pooling, args.perplexity, args.seed)
+            draw(files, places, spaces["tsne"], ids, given, title, args.figure)
+        result["seconds"] = round(time.monotonic() - begun, 1)
+        if args.report:
+            write_json(args.report, result)
     return result
 
 

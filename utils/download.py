@@ -15,7 +15,6 @@ mirror may hold such a set inside (DIR/SET) or beside it (DIR/../SET); inside wi
 """
 
 import argparse
-import fcntl
 import hashlib
 import json
 import os
@@ -29,6 +28,8 @@ from urllib.error import HTTPError
 from urllib.request import HTTPHandler, HTTPSHandler, Request, build_opener
 
 from tqdm import tqdm
+
+from utils.files import locked
 
 ROOT = Path(__file__).resolve().parent.parent / "datasets"
 MANIFEST = ROOT / "manifest.json"
@@ -293,8 +294,7 @@ def _fetch_all(files: dict, manifest: dict, mirror: Path | None, root: Path) -> 
     print(f"fetching {len(files)} files from {' and '.join(sources)} into {root}", flush=True)
     root.mkdir(parents=True, exist_ok=True)
     failed, unreachable = 0, False
-    with (root / ".download.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # of two runs at once, one waits and then finds the files in place
+    with locked(root):  # of two runs at once, one waits and then finds the files in place
         for name, entry in tqdm(files.items(), desc="files", unit="file", leave=False, disable=None):
             here, source = origins[name]
             try:

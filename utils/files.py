@@ -31,7 +31,7 @@ def replaceable_folder(path: Path, flag: str, ours: Collection[str], maker: str)
     A file can be written beside it, and it holds no files but `ours`.
     Raises: ValueError naming the flag, the path and what is there of which `maker` ("no conversion") wrote nothing.
     """
-    writable_folder(path.parent, flag)
+    writable_folder(Path(os.path.realpath(path)).parent, flag)
     if not path.exists():
         return
     if not path.is_dir():
@@ -56,8 +56,8 @@ def write_json(path: Path, value: Any) -> None:
 
 
 @contextlib.contextmanager
-def locked(folder: Path, taken: str | None = None) -> Iterator[None]:
-    """Hold a folder against other processes that ask for it here; nothing is left in it.
+def locked(folder: Path, taken: str | None = None) -> Iterator[int]:
+    """Hold a folder against other processes that ask for it here; nothing is left in it. Yields its descriptor.
 
     They wait, or, with `taken`, Raises: ValueError with that text.
     """
@@ -67,7 +67,7 @@ def locked(folder: Path, taken: str | None = None) -> Iterator[None]:
             fcntl.flock(handle, fcntl.LOCK_EX | (fcntl.LOCK_NB if taken else 0))
         except BlockingIOError:
             raise ValueError(taken) from None
-        yield
+        yield handle
     finally:
         os.close(handle)
 
@@ -76,20 +76,44 @@ def locked(folder: Path, taken: str | None = None) -> Iterator[None]:
 def atomic_folder(path: Path) -> Iterator[Path]:
     """A temporary folder that takes the place of `path` when the block ends, and vanishes if it fails.
 
-    What a killed process left behind is removed first; `recover` brings back a folder that was killed in the exchange.
+    Of a symbolic link, what it points to is replaced. What a killed process left behind is removed first; `recover`
+    brings back a folder that was killed in the exchange.
+    Raises: ValueError if another process is in such a block for the same path.
     """
+    taken = f"{path}: another process is writing this folder; wait for it, or choose another folder"
+    path = Path(os.path.realpath(path))
     part, old = (path.with_name(f".{path.name}.{kind}") for kind in ("part", "old"))
-    recover(path)
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
+    part.mkdir(parents=True, exist_ok=True)
+    with locked(part, taken) as handle:
+        if not _is_at(handle, part):
+            raise ValueError(taken)
+        try:
+            recover(path)
+            _empty(part)
+            yield part
+            if path.exists():
+                path.rename(old)
+            part.rename(path)
+        finally:
+            recover(path)
+            shutil.rmtree(part, ignore_errors=True)
+
+
+def _is_at(handle: int, path: Path) -> bool:
+    """Whether an open file still has this path: who held it before may have renamed it."""
     try:
-        yield part
-        if path.exists():
-            path.rename(old)
-        part.rename(path)
-    finally:
-        recover(path)
-        shutil.rmtree(part, ignore_errors=True)
+        return os.path.samestat(os.fstat(handle), os.stat(path))
+    except FileNotFoundError:
+        return False
+
+
+def _empty(folder: Path) -> None:
+    """Remove everything in a folder."""
+    for entry in folder.iterdir():
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()
 
 
 def recover(path: Path) -> None:

@@ -20,7 +20,16 @@ from typing import Any
 
 from utils.data import MISSING, DataError
 from utils.importers import embedllm, llmrouterbench, lookahead, routerbench, routereval
-from utils.importers.common import Pairs, complete, new_folder, split_off, write, write_answers, write_embedded
+from utils.importers.common import (
+    Pairs,
+    check_text,
+    complete,
+    new_folder,
+    split_off,
+    write,
+    write_answers,
+    write_embedded,
+)
 
 FORMATS = ("routerbench", "embedllm", "llmrouterbench", "routereval", "lookahead")
 
@@ -72,6 +81,12 @@ def check_arguments(args: argparse.Namespace) -> None:
         raise DataError("--prompts is for routereval; the other formats have the text")
     if args.answers and args.format != "lookahead":
         raise DataError("--answers is for lookahead; the other formats are read without the answers")
+    if args.answers and args.answers.resolve() == args.output.resolve():
+        raise DataError(f"--answers {args.answers}: give another folder than --output")
+    for number, llm in enumerate(args.llms or ()):
+        check_text(llm, "the name of an LLM", "--llms")
+        if llm in args.llms[:number]:
+            raise DataError(f"--llms names {llm} twice")
     if not args.source.exists():
         raise DataError(f"{args.source}: no such file or folder")
 

@@ -1,9 +1,10 @@
 """What the importers share: joining (LLM, query) pairs to rows, what to do with gaps, splits, files."""
 
-import math
+import csv
 import re
+import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 
 from utils.data import DataError, RoutingData
 from utils.files import atomic_folder, write_json
+from utils.meters import bar
 from utils.training_set import split_validation
 
 # Any other name is no split.
@@ -18,10 +20,54 @@ SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "
 Key = tuple[str, str]  # task, and "train", "val", "test" or "" for no split
 
 
+def check_text(value: Any, what: str, where: str) -> None:
+    """Raise DataError, naming `where`, unless a value is a text that is not blank and can be written to a file."""
+    if not isinstance(value, str) or not value.strip():
+        raise DataError(f"{where}: {what} must be a non-empty string, found {value!r:.60}")
+    check_writable(value, what, where)
+
+
+def check_writable(text: str, what: str, where: str) -> None:
+    """Raise DataError, naming `where`, for a text with half a character (a lone surrogate), which UTF-8 has not."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise DataError(f"{where}: {what} is no text that can be written ({error})") from None
+
+
+def csv_lines(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
+    """The lines of a CSV file as {column: cell}, each with its name for errors.
+
+    Raises: DataError that names file and line for a file that is no CSV in UTF-8, a column that occurs twice, or a
+    line with another number of cells than there are columns.
+    """
+    size = path.stat().st_size
+    with path.open(encoding="utf-8-sig", newline="") as file, bar(size, path.name, "B") as progress:
+        reader = csv.reader(file, strict=True)
+        try:
+            columns = next(reader, [])
+            if twice := sorted({name for name in columns if columns.count(name) > 1}):
+                raise DataError(f"{path}: the column {twice[0]!r} occurs twice")
+            for number, cells in enumerate(reader):
+                where = f"{path}, line {reader.line_num}"
+                if len(cells) != len(columns) and cells:  # the reader gives [] for an empty line
+                    raise DataError(f"{where}: {len(cells)} cells under {len(columns)} columns")
+                if cells:
+                    yield where, dict(zip(columns, cells))
+                if number % 10_000 == 0:
+                    progress.update(file.buffer.tell() - progress.n)
+        except (csv.Error, UnicodeDecodeError) as error:
+            raise DataError(
+                f"{path}, line {reader.line_num}: not a valid CSV file in UTF-8 ({error}). Is it truncated?"
+            ) from None
+        progress.update(size - progress.n)
+
+
 class Pairs:
     """Scores, and costs where there are some, of (LLM, query) pairs, joined to one row a query.
 
-    rows: {(task, split): {id of the query: row of a data file}}, split being "train", "val", "test" or "".
+    rows: {(task, split): {query: row of a data file}}, split being "train", "val", "test" or "", and a query the task
+        and split as they are named in the source, with an id.
     llms: in the order in which they came.
     repeated: how many pairs came more than once; the largest score is kept, with its cost.
     """
@@ -34,26 +80,33 @@ class Pairs:
     def add(
         self, task: str, split: str, key: Any, question: Any, llm: str, score: Any, cost: Any = None, where: str = ""
     ) -> None:
-        """Add one pair. A score of None is a gap.
+        """Add one pair. A score of None is a gap. `key` is the query's within the task and split.
 
-        Raises: DataError, naming `where`, for an empty question, a score outside [0, 1], a cost below 0, or a query
-        whose text is not the one that another LLM answered.
+        Raises: DataError, naming `where`, for an empty question or name, a score outside [0, 1], a cost below 0, or a
+        query whose text is not the one that another LLM answered.
         """
-        if not isinstance(question, str) or not question.strip():
-            raise DataError(f"{where}: the text of the query must be a non-empty string, found {question!r}")
+        if llm not in self.llms:
+            check_text(llm, "the name of the LLM", where)
         for what, value, most, words in (
             ("score", score, 1, "1"),
-            ("cost", cost, math.inf, "any amount of US dollars"),
+            ("cost", cost, sys.float_info.max, "any amount of US dollars"),
         ):
             if value is not None and not _is_number(value, most):
-                raise DataError(f"{where}: the {what} of {llm} must be a number from 0 to {words}, found {value!r}")
+                raise DataError(f"{where}: the {what} of {llm} must be a number from 0 to {words}, found {value!r:.60}")
         self.llms.setdefault(llm)
-        task = re.sub(r"[^a-z0-9.]+", "_", task.lower()).strip("_.") or "task"
-        rows = self.rows.setdefault((task, SPLITS.get(split.lower(), "")), {})
-        row = rows.setdefault(key, {"question": question, "scores": {}, "costs": {}})
+        place = (
+            task.lower(),
+            split.lower(),
+            key,
+        )  # names that become one, such as "a-b" and "a_b", have keys of their own
+        task = re.sub(r"[^a-z0-9.]+", "_", place[0]).strip("_.") or "task"
+        rows = self.rows.setdefault((task, SPLITS.get(place[1], "")), {})
+        if place not in rows or rows[place]["question"] != question:
+            check_text(question, "the text of the query", where)
+        row = rows.setdefault(place, {"question": question, "scores": {}, "costs": {}})
         if row["question"] != question:
             raise DataError(
-                f"{where}: query {key} of {task} is {question[:60]!r} here and {row['question'][:60]!r} for another "
+                f"{where}: query {key} of {task} is {question!r:.60} here and {row['question']!r:.60} for another "
                 "LLM; their records do not belong together"
             )
         if score is None:
@@ -69,10 +122,10 @@ class Pairs:
 
 
 def _is_number(value: Any, most: float) -> bool:
-    """Whether a value is a finite number from 0 to `most`."""
+    """Whether a value is a number from 0 to `most`; NaN is none."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return False
-    return math.isfinite(value) and 0 <= value <= most
+    return 0 <= value <= most
 
 
 def complete(pairs: Pairs, source: str, llms: Sequence[str] | None, missing: str) -> tuple[dict[Key, list[dict]], int]:
@@ -165,9 +218,9 @@ def new_folder(path: Path) -> None:
 
 def write(files: dict[Key, list[dict]], output: Path) -> list[tuple[str, int]]:
     """Write `<task>_<split>.json` files, all or none, into a new folder. Returns their names and numbers of rows."""
-    new_folder(output)
     written = []
     with atomic_folder(output) as folder:
+        new_folder(output)
         for (task, split), rows in sorted(files.items()):
             name = f"{task}_{split}.json" if split else f"{task}.json"
             write_json(folder / name, rows)
@@ -188,9 +241,9 @@ def write_answers(
 
 def write_embedded(files: dict[Key, Any], llms: Sequence[str], output: Path) -> list[tuple[str, int]]:
     """Write scores and embeddings without text as `<task>_<split>.npz`, all or none, as `write` does."""
-    new_folder(output)
     written = []
     with atomic_folder(output) as folder:
+        new_folder(output)
         for (task, split), embedded in files.items():
             name = f"{task}_{split}.npz"
             np.savez(

@@ -4,12 +4,10 @@ Columns used: prompt_id, prompt, model_name, category (the task), label (0 or 1)
 keeps its largest label, as the project itself does. There are no costs.
 """
 
-import csv
 from pathlib import Path
 
 from utils.formats import DataError
-from utils.importers.common import Pairs
-from utils.meters import bar
+from utils.importers.common import Pairs, check_text, csv_lines
 
 COLUMNS = ("prompt_id", "prompt", "model_name", "category", "label")
 
@@ -28,28 +26,19 @@ def read(source: Path) -> Pairs:
         )
     pairs = Pairs()
     for path in files:
-        size = path.stat().st_size
-        with path.open(encoding="utf-8-sig", newline="") as file, bar(size, path.name, "B") as progress:
-            reader, shown = csv.DictReader(file, strict=True), 0
-            names = reader.fieldnames or ()
-            if absent := [name for name in COLUMNS if name not in names]:
-                raise DataError(f"{path}: no column {', '.join(absent)}; it has {', '.join(names) or 'none'}")
-            try:
-                for line in reader:
-                    add_line(pairs, line, path.stem, f"{path}, line {reader.line_num}")
-                    if reader.line_num - shown > 10_000:
-                        shown = reader.line_num
-                        progress.update(file.buffer.tell() - progress.n)
-            except (csv.Error, UnicodeDecodeError) as error:
-                raise DataError(
-                    f"{path}, line {reader.line_num}: not a valid CSV file in UTF-8 ({error}). Is it truncated?"
-                ) from None
-            progress.update(size - progress.n)
+        for where, line in csv_lines(path):
+            add_line(pairs, line, path.stem, where)
     return pairs
 
 
 def add_line(pairs: Pairs, line: dict[str, str], split: str, where: str) -> None:
-    """Add one line of the table. Raises: DataError, naming `where`, if its label is not 0 or 1."""
+    """Add one line of the table.
+
+    Raises: DataError, naming `where`, if a column is missing, the category blank, or the label not 0 or 1.
+    """
+    if absent := [name for name in COLUMNS if name not in line]:
+        raise DataError(f"{where}: no column {', '.join(absent)}; it has {', '.join(line) or 'none'}")
+    check_text(line["category"], "the category", where)
     label = line["label"]
     if label not in ("0", "1", "0.0", "1.0"):
         raise DataError(f"{where}: the label must be 0 or 1, found {label!r}")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.formats import DataError
-from utils.importers.common import Pairs
+from utils.importers.common import Pairs, check_text
 from utils.meters import bar
 
 
@@ -20,7 +20,7 @@ def read(source: Path) -> Pairs:
 
     Raises: DataError that names file and record.
     """
-    files = sorted(source.rglob("*.json")) if source.is_dir() else [source]
+    files = sorted(path for path in source.rglob("*.json") if path.is_file()) if source.is_dir() else [source]
     if not files:
         raise DataError(f"{source}: no .json file at or below it; name the folder results/bench")
     pairs, skipped = Pairs(), 0
@@ -47,11 +47,15 @@ def read_result(path: Path) -> dict[str, Any]:
     """The JSON object in a file. Raises: DataError if it is no result."""
     try:
         result = json.loads(path.read_bytes())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: not valid JSON ({error}). Is it truncated?") from None
     absent = absent_in(result, ("dataset_name", "split", "model_name", "records"))
     if absent or not isinstance(result["records"], list):
         raise DataError(f"{path}: not a result of LLMRouterBench; it lacks {', '.join(absent) or 'a list of records'}")
+    for name in ("dataset_name", "split", "model_name"):
+        check_text(result[name], f"{name!r}", str(path))
+    if not isinstance(result.get("demo"), bool | None):
+        raise DataError(f"{path}: 'demo' must be true or false, found {result['demo']!r:.60}")
     return result
 
 
@@ -59,6 +63,9 @@ def add_record(pairs: Pairs, result: dict[str, Any], record: Any, where: str) ->
     """Add one record of a result. Raises: DataError, naming `where`, for a record that lacks something."""
     if absent := absent_in(record, ("index", "origin_query", "score")):
         raise DataError(f"{where}: it lacks {', '.join(absent)}")
-    score = float(record["score"]) if isinstance(record["score"], bool) else record["score"]
-    task, split, llm = (str(result[name]) for name in ("dataset_name", "split", "model_name"))
-    pairs.add(task, split, record["index"], record["origin_query"], llm, score, record.get("cost"), where)
+    index, score = record["index"], record["score"]
+    if type(index) not in (int, str):
+        raise DataError(f"{where}: the index must be a number, found {index!r:.60}")
+    score = float(score) if isinstance(score, bool) else score
+    task, split, llm = (result[name] for name in ("dataset_name", "split", "model_name"))
+    pairs.add(task, split, index, record["origin_query"], llm, score, record.get("cost"), where)

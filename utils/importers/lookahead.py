@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.formats import DataError
-from utils.importers.common import Pairs
+from utils.importers.common import Pairs, check_writable
 from utils.meters import bar
 from utils.scoring.rules import value_of
 
@@ -79,7 +79,7 @@ def content(path: Path) -> dict:
             f"{path}: no such file, and that LLM has others. Every LLM must have all tasks; "
             "`python -m utils.download --datasets lookahead` completes the folder"
         ) from None
-    except (OSError, EOFError, zlib.error, ValueError) as error:
+    except (OSError, EOFError, zlib.error, ValueError, RecursionError) as error:
         raise DataError(
             f"{path}: cannot be read ({type(error).__name__}: {error}). Is it truncated? "
             "`python -m utils.download --datasets lookahead` brings it again"
@@ -90,10 +90,12 @@ def content(path: Path) -> dict:
 
 
 def field(record: Any, name: str, kind: type, where: str) -> Any:
-    """record[name]. Raises: DataError, naming `where`, if it is not there or not of that type."""
+    """record[name], an int for a float. Raises: DataError, naming `where`, if it is not there or not of that type."""
     value = record.get(name) if isinstance(record, dict) else None
-    if not isinstance(value, kind):
+    if type(value) is not kind and (type(value), kind) != (int, float):
         raise DataError(f"{where}: {name!r} must be of type {kind.__name__}, found {value!r:.60}")
+    if kind is str:
+        check_writable(value, f"{name!r}", where)
     return value
 
 
@@ -142,8 +144,8 @@ def records(source: Path, layout: Layout, llm: str) -> Iterator[Record]:
                 "the two files do not belong together"
             )
         yield Record(key, question_of(record.get(prompt), layout, where), detail[verdict], answer, gold, where)
-    stated = field(verdicts, layout.accuracy, (int, float), str(path))
-    if abs(stated - 100 * right / len(details)) > 1e-6:
+    stated, found = field(verdicts, layout.accuracy, float, str(path)), 100 * right / len(details)
+    if not found - 1e-6 <= stated <= found + 1e-6:
         raise DataError(f"{path}: {right} of {len(details)} verdicts are right, and {layout.accuracy!r} is {stated}")
 
 

@@ -8,13 +8,9 @@ column for each LLM and its `LLM|total_cost`. A pickle can run any code when it 
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from utils.formats import DataError, table_rows
-from utils.importers.common import Pairs
-
-if TYPE_CHECKING:
-    import pandas
+from utils.importers.common import Pairs, check_text, csv_lines
 
 
 def read(source: Path, allow_pickle: bool = False) -> Pairs:
@@ -22,13 +18,13 @@ def read(source: Path, allow_pickle: bool = False) -> Pairs:
 
     Raises: DataError that names file and row.
     """
-    frame = read_table(source, allow_pickle)
+    columns, records = read_table(source, allow_pickle)
+    if "eval_name" not in columns:
+        raise DataError(f"{source}: not RouterBench's table; it has no column eval_name")
     pairs = Pairs()
-    rows = table_rows(source, list(frame.columns), frame.to_dict("records"))
-    for number, (name, row) in enumerate(zip(frame["eval_name"].tolist(), rows)):
-        where = f"{source}, row {number}"
-        if not isinstance(name, str) or not name.strip():
-            raise DataError(f"{where}: eval_name must be the name of a task, found {name!r}")
+    for number, row in enumerate(table_rows(source, columns, records)):
+        where, name = f"{source}, row {number}", records[number]["eval_name"]
+        check_text(name, "eval_name, the task,", where)
         task = "mmlu" if name.startswith("mmlu-") else name
         costs = row.get("costs", {})
         for llm, score in row["scores"].items():
@@ -36,10 +32,11 @@ def read(source: Path, allow_pickle: bool = False) -> Pairs:
     return pairs
 
 
-def read_table(source: Path, allow_pickle: bool) -> "pandas.DataFrame":
-    """The table as it is. Raises: DataError for a pickle that is not allowed, or a file that is no such table."""
-    import pandas  # slow to import
+def read_table(source: Path, allow_pickle: bool) -> tuple[list[str], list[dict]]:
+    """The columns and the rows of the table as it is.
 
+    Raises: DataError for a pickle that is not allowed, or a file that is no such table.
+    """
     suffix = source.suffix.lower()
     if suffix not in (".csv", ".parquet", ".pkl", ".pickle"):
         raise DataError(f"{source}: expected .csv, .parquet or .pkl")
@@ -48,19 +45,22 @@ def read_table(source: Path, allow_pickle: bool) -> "pandas.DataFrame":
             f"{source}: a pickle can run any code when it is opened. If you trust where it comes from, "
             "--allow_pickle; else have it exported to .parquet or .csv by someone who does"
         )
+    if suffix == ".csv":
+        records = [line for _, line in csv_lines(source)]
+        return list(records[0]) if records else [], records
+    import pandas  # slow to import
+
     try:
-        if suffix == ".csv":
-            frame = pandas.read_csv(source, dtype=str, keep_default_na=False, index_col=False)
-        elif suffix == ".parquet":
-            frame = pandas.read_parquet(source)
-        else:
-            frame = pandas.read_pickle(source)
+        frame = pandas.read_parquet(source) if suffix == ".parquet" else pandas.read_pickle(source)
     except ImportError:
         raise DataError(
             f"{source}: reading .parquet needs pyarrow; `pip install -r requirements.txt`, or export to .csv"
         ) from None
     except Exception as error:  # whatever a damaged file makes of pandas or pickle
         raise DataError(f"{source}: cannot be read ({type(error).__name__}: {error}). Is it truncated?") from None
-    if not isinstance(frame, pandas.DataFrame) or "eval_name" not in frame.columns:
-        raise DataError(f"{source}: not RouterBench's table; it has no column eval_name")
-    return frame
+    if not isinstance(frame, pandas.DataFrame):
+        raise DataError(f"{source}: not RouterBench's table, but {type(frame).__name__}")
+    columns = frame.columns.tolist()
+    if len(set(columns)) < len(columns) or not all(isinstance(name, str) for name in columns):
+        raise DataError(f"{source}: its columns must have names, each another one; found {str(columns):.200}")
+    return columns, frame.to_dict("records")

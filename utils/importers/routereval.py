@@ -11,9 +11,11 @@ scores and embeddings go to .npz files: no encoder can be trained on those, but 
 import json
 import pickle
 import zipfile
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -39,33 +41,43 @@ def arrays(source: Path, allow_pickle: bool) -> dict[str, np.ndarray]:
     danger = (
         "it holds a pickle, which can run any code when it is opened. If you trust where it comes from, --allow_pickle"
     )
+    suffix = source.suffix.lower()
+    if suffix not in (".npz", ".pkl", ".pickle"):
+        raise DataError(f"{source}: expected .npz or .pkl")
+    if suffix != ".npz" and not allow_pickle:
+        raise DataError(f"{source}: {danger}")
     try:
-        if source.suffix.lower() == ".npz":
-            with np.load(source, allow_pickle=allow_pickle) as file:
-                found = {name: file[name] for name in file.files if name.endswith(("_score", "_embed"))}
-        elif source.suffix.lower() in (".pkl", ".pickle"):
-            if not allow_pickle:
-                raise DataError(f"{source}: {danger}")
-            with source.open("rb") as file:
-                found = pickle.load(file)
-        else:
-            raise DataError(f"{source}: expected .npz or .pkl")
-    except DataError:
-        raise
-    except ValueError as error:
-        raise DataError(f"{source}: {danger if 'allow_pickle' in str(error) else error}") from None
-    except (OSError, EOFError, zipfile.BadZipFile, pickle.UnpicklingError, AttributeError, ImportError) as error:
+        found = in_zip(source, allow_pickle) if suffix == ".npz" else pickle.loads(source.read_bytes())
+    except Exception as error:  # whatever a damaged file makes of numpy, zipfile or pickle
+        if "Object arrays cannot be loaded" in str(error):
+            raise DataError(f"{source}: {danger}") from None
         raise DataError(f"{source}: cannot be read ({type(error).__name__}: {error}). Is it truncated?") from None
     if not isinstance(found, dict):
         raise DataError(f"{source}: expected arrays by name, found {type(found).__name__}")
+    names = [name for name in found if str(name).endswith(("_score", "_embed"))]
+    return {str(name): numbers(found[name], f"{source}: {name}") for name in names}
+
+
+def in_zip(source: Path, allow_pickle: bool) -> dict[str, np.ndarray]:
+    """The arrays of an .npz file by name. Raises: whatever numpy and zipfile raise."""
+    with zipfile.ZipFile(source) as file:
+        twice = [name for name, count in Counter(file.namelist()).items() if count > 1]
+    if twice:
+        raise ValueError(f"{twice[0]} occurs twice")
+    with np.load(source, allow_pickle=allow_pickle) as file:
+        return {name: file[name] for name in file.files if name.endswith(("_score", "_embed"))}
+
+
+def numbers(value: Any, name: str) -> np.ndarray:
+    """An array as float64. Raises: DataError, naming it by `name`, if it holds anything but real numbers."""
     try:
-        return {
-            str(name): np.asarray(value, dtype=np.float64)
-            for name, value in found.items()
-            if str(name).endswith(("_score", "_embed"))
-        }
-    except (ValueError, TypeError) as error:
-        raise DataError(f"{source}: its arrays are not all numbers ({error})") from None
+        array = np.asarray(value)
+        array = array.astype(np.float64) if array.dtype.kind == "O" else array  # of a pickle
+    except (ValueError, TypeError, OverflowError) as error:
+        raise DataError(f"{name} holds something else than numbers ({error})") from None
+    if array.dtype.kind not in "biuf":
+        raise DataError(f"{name} must hold numbers, found the type {array.dtype}")
+    return array.astype(np.float64)
 
 
 def prompts_of(path: Path) -> dict[str, list]:
@@ -77,7 +89,7 @@ def prompts_of(path: Path) -> dict[str, list]:
         texts = json.loads(path.read_bytes())
     except OSError as error:
         raise DataError(f"--prompts {path}: {error.strerror}") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"--prompts {path}: not valid JSON ({error})") from None
     if not isinstance(texts, dict) or not all(isinstance(of_split, list) for of_split in texts.values()):
         raise DataError(f'--prompts {path}: expected {{"train": [text, ...], "val": [...], "test": [...]}}')
@@ -139,9 +151,10 @@ def check_scores(scores: np.ndarray, llms: Sequence[str], name: str) -> None:
 
 
 def check_embeddings(embeddings: np.ndarray | None, rows: int, name: str) -> None:
-    """Raise DataError unless there is a finite embedding for each row."""
-    if embeddings is not None and embeddings.ndim == 2 and len(embeddings) == rows and np.isfinite(embeddings).all():
-        return
+    """Raise DataError unless there is an embedding for each row, finite as float32, in which it is written."""
+    if embeddings is not None and embeddings.ndim == 2 and len(embeddings) == rows and embeddings.size:
+        if (np.abs(embeddings) <= np.finfo(np.float32).max).all():
+            return
     shape = "none" if embeddings is None else embeddings.shape
     raise DataError(
         f"{name} must be finite and of shape ({rows}, dimension), found {shape}; "

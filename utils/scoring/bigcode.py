@@ -21,7 +21,6 @@ kept beside it in `<output stem>.verdicts.jsonl` while they come, so that a stop
 
 import argparse
 import hashlib
-import json
 import os
 import sys
 from collections.abc import Sequence
@@ -29,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.files import writable_folder, write_json
-from utils.scoring.harness import LogError
+from utils.scoring.harness import LogError, parsed
 from utils.scoring.rules import Judging, key_of, verdicts
 from utils.scoring.sandbox import LANGUAGES, Program
 
@@ -42,10 +41,7 @@ def _read(path: Path, what: str) -> tuple[Any, str]:
             "name to the file's"
         )
     raw = path.read_bytes()
-    try:
-        value = json.loads(raw)
-    except ValueError as error:
-        raise LogError(f"{path}: not valid JSON ({error}); is it truncated? Generate it again") from None
+    value = parsed(raw, f"{path}: not valid JSON", "is it truncated? Generate it again")
     if not isinstance(value, list) or not value:
         found = "an empty list" if value == [] else type(value).__name__
         raise LogError(f"{path}: expected a list with an entry for each problem, found {found}")

@@ -17,6 +17,7 @@ written.
 """
 
 import argparse
+import contextlib
 import hashlib
 import json
 import os
@@ -37,6 +38,7 @@ from utils.files import atomic_folder, replaceable_folder, write_json
 from utils.meters import bar
 from utils.metrics import references
 from utils.scoring.harness import (
+    FIELD_ERRORS,
     Log,
     LogError,
     Sample,
@@ -44,6 +46,7 @@ from utils.scoring.harness import (
     find_llms,
     find_logs,
     find_verdicts,
+    parsed,
     run_of,
     samples,
     sampling,
@@ -105,6 +108,11 @@ class Conversion:
 
         if not isinstance(self.task, str) or not self.leaves or not all(isinstance(leaf, str) for leaf in self.leaves):
             fail("'task' must be a name and 'leaves' a list of the harness's task names")
+        texts_of = ("question", "filter", "metric", "group", "documents")
+        if wrong := [name for name in texts_of if not isinstance(getattr(self, name), str | None)]:
+            fail(f"{wrong[0]!r} is {getattr(self, wrong[0])!r}; it must be text")
+        if type(self.train_rows) is not int or self.train_rows < 0:
+            fail(f"'train_rows' is {self.train_rows!r}; it must be a number of rows, 0 for all")
         if self.task != self.task.lower():
             fail("'task' must be lower case; the names of files and of leaf tasks need not be")
         if self.rule not in KIND_OF_RULE:
@@ -236,7 +244,7 @@ def read_spec(path: Path) -> list[Conversion]:
     """The records of a --spec file. Raises: ValueError naming the file, the record and the field."""
     try:
         records = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"--spec {path}: cannot be read as JSON ({error})") from None
     if not isinstance(records, list) or not records or not all(isinstance(record, dict) for record in records):
         raise ValueError(f"--spec {path}: expected a list of objects, one for each task")
@@ -256,7 +264,7 @@ def conversion_of(record: Mapping[str, Any], name: str) -> Conversion:
         )
     if lacking := {"task", "leaves", "rule", "question"} - record.keys():
         raise ValueError(f"{name}: lacks {', '.join(sorted(lacking))}")
-    if isinstance(record["leaves"], str):
+    if not isinstance(record["leaves"], list):
         raise ValueError(f"{name}: 'leaves' must be a list of names, found {record['leaves']!r}")
     values = {field: value for field, value in record.items() if value is not None}
     values["leaves"] = tuple(record["leaves"])
@@ -266,11 +274,22 @@ def conversion_of(record: Mapping[str, Any], name: str) -> Conversion:
         raise ValueError(f"{name}: {error}") from None
 
 
+class Texts(Formatter):
+    """Fills a template with texts and numbers. Raises: TypeError for any other value."""
+
+    def format_field(self, value: Any, format_spec: str) -> str:
+        """The text of one field."""
+        if not isinstance(value, str | int | float):
+            raise TypeError(f"a field is {type(value).__name__}, not text")
+        return super().format_field(value, format_spec)
+
+
 def question_of(sample: Sample, template: str) -> str:
     """The query's text. Raises: LogError if the document lacks a field of the template, or the text is empty."""
     try:
-        text = Formatter().vformat(template, (), sample.doc)
-    except (KeyError, IndexError, AttributeError, TypeError, ValueError) as error:
+        text = Texts().vformat(template, (), sample.doc)
+        text.encode("utf-8")
+    except FIELD_ERRORS as error:
         what = f"does not fit the document ({type(error).__name__}: {error}), whose fields are {', '.join(sample.doc)}"
         raise LogError(f"{sample.where}: the question text {template!r} {what}") from None
     if not text.strip():
@@ -312,13 +331,19 @@ def score(log: Log, record: Conversion, args: argparse.Namespace, warnings: list
                 f"{sample.where}: {count} answers, and {answers} to the document before; score this task again"
             )
         answers, settings = count, settings or sampling(sample)
-        if record.rule != "choice" and len(set(texts(sample))) == 1:
-            equal += 1
-        documents[sample.doc_id] = (sample.doc_hash, question_of(sample, record.question))
-        if record.rule in rules:
-            outcomes[sample.doc_id] = rules[record.rule](sample)
-        else:
-            programs_of[sample.doc_id] = programs(sample, record.rule)
+        try:
+            if record.rule != "choice" and len(set(texts(sample))) == 1:
+                equal += 1
+            documents[sample.doc_id] = (sample.doc_hash, question_of(sample, record.question))
+            if record.rule in rules:
+                outcomes[sample.doc_id] = rules[record.rule](sample)
+            else:
+                programs_of[sample.doc_id] = programs(sample, record.rule)
+        except LogError:
+            raise
+        except FIELD_ERRORS as error:
+            cause = f"{type(error).__name__}: {error}"
+            raise LogError(f"{sample.where}: not what the rule {record.rule!r} reads ({cause})") from None
     if programs_of:
         outcomes = run_programs(programs_of, log, record, args)
     if answers > 1 and equal >= 0.95 * len(documents):
@@ -368,16 +393,17 @@ def score_verdicts(log: Log, record: Conversion) -> dict[int, Entry]:
     Raises: LogError if a file is missing or broken, if the documents are not as many, or if the verdicts are on other
     generations or by other references than those beside them.
     """
+    raw = log.path.read_bytes()
+    saved = parsed(raw, f"{log}: not valid JSON", "judge the programs again")
+    documents = documents_of(Path(record.documents))
     try:
-        raw = log.path.read_bytes()
-        saved = json.loads(raw)
-        lines = Path(record.documents).read_text(encoding="utf-8").split("\n")
-        documents = [json.loads(line) for line in lines if line.strip()]
         passed = saved["passed"]
         generations, references = saved["generations_sha256"], saved["references_sha256"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        if not all(of_problem and all(type(right) is bool for right in of_problem) for of_problem in passed):
+            raise TypeError("passed must have true or false for each program of each problem")
+    except (KeyError, TypeError) as error:
         cause = f"{type(error).__name__}: {error}"
-        raise LogError(f"{log}: the verdicts, or the documents {record.documents}, cannot be read ({cause})") from None
+        raise LogError(f"{log}: not what utils.scoring.bigcode writes ({cause}); judge the programs again") from None
     log.sha256 = hashlib.sha256(raw).hexdigest()
     if len(documents) != len(passed):
         raise LogError(
@@ -393,6 +419,22 @@ def score_verdicts(log: Log, record: Conversion) -> dict[int, Entry]:
         question = question_of(sample, record.question)
         entries[n] = Entry(sample.doc_hash, question, share(of_problem, of_problem), references)
     return entries
+
+
+def documents_of(path: Path) -> list[dict[str, Any]]:
+    """The documents of a file of JSON lines. Raises: LogError naming the file and the line."""
+    remedy = "'documents' in the --spec names the data set, a file with one object a line"
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise LogError(f"{path}: the documents cannot be read ({error}); {remedy}") from None
+    documents = []
+    for row, line in enumerate(lines, 1):
+        if line.strip():
+            documents.append(parsed(line, f"{path}, line {row}: not valid JSON", remedy))
+            if not isinstance(documents[-1], dict):
+                raise LogError(f"{path}, line {row}: expected an object, found {documents[-1]!r:.60}; {remedy}")
+    return documents
 
 
 def check_made_from(log: Log, what: str, sha256: str, words: str) -> None:
@@ -693,12 +735,16 @@ def convert(args: argparse.Namespace) -> Converted:
     Raises: ValueError (LogError, DataError) for bad input; nothing is written then.
     """
     llms, jobs = plan(args)
-    check_options(args, [name for job in jobs for name in job.record.files])
+    names = [name for job in jobs for name in job.record.files]
+    check_options(args, names)
     warnings: list[str] = []
     files: dict[str, dict[str, Any]] = {}
     data: dict[str, RoutingData] = {}
     conversions, answers = [], {}
-    with atomic_folder(args.output) as folder:
+    with contextlib.ExitStack() as held:
+        folder = held.enter_context(atomic_folder(args.output))
+        answers_folder = held.enter_context(atomic_folder(args.answers)) if args.answers else None
+        check_options(args, names)  # again: another conversion may have written there since
         for job in sorted(jobs, key=lambda job: job.record.rule in CODE):  # programs run when other logs are known good
             rows_by_file, answers_by_file, sources = convert_job(job, args, warnings)
             conversions.append(sources)
@@ -713,12 +759,11 @@ def convert(args: argparse.Namespace) -> Converted:
             folder / "convert.json",
             {"llms": llms, "options": options, "warnings": warnings, "files": files, "conversions": conversions},
         )
-    if args.answers:
-        with atomic_folder(args.answers) as folder:
+        if answers_folder:
             for name, of_file in answers.items():
-                write_json(folder / name, of_file)
+                write_json(answers_folder / name, of_file)
             digests = {name: files[name]["sha256"] for name in answers}
-            write_json(folder / "answers.json", {"llms": llms, "output": str(args.output), "files": digests})
+            write_json(answers_folder / "answers.json", {"llms": llms, "output": str(args.output), "files": digests})
     for warning in warnings:
         print(f"warning: {warning}", file=sys.stderr)
     return Converted(args.output, data, [job.record.train for job in jobs if job.record.train])

@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import Any
 
 TODAY = re.compile(r"samples_(?P<leaf>.+)_(?P<time>\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d(\.\d+)?)\.jsonl")
+# What values of other types than expected may raise where they are used.
+FIELD_ERRORS = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 AGAIN = "delete the folder of this task and score it again (eval_scripts/score.sh skips what is done)"
 
 
@@ -27,6 +29,14 @@ class LogError(ValueError):
 
     The message names the LLM, the leaf task or the file, and what to do.
     """
+
+
+def parsed(raw: bytes | str, problem: str, remedy: str) -> Any:
+    """JSON. Raises: LogError, `problem` (cause); `remedy`, for whatever the JSON reader finds wrong."""
+    try:
+        return json.loads(raw)
+    except (ValueError, RecursionError) as error:
+        raise LogError(f"{problem} ({error}); {remedy}") from None
 
 
 @dataclass
@@ -97,7 +107,7 @@ def _logs_below(folder: Path) -> Iterator[Path]:
         is_json = path.suffix in (".json", ".jsonl")
         is_other = path.name.startswith("results") or path.name.endswith(".verdicts.jsonl")
         is_hidden = any(name.startswith(".") for name in path.relative_to(folder).parts)
-        if is_json and not is_other and not is_hidden:
+        if is_json and not is_other and not is_hidden and path.is_file():
             yield path
 
 
@@ -151,16 +161,15 @@ def run_of(log: Log, allow_limit: bool) -> tuple[dict[str, Any], int | None]:
     if log.results is None:
         return {}, None
     try:
-        results = json.loads(log.results.read_text(encoding="utf-8"))
+        raw = log.results.read_bytes()
     except FileNotFoundError:
         raise LogError(
             f"{log}: its results file {log.results.name} is missing, and only it can tell whether the log is whole; "
             f"copy both, or {AGAIN}"
         ) from None
-    except ValueError as error:
-        raise LogError(f"{log.results}: not valid JSON ({error}); {AGAIN}") from None
-    if not isinstance(results, dict):
-        raise LogError(f"{log.results}: not a results file of the harness")
+    results = parsed(raw, f"{log.results}: not valid JSON", AGAIN)
+    if not _are_results(results, log.leaf):
+        raise LogError(f"{log.results}: not a results file of the harness; {AGAIN}")
     count = results.get("n-samples", {}).get(log.leaf, {})
     original, effective = count.get("original"), count.get("effective")
     limit = results.get("config", {}).get("limit")
@@ -174,39 +183,43 @@ def run_of(log: Log, allow_limit: bool) -> tuple[dict[str, Any], int | None]:
     return results, effective
 
 
+def _are_results(results: Any, leaf: str) -> bool:
+    """Whether a results file has the fields that are read of it in the form that the harness gives them."""
+    if not isinstance(results, dict):
+        return False
+    sections = [results.get(name, {}) for name in ("n-samples", "n-shot", "config")]
+    if not all(isinstance(section, dict) for section in sections):
+        return False
+    samples_of, shots = sections[0].get(leaf, {}), sections[1].get(leaf)
+    if not isinstance(samples_of, dict):
+        return False
+    counts = [shots, samples_of.get("original"), samples_of.get("effective")]
+    return all(count is None or type(count) is int for count in counts)
+
+
 def _lines(log: Log) -> Iterator[tuple[str, dict[str, Any]]]:
     """The lines of a log, each with its name for errors. Sets log.sha256 at the end.
 
     Raises: LogError for a log that was cut off.
     """
     digest, seen = hashlib.sha256(), 0
+    remedy = f"a truncated copy or a stopped run; copy it again, or {AGAIN}"
     with log.path.open("rb") as file:
         if file.read(1) == b"[":  # 2024
             raw = b"[" + file.read()
             digest.update(raw)
-            try:
-                lines = json.loads(raw)
-            except ValueError as error:
-                raise LogError(
-                    f"{log}: the list is cut off or broken ({error}): a truncated copy or a stopped run; "
-                    f"copy it again, or {AGAIN}"
-                ) from None
+            lines = parsed(raw, f"{log}: the list is cut off or broken", remedy)
             for seen, line in enumerate(lines, 1):
                 yield f"{log}, entry {seen}", line
         else:
             file.seek(0)
             for seen, raw in enumerate(file, 1):
                 digest.update(raw)
-                try:
-                    line = json.loads(raw)
-                    if not raw.endswith(b"\n"):
-                        raise ValueError("no line end")
-                except ValueError as error:
-                    raise LogError(
-                        f"{log}, line {seen}: cut off or broken ({error}): a truncated copy or a stopped run; "
-                        f"copy it again, or {AGAIN}"
-                    ) from None
-                yield f"{log}, line {seen}", line
+                where = f"{log}, line {seen}"
+                line = parsed(raw, f"{where}: cut off or broken", remedy)
+                if not raw.endswith(b"\n"):
+                    raise LogError(f"{where}: cut off or broken (no line end); {remedy}")
+                yield where, line
     if not seen:
         raise LogError(f"{log}: empty; {AGAIN}")
     log.sha256 = digest.hexdigest()
@@ -215,23 +228,31 @@ def _lines(log: Log) -> Iterator[tuple[str, dict[str, Any]]]:
 def _sample(where: str, line: Any) -> Sample:
     """One line in the form of both years. Raises: LogError if it is not a line of a log."""
     try:
-        doc, responses = line["doc"], line["resps"]
-        if not isinstance(doc, dict) or not _are_responses(responses):
-            raise TypeError("doc or resps")
-        doc_id, digest = int(line["doc_id"]), line.get("doc_hash") or doc_hash(doc)
-        return Sample(where, doc_id, digest, doc, line["target"], _arguments(line["arguments"]), responses, line)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        doc, responses, arguments = line["doc"], line["resps"], _arguments(line["arguments"])
+        doc_id, digest = line["doc_id"], line.get("doc_hash") or doc_hash(doc)
+        fits = {
+            "doc": isinstance(doc, dict),
+            "resps": _are_lists(responses),
+            "arguments": _are_lists(arguments),
+            "doc_id": type(doc_id) is int,
+            "doc_hash": isinstance(digest, str),
+            "filter": isinstance(line.get("filter"), str | None),
+        }
+        if wrong := [name for name in fits if not fits[name]]:
+            raise TypeError(", ".join(wrong))
+        return Sample(where, doc_id, digest, doc, line["target"], arguments, responses, line)
+    except FIELD_ERRORS as error:
         raise LogError(
             f"{where}: not a sample of lm-evaluation-harness ({type(error).__name__}: {error}); "
             "was it written with --log_samples?"
         ) from None
 
 
-def _are_responses(responses: Any) -> bool:
-    """Whether this is a list with a list of answers, at least one, for each request."""
-    if not isinstance(responses, list) or not responses:
+def _are_lists(value: Any) -> bool:
+    """Whether this is a list with a list, of one entry at least, for each request."""
+    if not isinstance(value, list) or not value:
         return False
-    return all(isinstance(answers, list) and answers for answers in responses)
+    return all(isinstance(of_request, list) and of_request for of_request in value)
 
 
 def _arguments(arguments: Any) -> Any:

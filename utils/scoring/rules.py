@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from utils.meters import bar
-from utils.scoring.harness import LogError, Sample
+from utils.scoring.harness import LogError, Sample, parsed
 from utils.scoring.sandbox import Program, Verdict, judge, warn
 
 KIND_OF_RULE = {"choice": "probability", "metric": "probability"} | dict.fromkeys(
@@ -59,8 +59,8 @@ def choice(sample: Sample) -> Outcome:
     Raises: LogError if the log-likelihoods or the right option are not what they should be.
     """
     try:
-        values = np.array([float(answers[0][0]) for answers in sample.responses])
-    except (TypeError, ValueError, IndexError):
+        values = np.array([_log_likelihood(answers[0]) for answers in sample.responses])
+    except (TypeError, ValueError, OverflowError):
         raise LogError(
             f"{sample.where}: not the log-likelihoods of a multiple choice: {str(sample.responses)[:80]}; "
             "is the rule of this task right?"
@@ -71,12 +71,14 @@ def choice(sample: Sample) -> Outcome:
             "(try another dtype); score it again"
         )
     options = [str(request[-1]).strip() for request in sample.arguments]
+    if len(options) != len(values):
+        raise LogError(f"{sample.where}: log-likelihoods of {len(values)} options, and {len(options)} were asked for")
     gold = str(sample.target).strip()
-    if re.fullmatch(r"\d+", gold):
+    if re.fullmatch(r"\d{1,9}", gold):
         right = int(gold)
     else:
         right = options.index(gold) if gold in options else -1
-    if not 0 <= right < len(values):
+    if not isinstance(sample.target, (str, int)) or not 0 <= right < len(values):
         raise LogError(
             f"{sample.where}: the right option is {sample.target!r}, "
             f"which is none of the {len(values)} options {options}"
@@ -86,6 +88,13 @@ def choice(sample: Sample) -> Outcome:
     best = int(values.argmax())
     score = float(probabilities[right]) if best == right else 0
     return Outcome(score, [best], [best == right], right)
+
+
+def _log_likelihood(answer: Any) -> float:
+    """The first of [log-likelihood, is greedy]. Raises: TypeError, ValueError or OverflowError for something else."""
+    if not isinstance(answer, list) or len(answer) != 2 or isinstance(answer[0], bool):
+        raise TypeError("no log-likelihood")
+    return float(answer[0])
 
 
 def texts(sample: Sample) -> list[str]:
@@ -113,6 +122,8 @@ def number(sample: Sample, numeric: bool = False) -> Outcome:
     Compares the text as it stands, as the paper's scores do: 1000 is then not 1,000, nor 72. or $72 the same as 72.
     `numeric` compares values. Raises: LogError for `numeric` where the reference is no number.
     """
+    if not isinstance(sample.target, (str, int, float)):
+        raise LogError(f"{sample.where}: the reference answer must be text or a number, found {sample.target!r:.60}")
     gold = str(sample.target).rsplit("####", 1)[-1].strip()
     if numeric and value_of(gold) is None:
         raise LogError(f"{sample.where}: the reference answer {gold!r} is no number, as --numeric_answers needs")
@@ -137,12 +148,19 @@ def metric(sample: Sample, name: str) -> Outcome:
             "score it with `repeats: 1`"
         )
     value = sample.line.get(name)
-    if isinstance(value, str) or value is None or not 0 <= float(value) <= 1:
-        known = ", ".join(sample.line.get("metrics", [])) or "unknown"
-        raise LogError(f"{sample.where}: the metric {name} is {value!r}, not a number in [0, 1]; its metrics: {known}")
+    if not isinstance(value, (int, float)) or not 0 <= value <= 1:
+        known = ", ".join(map(str, sample.line.get("metrics", []))) or "unknown"
+        raise LogError(
+            f"{sample.where}: the metric {name} is {value!r:.60}, not a number in [0, 1]; its metrics: {known}"
+        )
     filtered = sample.line.get("filtered_resps") or [None]
     score = int(value) if float(value).is_integer() else float(value)
-    return Outcome(score, [str(filtered[0])[-200:]], [float(value) > 0], str(sample.target)[-200:])
+    return Outcome(score, [_end_of(filtered[0])], [value > 0], _end_of(sample.target))
+
+
+def _end_of(value: Any) -> str:
+    """The last characters of a value, as text that can be written."""
+    return str(value)[-200:].encode("utf-8", "replace").decode("utf-8")
 
 
 # Where a completion ends: at the first line that begins something else, as in bigcode-evaluation-harness.
@@ -194,21 +212,34 @@ def programs(sample: Sample, rule: str) -> list[Program]:
     declaration) and test.
     Raises: LogError for a document without them.
     """
-    doc = sample.doc
+    doc, answers = sample.doc, texts(sample)
     try:
         if rule == "javascript":
-            start = _after(doc["prompt"], sample)
-            return [Program(rule, f"{start}{cut_balanced(start, text)}\n\n{doc['test']}\n") for text in texts(sample)]
+            prompt, test = _text(sample, "prompt"), _text(sample, "test")
+            start = _after(prompt, sample)
+            return [Program(rule, f"{start}{cut_balanced(start, text)}\n\n{test}\n") for text in answers]
         if "test_list" in doc:
-            tests = "\n".join(doc["test_list"])
-            return [Program(rule, f"{cut(text, MBPP_STOPS)}\n{tests}\n") for text in texts(sample)]
-        start, end = _after(doc["prompt"], sample), f"{doc['test']}\ncheck({doc['entry_point']})\n"
-        return [Program(rule, f"{start}{cut(text, HUMANEVAL_STOPS)}\n{end}") for text in texts(sample)]
+            tests = doc["test_list"]
+            if not isinstance(tests, list) or not tests or not all(isinstance(test, str) for test in tests):
+                raise LogError(f"{sample.where}: test_list must be a list of texts, found {tests!r:.60}")
+            tests = "\n".join(tests)
+            return [Program(rule, f"{cut(text, MBPP_STOPS)}\n{tests}\n") for text in answers]
+        prompt, test, entry_point = (_text(sample, name) for name in ("prompt", "test", "entry_point"))
+        start, end = _after(prompt, sample), f"{test}\ncheck({entry_point})\n"
+        return [Program(rule, f"{start}{cut(text, HUMANEVAL_STOPS)}\n{end}") for text in answers]
     except KeyError as error:
         raise LogError(
             f"{sample.where}: rule {rule!r} needs the field {error} of the document, or test_list; "
             f"it has {', '.join(doc)}"
         ) from None
+
+
+def _text(sample: Sample, name: str) -> str:
+    """A field of the document. Raises: KeyError if it is not there, LogError if it is no text."""
+    value = sample.doc[name]
+    if not isinstance(value, str) or not value.strip():
+        raise LogError(f"{sample.where}: the field {name!r} of the document must be text, found {value!r:.60}")
+    return value
 
 
 def key_of(program: Program) -> str:
@@ -233,26 +264,32 @@ def read_verdicts(path: Path, how: Judging) -> dict[str, bool]:
     """The verdicts of a file that were reached within the same limits, {key: passed}.
 
     A last line that was cut off is not one.
+    Raises: LogError naming the file and the line.
     """
     if not path.is_file():
         return {}
     passed = {}
-    for text in path.read_text(encoding="utf-8").splitlines(keepends=True):
-        if not text.endswith("\n"):
+    for number, line in enumerate(path.read_bytes().splitlines(keepends=True), 1):
+        if not line.endswith(b"\n"):
             continue
-        verdict = json.loads(text)
-        if (verdict["seconds"], verdict["megabytes"]) == (how.seconds, how.megabytes):
-            passed[verdict["program"]] = verdict["passed"]
+        remedy = "delete that line, and its program runs again"
+        verdict = parsed(line, f"{path}, line {number}: not valid JSON", remedy)
+        try:
+            key, is_right, limits = verdict["program"], verdict["passed"], (verdict["seconds"], verdict["megabytes"])
+            if not isinstance(key, str) or not isinstance(is_right, bool):
+                raise TypeError("program or passed")
+        except (KeyError, TypeError) as error:
+            raise LogError(f"{path}, line {number}: not a verdict on a program ({error}); {remedy}") from None
+        if limits == (how.seconds, how.megabytes):
+            passed[key] = is_right
     return passed
 
 
 def drop_half_line(path: Path) -> None:
     """Take away the last line of a file if a killed run left it half-written."""
-    text = path.read_text(encoding="utf-8") if path.is_file() else ""
-    if text and not text.endswith("\n"):
-        whole_lines = text[: text.rfind("\n") + 1]
-        with path.open("r+b") as file:
-            os.truncate(file.fileno(), len(whole_lines.encode("utf-8")))
+    raw = path.read_bytes() if path.is_file() else b""
+    if raw and not raw.endswith(b"\n"):
+        os.truncate(path, raw.rfind(b"\n") + 1)
 
 
 def verdicts(wanted: Sequence[Program], path: Path, how: Judging, title: str) -> dict[str, bool]:

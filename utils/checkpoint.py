@@ -23,7 +23,7 @@ from utils.data import ENDS, MISSING
 from utils.encoders import Encoder, Given, check_configuration, load_tokenizer
 from utils.files import atomic_folder, write_json
 from utils.model import RouterDC
-from utils.tasks import DATASETS
+from utils.tasks import DATASETS, KINDS
 
 FORMAT = "routerdc-checkpoint-1"
 WEIGHTS, CONFIG, ENCODER = "model.safetensors", "config.json", "encoder"
@@ -53,6 +53,14 @@ def _are_texts(value: Any) -> bool:
 
 def _are_different_texts(value: Any) -> bool:
     return _are_texts(value) and len(set(value)) == len(value)
+
+
+def _are_kinds_or_null(value: Any) -> bool:
+    return value is None or (_are_texts(value) and set(value) <= set(KINDS))
+
+
+def _are_digests(value: Any) -> bool:
+    return isinstance(value, dict) and all(map(_is_text, value.values()))
 
 
 def _are_tests(value: Any) -> bool:
@@ -88,6 +96,8 @@ NEEDED_IF_THERE: dict[str, tuple[Callable[[Any], bool], str]] = {
     "settings.keep_characters": (_is_one_of(ENDS), " or ".join(ENDS)),
     "settings.missing_cells": (_is_one_of(MISSING), " or ".join(MISSING)),
     "settings.cost_rate": (lambda value: isinstance(value, (int, float)) and value >= 0, "a number that is at least 0"),
+    "settings.data_type": (_are_kinds_or_null, "null or a list of score kinds"),
+    "settings.data": (_are_digests, "an object with the SHA-256 of files"),
     "settings.dataset": (_is_one_of(tuple(DATASETS)), " or ".join(DATASETS)),
 }
 EMBEDS = ("pooling", "max_length", "head")  # keys of the config that change the embedding of a query
@@ -119,8 +129,13 @@ def save(model: RouterDC, folder: Path, about: dict[str, Any]) -> None:
             encoder.backbone.config.save_pretrained(unfinished / ENCODER)
             encoder.tokenizer.save_pretrained(unfinished / ENCODER)
         save_file(weights, unfinished / WEIGHTS)
-        config["files"] = _digests(unfinished)
-        write_json(unfinished / CONFIG, config | {"sha256": _digest_of_config(config)})
+        write_config(unfinished, config)
+
+
+def write_config(folder: Path, config: Mapping[str, Any]) -> None:
+    """Write the config of a checkpoint whose other files are there, with the digests of them and of itself."""
+    config = {**config, "files": _digests(folder)}
+    write_json(folder / CONFIG, config | {"sha256": _digest_of_config(config)})
 
 
 def _digests(folder: Path) -> dict[str, str]:

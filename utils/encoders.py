@@ -467,7 +467,7 @@ def check_configuration(source: str | Path) -> None:
                 raise ValueError(f"{file} names code of its own ({key}), which is never run")
             most = MOST_LAYERS if key == "num_hidden_layers" else LARGEST
             if values is encoder and isinstance(value, int) and abs(value) > most:
-                raise ValueError(f"{file}: {key} is {value:.4g}, at most {most} is built")
+                raise ValueError(f"{file}: {key} is beyond {most}, the most that any encoder has")
 
 
 def _entries(value: Any) -> Iterator[tuple[str, Any]]:

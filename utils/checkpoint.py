@@ -257,6 +257,17 @@ def check_weights(weights: Mapping[str, Tensor], empty: RouterDC, path: Path) ->
             raise CheckpointError(f"{path}: {name} has values that are not finite; {AGAIN}")
 
 
+def check_runs(encoder: Encoder) -> None:
+    """Raise ValueError, or what its libraries raise, unless an encoder knows all tokens and can embed a query."""
+    highest = max(encoder.tokenizer.get_vocab().values())
+    known = encoder.backbone.get_input_embeddings().num_embeddings
+    if highest >= known:
+        raise ValueError(f"the tokenizer has tokens up to number {highest}, and the encoder knows {known}")
+    tokens = encoder.tokenize(["?"]).values[None]  # (1, L)
+    with torch.no_grad():
+        encoder(tokens, torch.ones_like(tokens))
+
+
 def _build(folder: Path, config: Mapping[str, Any], tokenizer: Any, hidden_size: int) -> RouterDC:
     """A router as the configs of a checkpoint describe it, before its weights. tokenizer: None for `Given`."""
     if tokenizer is None:
@@ -289,9 +300,11 @@ def load(folder: str | Path) -> tuple[RouterDC, dict[str, Any]]:
             check_weights(weights, _build(*parts), folder / WEIGHTS)
         with no_init_weights():
             model = _build(*parts)
-        model.load_state_dict(weights)
+        model.eval().load_state_dict(weights)
+        if tokenizer is not None:
+            check_runs(model.encoder)
     except CheckpointError:
         raise
     except Exception as error:  # the libraries raise anything for a damaged file, tokenizers a bare Exception
         raise CheckpointError(f"{folder}: {type(error).__name__}: {error}; {AGAIN}") from error
-    return model.eval(), config
+    return model, config

@@ -511,9 +511,10 @@ def _what_would_help(name: str, error: Exception) -> str:
     reason = lines[0] if lines else type(error).__name__
     is_folder = Path(name).is_dir()
     if not is_folder and not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", name):
-        return "no such folder, and no name on the hub. Give a folder with an encoder, or use --encoder minilm"
+        return "cannot be loaded (no such folder). Give one with an encoder, a name on the hub, or use --encoder minilm"
     download = f"hf download {name} --local-dir DIR"
-    if "named model.safetensors" in reason:
+    may_have_pickle = not is_folder or any(Path(name).glob("*.bin"))
+    if "named model.safetensors" in reason and may_have_pickle:
         folder = name if is_folder else "DIR"
         rewrite = f"from transformers import AutoModel as M; M.from_pretrained('{folder}').save_pretrained('{folder}')"
         commands = f'python -c "{rewrite}"' if is_folder else f'{download} && python -c "{rewrite}"'

@@ -265,6 +265,8 @@ def test_a_checkpoint_without_digests_loads_with_a_note(saved, capsys):
     assert checkpoint.content_hash(folder) == before
     (folder / "encoder" / "tokenizer.json").unlink()
     assert f"{folder / 'encoder' / 'tokenizer.json'}: no such file" in message_of(folder)
+    checkpoint.write_config(folder, json.loads((folder / "config.json").read_text()))
+    assert f"{folder / 'encoder' / 'tokenizer.json'}: no such file" in message_of(folder)
 
 
 CHANGES = {
@@ -303,7 +305,8 @@ SIZES = {
     "hidden_size": [10**30, 2**40, 2**20, 64],
     "max_position_embeddings": [10**30, 2**40, 2**20],
     "intermediate_size": [10**30, 2**40, 2**20],
-    "num_labels": [10**30, 2**40],
+    "num_labels": [10**30, 2**40, 2**20],
+    "num_attention_heads": [-1, 3],
     "id2label": [{"0": 10**30}],
 }
 

@@ -212,13 +212,11 @@ def check_files(folder: Path, config: Mapping[str, Any]) -> None:
     Of a checkpoint from before there were digests only the names can be checked; a note on stderr says so.
     """
     found = _digests(folder)
-    if "files" in config:
-        saved = config["files"]
-    else:
+    saved = config.get("files", found)
+    if "files" not in config:
         print(f"note: {folder} has no digests (it is older than they are): damage may go unnoticed", file=sys.stderr)
-        needed = [] if config["encoder"] == GIVEN else [f"{ENCODER}/{name}" for name in (CONFIG, *TOKENIZER)]
-        saved = found | {name: found.get(name) for name in needed}
-    for name in sorted(saved.keys() | found.keys()):
+    needed = [] if config["encoder"] == GIVEN else [f"{ENCODER}/{name}" for name in (CONFIG, *TOKENIZER)]
+    for name in sorted({*needed, *saved, *found}):
         if name not in found:
             raise CheckpointError(f"{folder / name}: no such file; {AGAIN}")
         if name not in saved:

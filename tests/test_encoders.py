@@ -318,6 +318,16 @@ def test_a_damaged_encoder_folder_is_named(tiny_bert, tmp_path):
             message_of(folder)
 
 
+def test_an_encoder_without_its_vocabulary_is_refused(folder, tmp_path):
+    """transformers makes a tokenizer to which every word is the same unknown one."""
+    copy = shutil.copytree(folder, tmp_path / "encoder")
+    (copy / "tokenizer.json").unlink(missing_ok=True)
+    (copy / "spm.model").unlink(missing_ok=True)
+    assert "cannot be loaded" in message_of(copy)
+    if folder.name == "tiny-bert":
+        assert "its tokenizer knows no words: tokenizer.json" in message_of(copy)
+
+
 def hostile(folder, marker, file="config.json", entry="AutoConfig"):
     """Gives a folder Python code that leaves `marker` when it runs, and names it in a configuration."""
     (folder / "code.py").write_text(f"import pathlib\npathlib.Path({str(marker)!r}).touch()\nclass Thing: pass\n")

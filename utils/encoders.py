@@ -485,8 +485,14 @@ def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
 
     transformers 5 builds DeBERTa's tokenizer from the pieces alone and forgets the model's table of characters, so that
     full-width forms, common in Chinese, would be unknown tokens.
+    Raises: ValueError for a tokenizer that has little beside its special tokens: without a file with its vocabulary
+        transformers makes one, to which every word is unknown.
     """
     tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+    if len(tokenizer) < 2 * len(tokenizer.all_special_ids):
+        raise ValueError(
+            "its tokenizer knows no words: tokenizer.json, or another file with its vocabulary, is missing"
+        )
     if isinstance(tokenizer, DebertaV2Tokenizer):
         _restore_normalizer(tokenizer.backend_tokenizer, source)
     return tokenizer

@@ -21,7 +21,7 @@ from test_encoders import QUESTIONS, SMALL, hostile
 
 from utils import checkpoint
 from utils.checkpoint import CheckpointError
-from utils.encoders import Queries, load_encoder
+from utils.encoders import Given, Queries, load_encoder
 from utils.model import RouterDC
 
 SETTINGS = {"data_paths": ["gsm8k-train.json"], "freeze_encoder": False, "train_layers": None, "seed": 1}
@@ -131,6 +131,21 @@ def test_the_folder_holds_safetensors_json_and_a_tokenizer(saved):
 def test_a_runs_folder_stands_for_its_checkpoint(saved):
     model, folder = saved
     assert torch.equal(similarities(checkpoint.load(folder.parent)[0]), similarities(checkpoint.load(str(folder))[0]))
+
+
+def test_a_router_of_given_embeddings(tmp_path):
+    """It has no encoder folder, and its weights are checked as all others are."""
+    model = RouterDC(Given(6), LLMS, "inner", head=True)
+    with torch.no_grad():
+        model.head.weight.add_(torch.randn(6, 6))
+    checkpoint.save(model, tmp_path / "checkpoint", ABOUT)
+    found, config = checkpoint.load(tmp_path / "checkpoint")
+    embedded = torch.randn(3, 6)
+    assert torch.equal(found(embedded)[1], model(embedded)[1]) and list(config["files"]) == ["model.safetensors"]
+    changed(tmp_path / "checkpoint", lambda weights: weights["head.weight"][2:3].fill_(float("inf")))
+    assert "it is not as it was saved" in message_of(tmp_path / "checkpoint")
+    checkpoint.write_config(tmp_path / "checkpoint", config)
+    assert "head.weight has values that are not finite" in message_of(tmp_path / "checkpoint")
 
 
 def test_no_checkpoint(tmp_path):

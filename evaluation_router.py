@@ -6,8 +6,10 @@ python evaluation_router.py --ckpt runs/minilm/seed_1 --query "What is 17 * 23?"
 """
 
 import utils  # noqa: F401  # isort: skip  # before torch, which takes from it how its threads wait
+import json
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,12 +20,12 @@ from utils import checkpoint
 from utils.config import HardwareConfig, Kind, parse_arguments
 from utils.data import DataError, RoutingData, cut, load_all, reading
 from utils.encoders import Queries
-from utils.evaluate import evaluate
+from utils.evaluate import check_finite, check_kinds, evaluate
 from utils.experiment import Hardware, choose_hardware
 from utils.files import writable_folder, write_json
 from utils.model import RouterDC, trained_layers_of
 from utils.tables import tables
-from utils.tasks import short, task_of
+from utils.tasks import kind_of, short, task_of
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ class Arguments:
     test_data_type: tuple[Kind, ...] | None = None
     """score kind of each file, needed for tasks that the paper has not; a single kind serves all files"""
     query: tuple[str, ...] | None = None
-    """route these queries instead, or each line of standard input with --query -"""
+    """route these queries (texts, not files) instead, or each line of standard input with --query -"""
     llms: tuple[str, ...] | None = None
     """with --query: the LLMs to choose from; default: all that the router knows"""
     output: Path | None = None
@@ -70,7 +72,7 @@ def choose(
     """Route queries: for each {"query", "llm": the one picked, "similarity": {llm: cosine or inner product}}.
 
     The pick is the arg-max over `llms` alone. Of each query `characters` are read, all by default, from the end `keep`.
-    Raises: ValueError for no query, an empty one, or an LLM that the router does not know.
+    Raises: ValueError for no query, an empty one, one that is not UTF-8, or an LLM that the router does not know.
     """
     columns = model.columns(llms)
     if not queries:
@@ -78,9 +80,12 @@ def choose(
     for number, query in enumerate(queries):
         if not query.strip():
             raise ValueError(f"--query: number {number} is empty; give the text that an LLM would get")
+        if query != query.encode(errors="ignore").decode():
+            raise ValueError(f"--query: number {number} is not valid UTF-8: {query[:80]!r}")
     texts = [cut(query, characters, keep) for query in queries]
     embedded = Queries(model.encoder, texts, hardware, "all").embed()
     similarity = model(embedded)[1][:, columns]  # (N, T)
+    check_finite(similarity, "--query")
     routed = []
     for query, row in zip(queries, similarity.tolist()):
         best = max(range(len(llms)), key=row.__getitem__)
@@ -88,9 +93,40 @@ def choose(
     return routed
 
 
+def read_queries(given: Sequence[str]) -> list[str]:
+    """The queries of --query: its values, or each line of standard input for "-"; only a line feed ends a line.
+
+    A value that names a file is routed as any text, with a note on stderr.
+    Raises: ValueError for standard input that is not UTF-8, or a line with a JSON object, of which a text is meant.
+    """
+    if list(given) != ["-"]:
+        for file in filter(os.path.isfile, given):
+            note = f"note: --query takes texts, and {file!r}, a file, is routed as one; its lines: --query - < FILE"
+            print(note, file=sys.stderr)
+        return list(given)
+    try:
+        lines = [line.removesuffix("\n") for line in sys.stdin]
+    except UnicodeDecodeError as error:
+        raise ValueError(f"--query -: standard input is not UTF-8 ({error})") from None
+    for number, line in enumerate(lines, 1):
+        if _is_json_object(line):
+            raise ValueError(
+                f"--query -: line {number} is a JSON object; give the text alone, one query a line. A data file is "
+                "routed by --test_data_paths"
+            )
+    return lines
+
+
+def _is_json_object(line: str) -> bool:
+    try:
+        return isinstance(json.loads(line), dict)
+    except (ValueError, RecursionError):
+        return False
+
+
 def route_queries(args: Arguments, model: RouterDC, config: dict[str, Any], hardware: Hardware) -> None:
     """--query: print which LLM should answer each query."""
-    queries = sys.stdin.read().splitlines() if args.query == ("-",) else args.query
+    queries = read_queries(args.query)
     options = reading(config["settings"])
     routed = choose(model, queries, args.llms or model.llms, hardware, options["characters"], options["keep"])
     for pick in routed:
@@ -101,10 +137,32 @@ def route_queries(args: Arguments, model: RouterDC, config: dict[str, Any], hard
         write_json(args.output, {"checkpoint": args.ckpt, "device": hardware.describe(), "queries": routed})
 
 
+def kinds_of_run(config: Mapping[str, Any]) -> dict[str, str | None]:
+    """The score kind of each task that a training run read, for training or for tests."""
+    settings = config["settings"]
+    tasks = [task_of(path) for path in settings["data_paths"]]
+    given = settings.get("data_type") or [None]
+    given = given * len(tasks) if len(given) == 1 else given
+    kinds = {task: kind or kind_of(task) for task, kind in zip(tasks, given)}
+    return kinds | {task_of(test["path"]): test["kind"] for test in config["tests"]}
+
+
+def note_changed_files(tests: Sequence[RoutingData], digests: Mapping[str, str]) -> None:
+    """Say on stderr which test files are no longer those of the training run. digests: SHA-256 there, by path."""
+    for data in tests:
+        if digests.get(data.path, data.sha256) != data.sha256:
+            print(
+                f"note: {data.path} has changed since the training run (SHA-256 was {digests[data.path][:12]}, is "
+                f"{data.sha256[:12]}); its figures are of the file as it is now",
+                file=sys.stderr,
+            )
+
+
 def load_test_files(args: Arguments, model: RouterDC, config: dict[str, Any]) -> list[RoutingData]:
     """The test files, by default those of the training run, with their LLMs in the order of training.
 
-    Raises: DataError for bad files; ValueError for an LLM that the router does not know.
+    Raises: DataError for bad files, or a score kind unlike that of training; ValueError for an LLM that the router does
+        not know.
     """
     paths, kinds = args.test_data_paths, args.test_data_type
     if paths is None:
@@ -115,6 +173,8 @@ def load_test_files(args: Arguments, model: RouterDC, config: dict[str, Any]) ->
     if args.test_data_paths is None and config["settings"].get("llms"):  # the run read these columns alone
         tests = [data.for_llms([name for name in data.llms if name in model.llms]) for data in tests]
     model.check_knows(tests[0].llms)
+    check_kinds(tests, kinds_of_run(config))
+    note_changed_files(tests, config["settings"].get("data", {}))
     return [data.for_llms([name for name in model.llms if name in data.llms]) for data in tests]
 
 
@@ -139,8 +199,8 @@ def main(argv: list[str] | None = None) -> int:
             Arguments, sys.argv[1:] if argv is None else argv, "python evaluation_router.py", __doc__
         )
         model, config = checkpoint.load(args.ckpt)
-        precision = args.hardware.precision
-        hardware = choose_hardware(args.hardware.device, config["precision"] if precision == "auto" else precision)
+        precision = config["precision"] if args.hardware.precision == "auto" else args.hardware.precision
+        hardware = choose_hardware(args.hardware.device, precision, args.hardware.threads)
         model.place(hardware, trained_layers_of(config["settings"]), config["settings"]["train_layers"])
         check_arguments(args)
         if args.query:

@@ -20,7 +20,7 @@ sys.path.insert(0, str(REPO))
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
-from safetensors.torch import load_file  # noqa: E402
+from safetensors.torch import load_file, save_file  # noqa: E402
 
 LLMS = ("org/alpha-7b", "org/beta-7b", "lab/gamma-8b", "lab/delta")  # LLM t is the expert of TOPICS[t]
 TOPICS = (
@@ -177,7 +177,7 @@ TINY_DEBERTA = {
 def tiny_deberta(tmp_path_factory) -> Path:
     """A folder laid out like mDeBERTaV3's on the hub.
 
-    Its configuration in small, half-precision weights of the pre-training model in pytorch_model.bin, and a
+    Its configuration in small, half-precision weights of the pre-training model (there in a pickle), and a
     SentencePiece model without a tokenizer.json.
     """
     import sentencepiece
@@ -203,7 +203,7 @@ def tiny_deberta(tmp_path_factory) -> Path:
     model = DebertaV2Model(DebertaV2Config.from_pretrained(folder))
     weights = {f"deberta.{name}": value.half() for name, value in model.state_dict().items()}
     weights["lm_predictions.lm_head.bias"] = torch.zeros(260).half()
-    torch.save(weights, folder / "pytorch_model.bin")
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
     return folder
 
 

@@ -24,7 +24,7 @@ from utils.baselines.embeddings import Embeddings
 from utils.baselines.irt import IRT
 from utils.baselines.problem import Problem
 from utils.baselines.trained_encoder import clustered
-from utils.checkpoint import content_hash
+from utils.checkpoint import content_hash, write_config
 from utils.data import DataError, gains, load, load_tests
 from utils.denoise import pool_targets
 from utils.experiment import choose_hardware
@@ -459,10 +459,9 @@ def test_a_checkpoint_that_saw_other_rows_is_refused(routers_trained, fake, fail
     assert "training files" in refused("--data_paths", *paths[1:])
     wrong = tmp_path / "fidelity" / "seed_2"
     shutil.copytree(ckpt, wrong)
-    path = wrong / "checkpoint" / "config.json"
-    config = json.loads(path.read_text())
+    config = json.loads((wrong / "checkpoint" / "config.json").read_text())
     config["settings"]["fidelity"] = "5"  # its "validation" reads the training rows
-    path.write_text(json.dumps(config))
+    write_config(wrong / "checkpoint", config)
     assert "fidelity: '5' there, 'paper' here" in fails("--routers", "ridge", "--seeds", 2, "--encoder_ckpt", wrong)
     text = fails("--routers", "ridge", "--encoder_ckpt", ckpt.with_name("seed_{seed}"))
     assert text.startswith(f"--encoder_ckpt {ckpt.with_name('seed_1')}: no checkpoint there")
@@ -474,8 +473,8 @@ def test_another_checkpoint_is_another_run(routers_trained, run, fails, tmp_path
     shutil.copytree(routers_trained["none"], ckpt)
     flags = ("--routers", "ridge", "--seeds", 2, "--encoder_ckpt", ckpt)
     run("failed", *flags)
-    path = ckpt / "checkpoint" / "config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"seconds": 1.5, "device": "another"}))
+    config = json.loads((ckpt / "checkpoint" / "config.json").read_text())
+    write_config(ckpt / "checkpoint", config | {"seconds": 1.5, "device": "another"})
     assert "1 of 1 runs are already done" in run("failed", *flags)
     before = content_hash(ckpt / "checkpoint")
     shutil.copy(routers_trained["all"] / "checkpoint" / "model.safetensors", ckpt / "checkpoint")

@@ -4,20 +4,24 @@ Damage is named, and there is never half a folder.
 """
 
 import contextlib
+import hashlib
+import io
 import json
 import pickle
+import resource
 import shutil
+import sys
 
 import numpy as np
 import pytest
 import torch
 from conftest import LLMS
-from safetensors.torch import load_file, save
-from test_encoders import QUESTIONS, SMALL
+from safetensors.torch import load_file, save_file
+from test_encoders import QUESTIONS, SMALL, hostile
 
 from utils import checkpoint
 from utils.checkpoint import CheckpointError
-from utils.encoders import Queries, load_encoder
+from utils.encoders import Given, Queries, load_encoder
 from utils.model import RouterDC
 
 SETTINGS = {"data_paths": ["gsm8k-train.json"], "freeze_encoder": False, "train_layers": None, "seed": 1}
@@ -75,6 +79,8 @@ WRONG = {  # keys of the config, and values that may not stand there
     "settings.keep_characters": ["middle"],
     "settings.missing_cells": [None],
     "settings.cost_rate": [None],
+    "settings.data_type": ["probability", [], ["score"]],
+    "settings.data": [[], {"mbpp.json": 7}],
     "settings.dataset": [[]],
 }
 
@@ -127,6 +133,21 @@ def test_a_runs_folder_stands_for_its_checkpoint(saved):
     assert torch.equal(similarities(checkpoint.load(folder.parent)[0]), similarities(checkpoint.load(str(folder))[0]))
 
 
+def test_a_router_of_given_embeddings(tmp_path):
+    """It has no encoder folder, and its weights are checked as all others are."""
+    model = RouterDC(Given(6), LLMS, "inner", head=True)
+    with torch.no_grad():
+        model.head.weight.add_(torch.randn(6, 6))
+    checkpoint.save(model, tmp_path / "checkpoint", ABOUT)
+    found, config = checkpoint.load(tmp_path / "checkpoint")
+    embedded = torch.randn(3, 6)
+    assert torch.equal(found(embedded)[1], model(embedded)[1]) and list(config["files"]) == ["model.safetensors"]
+    changed(tmp_path / "checkpoint", lambda weights: weights["head.weight"][2:3].fill_(float("inf")))
+    assert "it is not as it was saved" in message_of(tmp_path / "checkpoint")
+    checkpoint.write_config(tmp_path / "checkpoint", config)
+    assert "head.weight has values that are not finite" in message_of(tmp_path / "checkpoint")
+
+
 def test_no_checkpoint(tmp_path):
     with pytest.raises(CheckpointError, match="no checkpoint there .*config.json and model.safetensors are missing"):
         checkpoint.load(tmp_path)
@@ -160,25 +181,175 @@ def file_with(path, content: bytes):
     checkpoint.load(path.parent if path.parent.name == "checkpoint" else path.parent.parent)
 
 
+def older(folder) -> None:
+    """Makes a checkpoint one from before there were digests."""
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps({name: value for name, value in config.items() if name not in ("files", "sha256")}))
+
+
+def changed(folder, change) -> None:
+    """Changes the weights of a checkpoint, all but its digests."""
+    tensors = load_file(folder / "model.safetensors")
+    change(tensors)
+    save_file(tensors, folder / "model.safetensors")
+
+
 def test_damaged_weights_are_named(saved):
     weights = saved[1] / "model.safetensors"
     content = weights.read_bytes()
     for size in (0, 5, len(content) // 2, len(content) - 1):
         with file_with(weights, content[:size]):
-            message_of(saved[1])
-    tensors = load_file(weights)
-    tensors.pop("llm_embeddings.weight")
-    with file_with(weights, save(tensors)):
-        assert "llm_embeddings.weight" in message_of(saved[1])
+            assert "model.safetensors: it is not as it was saved" in message_of(saved[1])
+    place = content.index(b"}}") + 1000  # among the values, where nothing but the digest can tell
+    with file_with(weights, content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]):
+        found = hashlib.sha256(weights.read_bytes()).hexdigest()
+        assert f"{weights}: it is not as it was saved (SHA-256 is {found})" in message_of(saved[1])
 
 
 def test_a_damaged_config_is_named(saved):
     path = saved[1] / "config.json"
     text = path.read_text()
-    with file_with(path, text[: len(text) // 2].encode()):
+    for damaged in (
+        text[: len(text) // 2],
+        "[" * 100_000,
+        text.replace('"max_length": 40', '"max_length": ' + 5000 * "4"),
+    ):
+        with file_with(path, damaged.encode()):
+            assert "not valid JSON" in message_of(saved[1])
+    with file_with(path, b"\xff\xfe" + text.encode("utf-16-le")):
         assert "not valid JSON" in message_of(saved[1])
-    with file_with(path, text.replace(f'"{LLMS[0]}",', "").encode()):  # one LLM less than the weights have
-        assert "llm_embeddings" in message_of(saved[1])
+
+
+EDITS = {
+    "llms": LLMS[::-1],
+    "pooling": "first",
+    "max_length": 39,
+    "similarity_function": "inner",
+    "head": True,
+    "encoder": "given",
+    "precision": "bf16",
+    "tests": [{"path": "mbpp.json", "kind": "probability"}],
+    "settings": SETTINGS | {"max_characters": 9},
+    "note": "another",
+    "files": {},
+    "sha256": 64 * "0",
+}
+
+
+@pytest.mark.parametrize("key", EDITS)
+def test_an_edited_config_is_refused(saved, key):
+    """Whatever it would change; also with one of the digests removed, though not for other spaces and order."""
+    path = saved[1] / "config.json"
+    config = json.loads(path.read_text())
+    with file_with(path, json.dumps(dict(sorted(config.items())), indent=4).encode()):
+        checkpoint.load(saved[1])
+    for edited in (config | {key: EDITS[key]}, {name: value for name, value in config.items() if name != key}):
+        with file_with(path, json.dumps(edited).encode()):
+            message = message_of(saved[1])
+            assert "it is not as it was saved" in message or f"{path}: {key} is missing" in message
+
+
+def test_missing_foreign_and_exchanged_files_are_named(saved, tiny_deberta, tmp_path):
+    folder = saved[1]
+    for path in (folder / "encoder").iterdir():
+        with file_with(path, b""):
+            path.unlink()
+            assert f"{path}: no such file" in message_of(folder)
+    (folder / "encoder" / ".hidden").write_text("some systems leave such files in every folder")
+    checkpoint.load(folder)
+    foreign = folder / "encoder" / "added_tokens.json"
+    foreign.write_text('{"river": 7}')
+    with pytest.raises(CheckpointError, match="added_tokens.json: it is not of this checkpoint; remove it"):
+        checkpoint.load(folder)
+    foreign.unlink()
+    checkpoint.save(router(tiny_deberta), tmp_path / "other", ABOUT)
+    for name in ("tokenizer.json", "config.json"):
+        with file_with(folder / "encoder" / name, (tmp_path / "other" / "encoder" / name).read_bytes()):
+            assert f"{name}: it is not as it was saved" in message_of(folder)
+
+
+def test_a_checkpoint_without_digests_loads_with_a_note(saved, capsys):
+    model, folder = saved
+    checkpoint.load(folder)
+    assert capsys.readouterr().err == ""
+    before = checkpoint.content_hash(folder)
+    older(folder)
+    assert torch.equal(similarities(checkpoint.load(folder)[0]), similarities(model))
+    assert capsys.readouterr().err.startswith(f"note: {folder} has no digests")
+    assert checkpoint.content_hash(folder) == before
+    (folder / "encoder" / "tokenizer.json").unlink()
+    assert f"{folder / 'encoder' / 'tokenizer.json'}: no such file" in message_of(folder)
+    checkpoint.write_config(folder, json.loads((folder / "config.json").read_text()))
+    assert f"{folder / 'encoder' / 'tokenizer.json'}: no such file" in message_of(folder)
+
+
+CHANGES = {
+    "llm_embeddings.weight is missing": lambda weights: weights.pop("llm_embeddings.weight"),
+    "more is not of this router": lambda weights: weights.update(more=torch.zeros(2)),
+    "llm_embeddings.weight is torch.float32 (3, 32)": lambda weights: weights.update(
+        {"llm_embeddings.weight": weights["llm_embeddings.weight"][:3].clone()}
+    ),
+    "llm_embeddings.weight is torch.float16 (4, 32)": lambda weights: weights.update(
+        {"llm_embeddings.weight": weights["llm_embeddings.weight"].half()}
+    ),
+    "llm_embeddings.weight has values that are not finite": lambda weights: weights["llm_embeddings.weight"][
+        2, 7:9
+    ].fill_(float("nan")),
+    "word_embeddings.weight has values that are not finite": lambda weights: weights[
+        "encoder.backbone.embeddings.word_embeddings.weight"
+    ][9, 7:9].fill_(float("-inf")),
+}
+
+
+@pytest.mark.parametrize("words", CHANGES)
+@pytest.mark.parametrize("digests", ["none", "new"])
+def test_weights_that_do_not_fit_the_configs_are_refused(saved, words, digests):
+    folder = saved[1]
+    changed(folder, CHANGES[words])
+    older(folder)
+    if digests == "new":  # of who made them wrong
+        checkpoint.write_config(folder, json.loads((folder / "config.json").read_text()))
+    message = message_of(folder)
+    assert words in message or (words.endswith("weight is missing") and "llm_embeddings.weight" in message)
+
+
+SIZES = {
+    "num_hidden_layers": [10**30, 2**40, 2**20, 900, 2, -1, 1e30],
+    "vocab_size": [10**30, 2**40, 2**20, 7],
+    "hidden_size": [10**30, 2**40, 2**20, 64],
+    "max_position_embeddings": [10**30, 2**40, 2**20],
+    "intermediate_size": [10**30, 2**40, 2**20],
+    "num_labels": [10**30, 2**40, 2**20],
+    "num_attention_heads": [-1, 3],
+    "id2label": [{"0": 10**30}],
+}
+
+
+@pytest.mark.parametrize("key", SIZES)
+def test_sizes_are_bounded_before_memory_is_taken(saved, key):
+    """Also where the digests are right, as of who makes a checkpoint to do harm: little time and memory are taken."""
+    folder = saved[1]
+    path = folder / "encoder" / "config.json"
+    text = path.read_text()
+    for value in SIZES[key]:
+        path.write_text(json.dumps(json.loads(text) | {key: value}))
+        checkpoint.write_config(folder, json.loads((folder / "config.json").read_text()))
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        message_of(folder)
+        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000, value  # in KB
+
+
+@pytest.mark.parametrize("file", ["config.json", "tokenizer_config.json"])
+@pytest.mark.parametrize("entry", ["AutoConfig", "AutoModel", "AutoTokenizer"])
+def test_a_checkpoint_runs_no_code_and_asks_nothing(saved, tmp_path, monkeypatch, file, entry):
+    """Not even one whose digests are right."""
+    folder = saved[1]
+    hostile(folder / "encoder", tmp_path / "ran", file, entry)
+    checkpoint.write_config(folder, json.loads((folder / "config.json").read_text()))
+    monkeypatch.setattr("sys.stdin", io.StringIO("y\n" * 9))
+    assert f"{file} names code of its own (auto_map), which is never run" in message_of(folder)
+    assert not (tmp_path / "ran").exists() and sys.stdin.tell() == 0
 
 
 @pytest.mark.parametrize("key", NEEDED)

@@ -2,9 +2,12 @@
 
 import importlib.machinery
 import importlib.util
+import io
 import json
 import math
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -270,18 +273,93 @@ def test_weights_are_those_of_the_folder(tiny_bert, tiny_deberta):
     saved = load_file(tiny_bert / "model.safetensors")
     found = load_encoder(str(tiny_bert), max_length=64).backbone.state_dict()
     assert all(torch.equal(value, saved[name]) for name, value in found.items() if name in saved) and len(found) > 40
-    saved = torch.load(tiny_deberta / "pytorch_model.bin", weights_only=True)
+    saved = load_file(tiny_deberta / "model.safetensors")
     for name, value in load_encoder(str(tiny_deberta), max_length=64).backbone.state_dict().items():
         assert torch.equal(value, saved[f"deberta.{name}"].float()), name
 
 
-def test_what_cannot_be_loaded_names_two_remedies(tmp_path):
-    for name in (str(tmp_path / "nothing-here"), "nobody/has-this-encoder"):
-        with pytest.raises(EncoderError) as error:
-            load_encoder(name)
-        message = str(error.value)
-        assert message.startswith(f"--encoder {name}: cannot be loaded")
-        assert f"hf download {name}" in message and "--encoder minilm" in message
+def message_of(name) -> str:
+    """What loading an encoder that cannot be had says."""
+    with pytest.raises(EncoderError) as error:
+        load_encoder(str(name), max_length=64)
+    assert str(error.value).startswith(f"--encoder {name}: ")
+    return str(error.value)
+
+
+def test_what_is_not_on_the_hub_names_two_remedies():
+    message = message_of("nobody/has-this-encoder")
+    assert "cannot be loaded" in message and "`hf download nobody/has-this-encoder --local-dir DIR`" in message
+    assert "--encoder minilm" in message
+
+
+def test_a_folder_is_not_looked_for_on_the_hub(tmp_path):
+    for name in (tmp_path / "nothing-here", "./nothing-here", "../a/b/c", "~/encoders/mine"):
+        assert "no such folder" in message_of(name) and "hf download" not in message_of(name)
+    (tmp_path / "empty").mkdir()
+    message = message_of(tmp_path / "empty")
+    assert "cannot be loaded" in message and "--encoder minilm" in message and "hf download" not in message
+
+
+def test_a_damaged_encoder_folder_is_named(tiny_bert, tmp_path):
+    """Whatever the libraries raise; and nothing is built for hours."""
+    layers = (
+        (tiny_bert / "config.json").read_text().replace('"num_hidden_layers": 3', '"num_hidden_layers": 1' + 30 * "0")
+    )
+    damage = {
+        "config.json": ["[]", "{", "[" * 100_000, '{"model_type": "bert", "hidden_size": null}', layers],
+        "tokenizer_config.json": ["[1]", "{"],
+        "tokenizer.json": ['{"version": 1}'],
+        "model.safetensors": ["", "\x08" + 40 * "\x00"],
+    }
+    for file, contents in damage.items():
+        for content in contents:
+            folder = shutil.copytree(tiny_bert, tmp_path / "encoder", dirs_exist_ok=True)
+            (folder / file).write_text(content)
+            message_of(folder)
+
+
+def test_an_encoder_without_its_vocabulary_is_refused(folder, tmp_path):
+    """transformers makes a tokenizer to which every word is the same unknown one."""
+    copy = shutil.copytree(folder, tmp_path / "encoder")
+    (copy / "tokenizer.json").unlink(missing_ok=True)
+    (copy / "spm.model").unlink(missing_ok=True)
+    assert "cannot be loaded" in message_of(copy)
+    if folder.name == "tiny-bert":
+        assert "its tokenizer knows no words: tokenizer.json" in message_of(copy)
+
+
+def hostile(folder, marker, file="config.json", entry="AutoConfig"):
+    """Gives a folder Python code that leaves `marker` when it runs, and names it in a configuration."""
+    (folder / "code.py").write_text(f"import pathlib\npathlib.Path({str(marker)!r}).touch()\nclass Thing: pass\n")
+    path = folder / file
+    values = json.loads(path.read_text())
+    path.write_text(json.dumps(values | {"auto_map": {entry: "code.Thing"}, "model_type": "unheard-of"}))
+
+
+@pytest.mark.parametrize("file", ["config.json", "tokenizer_config.json"])
+@pytest.mark.parametrize("entry", ["AutoConfig", "AutoModel", "AutoTokenizer"])
+def test_an_encoder_runs_no_code_of_its_own_and_asks_nothing(tiny_bert, tmp_path, monkeypatch, file, entry):
+    folder = shutil.copytree(tiny_bert, tmp_path / "encoder")
+    hostile(folder, tmp_path / "ran", file, entry)
+    monkeypatch.setattr("sys.stdin", io.StringIO("y\n" * 9))
+    message = message_of(folder)
+    assert f"{file} names code of its own (auto_map), which is never run" in message
+    assert not (tmp_path / "ran").exists() and sys.stdin.tell() == 0
+
+
+def test_a_pickle_is_refused_with_a_command_that_makes_it_unneeded(tiny_deberta, tmp_path):
+    """mDeBERTa's weights are such a file on the hub. What the command writes gives the same weights and tokens."""
+    folder = shutil.copytree(tiny_deberta, tmp_path / "encoder")
+    (folder / "model.safetensors").unlink()
+    torch.save(load_file(tiny_deberta / "model.safetensors"), folder / "pytorch_model.bin")
+    message = message_of(folder)
+    assert "no model.safetensors, and a pickle (pytorch_model.bin) is not read" in message
+    command = message.split("`")[1]
+    assert subprocess.run(command, shell=True, capture_output=True).returncode == 0, command
+    found, expected = (load_encoder(str(path), max_length=64) for path in (folder, tiny_deberta))
+    assert_same(found.backbone.state_dict(), expected.backbone.state_dict())
+    questions = [*QUESTIONS, "ｗｈｉｃｈ　ｒｉｖｅｒ？"]
+    assert found.tokenize(questions).values.tolist() == expected.tokenize(questions).values.tolist()
 
 
 def test_other_layouts_are_refused(tiny_bert, tmp_path):
@@ -381,7 +459,7 @@ def test_the_tiny_deberta_is_laid_out_as_mdeberta(tiny_deberta):
     """What these tests prove holds for the paper's encoder only as far as the tiny one is like it."""
     assert sorted(path.name for path in tiny_deberta.iterdir()) == [
         "config.json",
-        "pytorch_model.bin",
+        "model.safetensors",  # there it is a pickle
         "spm.model",
         "tokenizer_config.json",
     ]

@@ -1,17 +1,21 @@
 """evaluation_router.py: the tables of training again, figures that its picks give by plain loops, and its errors."""
 
+import hashlib
+import io
 import json
+import resource
 import shutil
 
 import numpy as np
 import pytest
 import torch
 from conftest import LLMS, arguments, make_rows
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 
 import evaluation_router
 import train_router_mdeberta
+from utils.checkpoint import write_config
 
 
 @pytest.fixture
@@ -169,7 +173,7 @@ def test_queries_are_cut_as_those_of_training_were(fake, tiny_bert, tmp_path, ev
     if keep is None:
         content = json.loads(config.read_text())
         assert content["settings"].pop("keep_characters") == "last"
-        config.write_text(json.dumps(content))
+        write_config(config.parent, content)
     capsys.readouterr()
     assert evaluate(tmp_path / "run").strip() == (tmp_path / "run" / "tables.md").read_text().strip()
     capsys.readouterr()
@@ -190,6 +194,80 @@ def test_queries_that_cannot_be_routed(trained, fails, fake):
     assert text.startswith("the router was not trained with lab/psi")
     assert fails(trained.folder, "--llms", LLMS[0]) == "--llms needs --query"
     assert "exclude each other" in fails(trained.folder, "--query", "one?", "--test_data_paths", fake.test["mbpp"])
+
+
+def lines_routed(text: str) -> list[str]:
+    """The queries in what --query prints, whatever ends a line elsewhere."""
+    return [line.split("\t", 1)[1] for line in text.split("\n") if "\t" in line]
+
+
+def test_only_a_line_feed_ends_a_query_of_standard_input(trained, evaluate, monkeypatch):
+    queries = ["one\u2028two\x0bthree\x85four?", "\x1cfive\x0c", "six"]
+    monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(queries) + "\n"))
+    assert lines_routed(evaluate(trained.folder, "--query", "-")) == queries
+    assert lines_routed(evaluate(trained.folder, "--query", *queries)) == queries
+
+
+def test_standard_input_that_is_no_plain_text(trained, script, fails, monkeypatch):
+    for line in ('{"question": "one?"}', ' {"question": "one?", "scores": {}} '):
+        monkeypatch.setattr("sys.stdin", io.StringIO(f"a question?\n{line}\n"))
+        text = fails(trained.folder, "--query", "-")
+        assert (
+            text.startswith("--query -: line 2 is a JSON object; give the text alone") and "--test_data_paths" in text
+        )
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"one?\n\xff\n"), encoding="utf-8"))
+    assert fails(trained.folder, "--query", "-").startswith("--query -: standard input is not UTF-8 (")
+    assert fails(trained.folder, "--query", "one?", "\udcff") == "--query: number 1 is not valid UTF-8: '\\udcff'"
+
+
+def test_texts_that_look_like_json_or_files_are_routed(trained, capsys, tmp_path, monkeypatch):
+    """Whole: a JSON object among the arguments, brackets of standard input, and the name of a file, with a note."""
+    (tmp_path / "queries.txt").write_text("one?\ntwo?\n")
+    monkeypatch.chdir(tmp_path)
+    command = ["--ckpt", str(trained.folder), "--device", "cpu", "--query"]
+    assert evaluation_router.main([*command, '{"a": 1}', "queries.txt", "none.txt", "x" * 5000]) == 0
+    out, err = capsys.readouterr()
+    assert lines_routed(out) == ['{"a": 1}', "queries.txt", "none.txt", "x" * 5000]
+    assert err.splitlines() == [
+        "note: --query takes texts, and 'queries.txt', a file, is routed as one; its lines: --query - < FILE"
+    ]
+    monkeypatch.setattr("sys.stdin", io.StringIO("[1, 2]\n{what} is it?\n" + "[" * 100_000))
+    assert evaluation_router.main([*command, "-"]) == 0
+    assert lines_routed(capsys.readouterr().out) == ["[1, 2]", "{what} is it?", "[" * 100_000]
+
+
+def test_similarities_that_are_not_finite_pick_no_llm(trained, fake, fails, tmp_path):
+    """Finite weights whose products overflow. Such queries went to the first LLM."""
+    folder = shutil.copytree(trained.folder / "checkpoint", tmp_path / "large")
+    weights = load_file(folder / "model.safetensors")
+    weights["llm_embeddings.weight"][2:] *= 3e38 / weights["llm_embeddings.weight"][2:].abs().max()
+    save_file(weights, folder / "model.safetensors")
+    config = json.loads((folder / "config.json").read_text())
+    write_config(folder, config | {"similarity_function": "inner"})
+    text = fails(folder, "--query", "one?", "two?")
+    assert text.startswith("--query: the similarities of 2 of 2 are not finite, so no LLM is the nearest")
+    text = fails(folder, "--test_data_paths", fake.test["mbpp"])
+    assert text.startswith("queries: the similarities of 40 of 40 are not finite")
+
+
+def test_another_kind_than_in_training_is_refused(trained, fake, fails, evaluate, tmp_path):
+    """Of a test task and of a task that was only trained on; the same kind named is as good as none."""
+    path = shutil.copy(fake.test["mbpp"], tmp_path / "mmlu_test.json")
+    for data, kind, right in (
+        (fake.test["mbpp"], "probability", "multi_attempt"),
+        (path, "multi_attempt", "probability"),
+    ):
+        text = fails(trained.folder, "--test_data_paths", data, "--test_data_type", kind)
+        assert text.startswith(f"{data}: the scores of ") and f"are read as {kind}, and in training as {right}" in text
+        flags = ("--test_data_paths", data)
+        assert evaluate(trained.folder, *flags) == evaluate(trained.folder, *flags, "--test_data_type", right)
+
+
+def test_training_and_test_of_one_task_have_one_kind(fake, tiny_bert, tmp_path, capsys):
+    flags = {"test_data_type": ["probability", "probability"]}
+    assert train_router_mdeberta.main(arguments(fake, tiny_bert, tmp_path / "run", **flags)) == 2
+    text = f"{fake.test['gsm8k']}: the scores of 'gsm8k' are read as probability, and in training as multi_attempt"
+    assert f"error: {text}; give both the same kind" in capsys.readouterr().err
 
 
 def test_an_unseen_file_needs_a_kind(trained, fake, evaluate, fails, tmp_path):
@@ -225,6 +303,24 @@ def test_a_changed_test_file_shows(trained, fake, evaluate, tmp_path):
     assert changed != evaluate(trained.folder, "--test_data_paths", fake.test["gsm8k"])
 
 
+def test_a_test_file_that_changed_since_training_is_noted(trained, fake, capsys, tmp_path):
+    folder = shutil.copytree(trained.folder / "checkpoint", tmp_path / "copy")
+    path = shutil.copy(fake.test["gsm8k"], tmp_path / "gsm8k-test.json")
+    config = json.loads((folder / "config.json").read_text())
+    before = hashlib.sha256(path.read_bytes()).hexdigest()
+    config["tests"] = [{"path": str(path), "kind": "multi_attempt"}]
+    config["settings"]["data"] = {str(path): before}
+    write_config(folder, config)
+    command = ["--ckpt", str(folder), "--device", "cpu"]
+    assert evaluation_router.main(command) == 0
+    assert capsys.readouterr().err == ""
+    path.write_text(path.read_text() + "\n")
+    after = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert evaluation_router.main(command) == 0
+    note = f"note: {path} has changed since the training run (SHA-256 was {before[:12]}, is {after[:12]}); "
+    assert capsys.readouterr().err.startswith(note)
+
+
 def test_mistakes_on_the_command_line(trained, fake, fails, tmp_path):
     text = fails(tmp_path / "none")
     assert text.startswith(f"--ckpt {tmp_path / 'none'}: no checkpoint there") and "--save_path" in text
@@ -242,6 +338,9 @@ def test_damaged_checkpoints(trained, fails, tmp_path):
     weights = tmp_path / "cut" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
     assert str(tmp_path / "cut") in fails(tmp_path / "cut") and "damaged" in fails(tmp_path / "cut")
+    shutil.copytree(trained.folder / "checkpoint", tmp_path / "bare")
+    (tmp_path / "bare" / "encoder" / "tokenizer.json").unlink()
+    assert "tokenizer.json: no such file" in fails(tmp_path / "bare", "--query", "one?")
     config = json.loads((trained.folder / "checkpoint" / "config.json").read_text())
     shutil.copytree(trained.folder / "checkpoint", tmp_path / "older")
     path = tmp_path / "older" / "config.json"
@@ -263,3 +362,20 @@ def test_an_output_that_cannot_be_written(trained, fake, fails, tmp_path, monkey
     monkeypatch.setattr(evaluation_router, "evaluate", None)  # it is said before any work
     text = fails(trained.folder, "--test_data_paths", fake.test["mbpp"], "--output", tmp_path / "file" / "out.json")
     assert text == f"--output {tmp_path / 'file'}: cannot write there (File exists); choose another folder"
+
+
+@pytest.mark.parametrize("what", ["files", "queries"])
+def test_a_full_disk_is_an_error_and_leaves_nothing(trained, fake, tmp_path, capsys, what):
+    """The limit on a file's size stands for the disk. Figures may have been printed before it."""
+    output = tmp_path / "out" / "out.json"
+    more = ["--query", "x " * 2000] if what == "queries" else ["--test_data_paths", str(fake.test["mbpp"])]
+    command = ["--ckpt", str(trained.folder), "--device", "cpu", "--output", str(output), *more]
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    try:
+        assert evaluation_router.main(command) == 2
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    out, err = capsys.readouterr()
+    assert err.startswith("error: ") and "File too large" in err and str(output) in err and "Written" not in out
+    assert list(output.parent.iterdir()) == []

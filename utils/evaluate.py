@@ -6,16 +6,44 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from tqdm.auto import tqdm
 
 from utils.ceiling.known import known_ceilings
-from utils.data import RoutingData, gains, net
+from utils.data import DataError, RoutingData, gains, net
 from utils.encoders import Queries, TrainedLayers
 from utils.experiment import Hardware
 from utils.meters import bar
 from utils.metrics import accuracy, averages, earned, references, shares
 from utils.model import RouterDC
 from utils.tasks import TRAIN_ORDER
+
+
+def check_finite(similarity: Tensor, title: str = "queries") -> None:
+    """Raise ValueError unless all similarities (N, T) are finite: an arg-max over others picks an LLM without a reason.
+
+    title: of the queries, for the error.
+    """
+    wrong = int((~similarity.isfinite()).any(dim=1).sum())
+    if wrong:
+        raise ValueError(
+            f"{title}: the similarities of {wrong} of {len(similarity)} are not finite, so no LLM is the nearest. The "
+            "router's weights are too large or damaged: train it again, with a lower --learning_rate"
+        )
+
+
+def check_kinds(tests: Sequence[RoutingData], kinds: Mapping[str, str]) -> None:
+    """Raise DataError if a test file is read with another score kind than its task has in training.
+
+    kinds: of the tasks in training.
+    """
+    for data in tests:
+        kind = kinds.get(data.task, data.kind)
+        if kind != data.kind:
+            raise DataError(
+                f"{data.path}: the scores of {data.task!r} are read as {data.kind}, and in training as {kind}; give "
+                "both the same kind (--data_type, --test_data_type)"
+            )
 
 
 @torch.no_grad()
@@ -30,11 +58,13 @@ def route(
         rows: (N,) which of the queries; None: all.
         progress: advanced by the number of queries.
     Returns: (N,) integers.
+    Raises: ValueError as `check_finite`.
     """
     was_training = model.training
     model.eval()
     try:
         similarity = model(queries.embed(rows, progress))[1]  # (N, T)
+        check_finite(similarity)
         return similarity[:, model.columns(llms)].argmax(dim=1).cpu().numpy()
     finally:
         model.train(was_training)

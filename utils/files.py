@@ -96,7 +96,8 @@ def atomic_folder(path: Path) -> Iterator[Path]:
             part.rename(path)
         finally:
             recover(path)
-            shutil.rmtree(part, ignore_errors=True)
+            if _is_at(handle, part):  # and not renamed, with another process's folder in its place by now
+                shutil.rmtree(part, ignore_errors=True)
 
 
 def _is_at(handle: int, path: Path) -> bool:

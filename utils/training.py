@@ -11,6 +11,7 @@ from utils.config import GIVEN, Config, Fidelity, settings_of
 from utils.data import RoutingData, check_alike, count_training_questions, load_tests
 from utils.denoise import describe
 from utils.encoders import Given, Queries, load_encoder
+from utils.evaluate import check_kinds
 from utils.experiment import Hardware, stream_seed
 from utils.model import RouterDC, trained_layers_of
 from utils.run import ROUTERS, Progress, RunFolder, trainable
@@ -93,6 +94,7 @@ def load_data(config: Config) -> tuple[Config, Data]:
             "--selection best needs --validation_fraction above 0; with --validation_fraction 0 use --selection last"
         )
     tests = load_tests(config.data, data.llms) if config.run.final_eval else []
+    check_kinds(tests, {file.task: file.kind for file in data.files})
     check_alike([*data.files, *tests])  # what cannot be tested is not trained
     return replace(config, loss=loss), Data(data, tests, count_training_questions(tests, data.files))
 

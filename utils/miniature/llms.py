@@ -119,7 +119,7 @@ def train(name: str, texts: Path, output: Path, size: str, seed: int) -> Path:
     Returns: that folder.
     """
     effort, shares, stream = EFFORTS[size], LLMS[name], list(LLMS).index(name)
-    tokenizer = AutoTokenizer.from_pretrained(texts / "tokenizer")
+    tokenizer = AutoTokenizer.from_pretrained(texts / "tokenizer", trust_remote_code=False)
     tokens = {topic: encode(tokenizer, texts / "corpus" / f"{topic}.jsonl") for topic in shares}
     steps = effort.steps * sum(shares.values()) // 100
     torch.manual_seed(stream_seed(seed, stream))

@@ -3,11 +3,13 @@
 What it reads and writes, utils/cluster_files.py, is in test_cluster_files.py.
 """
 
+import concurrent.futures
 import itertools
 import json
 import os
 import subprocess
 import sys
+import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -23,6 +25,7 @@ from utils import clustering, plots
 from utils.cluster_files import TRAINING_FILES, load_files, unique_queries
 from utils.clustering import describe, kmeans, main, silhouette, table, tsne_map
 from utils.data import load
+from utils.files import locked
 from utils.plots import query_map
 
 TASKS = ("gsm8k", "arc_challenge", "mmlu")
@@ -355,6 +358,26 @@ def test_bad_settings_are_named_and_nothing_is_written(command, inputs, made, tm
 
 
 # The released data
+
+
+def test_two_clusterings_into_one_folder_do_not_mix(command, inputs, tmp_path, monkeypatch, capsys):
+    """The second waits until the first has written all of its files, and then refuses to replace them."""
+    asked, output = threading.Event(), tmp_path / "out"
+    output.mkdir()
+
+    def ask(folder):
+        asked.set()
+        return locked(folder)
+
+    monkeypatch.setattr(clustering, "locked", ask)
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        with locked(output):
+            second = pool.submit(main, command(output, "--clusters", "1", "--space", "embedding"))
+            assert asked.wait(120)
+            (output / inputs[0].name).write_text("[]")
+        assert second.result() == 2
+    assert "is already there" in capsys.readouterr().err
+    assert [path.name for path in output.iterdir()] == [inputs[0].name]
 
 
 def pairs_within(counts: Sequence[int]) -> int:

@@ -750,6 +750,8 @@ def test_a_broken_file_of_verdicts_is_named_with_its_line(tmp_path, line):
         ({"passed": [["true"], [1]]}, "true or false for each program"),
         ({"documents": "[1]\n"}, "documents.jsonl, line 1: expected an object, found [1]"),
         ({"documents": "{}\n{\n"}, "documents.jsonl, line 2: not valid JSON"),
+        ({"documents": '{"question": "a"}\n{"question": "\\ud800"}\n'}, "documents.jsonl, document 1: cannot be read"),
+        ({"references_sha256": 1.5}, "generations_sha256 and references_sha256 must be text"),
     ],
 )
 def test_verdicts_of_other_types_are_refused(place, capsys, change, words):
@@ -760,6 +762,13 @@ def test_verdicts_of_other_types_are_refused(place, capsys, change, words):
     (place / "documents.jsonl").write_text(change.get("documents", '{"question": "a"}\n{"question": "b"}\n'))
     record = SUMS | {"leaves": ["sums"], "rule": "verdicts", "documents": str(place / "documents.jsonl")}
     assert run(place, records=[record]) == 2 and words in capsys.readouterr().err
+
+
+def test_an_llm_without_logs_is_noted(place, capsys):
+    write_log(place / "logs", A, "mini_sums", sums(4, A))
+    (place / "logs" / "lab__empty" / ".g.part").mkdir(parents=True)
+    assert run(place) == 0
+    assert f"note: {place}/logs/lab__empty holds no logs, so that it is left out" in capsys.readouterr().err
 
 
 def test_a_cut_list_of_2024_is_refused(place, capsys):

@@ -37,7 +37,7 @@ def add_line(pairs: Pairs, line: dict[str, str], split: str, where: str) -> None
     Raises: DataError, naming `where`, if a column is missing, the category blank, or the label not 0 or 1.
     """
     if absent := [name for name in COLUMNS if name not in line]:
-        raise DataError(f"{where}: no column {', '.join(absent)}; it has {', '.join(line) or 'none'}")
+        raise DataError(f"{where}: no column {', '.join(absent)}; it has {', '.join(map(repr, line))}")
     check_text(line["category"], "the category", where)
     label = line["label"]
     if label not in ("0", "1", "0.0", "1.0"):

@@ -52,15 +52,16 @@ def read_table(source: Path, allow_pickle: bool) -> tuple[list[str], list[dict]]
 
     try:
         frame = pandas.read_parquet(source) if suffix == ".parquet" else pandas.read_pickle(source)
+        columns = frame.columns.tolist()
+        if len(set(columns)) < len(columns) or not all(isinstance(name, str) for name in columns):
+            raise DataError(f"{source}: its columns must have names, each another one; found {str(columns):.200}")
+        return columns, frame.to_dict("records")
+    except DataError:
+        raise
     except ImportError:
         raise DataError(
             f"{source}: reading .parquet needs pyarrow; `pip install -r requirements.txt`, or export to .csv"
         ) from None
-    except Exception as error:  # whatever a damaged file makes of pandas or pickle
-        raise DataError(f"{source}: cannot be read ({type(error).__name__}: {error}). Is it truncated?") from None
-    if not isinstance(frame, pandas.DataFrame):
-        raise DataError(f"{source}: not RouterBench's table, but {type(frame).__name__}")
-    columns = frame.columns.tolist()
-    if len(set(columns)) < len(columns) or not all(isinstance(name, str) for name in columns):
-        raise DataError(f"{source}: its columns must have names, each another one; found {str(columns):.200}")
-    return columns, frame.to_dict("records")
+    except Exception as error:  # whatever a damaged file, or another object than a table, makes of pandas or pickle
+        cause = f"{type(error).__name__}: {error}".partition("\n")[0]
+        raise DataError(f"{source}: cannot be read ({cause}). Is it truncated?") from None

@@ -401,6 +401,8 @@ def score_verdicts(log: Log, record: Conversion) -> dict[int, Entry]:
         generations, references = saved["generations_sha256"], saved["references_sha256"]
         if not all(of_problem and all(type(right) is bool for right in of_problem) for of_problem in passed):
             raise TypeError("passed must have true or false for each program of each problem")
+        if not isinstance(generations, str) or not isinstance(references, str):
+            raise TypeError("generations_sha256 and references_sha256 must be text")
     except (KeyError, TypeError) as error:
         cause = f"{type(error).__name__}: {error}"
         raise LogError(f"{log}: not what utils.scoring.bigcode writes ({cause}); judge the programs again") from None
@@ -415,9 +417,13 @@ def score_verdicts(log: Log, record: Conversion) -> dict[int, Entry]:
     entries = {}
     for n, (document, of_problem) in enumerate(zip(documents, passed)):
         name = f"{record.documents}, document {n}"
-        sample = Sample(name, n, doc_hash(document), document, "", [], [[]], {})
+        try:
+            digest = doc_hash(document)
+        except FIELD_ERRORS as error:
+            raise LogError(f"{name}: cannot be read ({type(error).__name__}: {error})") from None
+        sample = Sample(name, n, digest, document, "", [], [[]], {})
         question = question_of(sample, record.question)
-        entries[n] = Entry(sample.doc_hash, question, share(of_problem, of_problem), references)
+        entries[n] = Entry(digest, question, share(of_problem, of_problem), references)
     return entries
 
 

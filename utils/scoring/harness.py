@@ -12,6 +12,7 @@ tests/test_convert.py.
 import hashlib
 import json
 import re
+import sys
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -80,21 +81,23 @@ class Sample:
 def find_llms(folder: Path) -> dict[str, Path]:
     """The LLMs that have logs, {"org/name": its folder}: the folders just below `folder`, `__` standing for `/`.
 
+    Folders without logs are left out, which is noted on stderr.
     Raises: LogError if there is none.
     """
     if not folder.is_dir():
         raise LogError(
             f"{folder}: no such folder. `bash eval_scripts/score.sh` writes the logs; name their folder with --logs"
         )
-    llms = {}
-    for path in sorted(folder.iterdir()):
-        if path.is_dir() and not path.name.startswith(".") and next(_logs_below(path), None):
-            llms[path.name.replace("__", "/")] = path
+    folders = [path for path in sorted(folder.iterdir()) if path.is_dir() and not path.name.startswith(".")]
+    llms = {path.name.replace("__", "/"): path for path in folders if next(_logs_below(path), None)}
     if not llms:
         raise LogError(
             f"{folder}: no folder in it holds logs. Expected {folder}/<org>__<name>/**/samples_<task>_<time>.jsonl; "
             "was --log_samples given?"
         )
+    for path in folders:
+        if path not in llms.values():
+            print(f"note: {path} holds no logs, so that it is left out", file=sys.stderr)
     return llms
 
 

@@ -47,7 +47,7 @@ def test_a_resume_that_is_stopped_leaves_the_lines(tmp_path, monkeypatch):
     write(tmp_path, 0, {10: 1.0, 20: 2.0})
     before = (tmp_path / "metrics.jsonl").read_text()
 
-    def half(path, text):
+    def half(path, text, **options):
         path.open("w").write(text[:5])
         raise KeyboardInterrupt
 

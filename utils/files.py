@@ -68,7 +68,7 @@ def replacing(path: Path) -> Iterator[Path]:
     that write `path` one waits.
     Raises: OSError that names the path.
     """
-    part = path.with_name(path.name + ".part")
+    part = path.with_name(f".{path.name}.part")
     with naming(path), _held(part):
         try:
             yield part
@@ -132,6 +132,8 @@ def read_json(path: Path, remedy: str, keys: Collection[str] = ()) -> Any:
         keys: what an object must have; none: it may be anything.
     Raises: ValueError that names the file and what is wrong with it; OSError if it cannot be read.
     """
+    if not path.is_file():
+        raise ValueError(f"{path}: not there; {remedy}")
     return parse_json(path.read_bytes(), str(path), remedy, keys)
 
 

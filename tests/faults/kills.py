@@ -68,7 +68,7 @@ class Program:
 class Kill:
     """One signal to a program: before an event, counted from 1, or after seconds.
 
-    torn: cut the file in half that would be renamed, as if the program were killed while it was written.
+    torn: with SIGKILL, cut the file in half that would be renamed, as if it had been killed while it was written.
     """
 
     signal: signal.Signals
@@ -345,7 +345,7 @@ def make_router(place: Path, fake: FakeData, encoder: Path) -> Path:
 
 
 def programs(place: Path) -> Iterator[Program]:
-    """All programs, and what they read, in a folder of their own."""
+    """All programs; what they read is made in a folder."""
     fake, encoder = make_data(place), make_tiny_bert(place / "tiny-bert")
     encoders.load_encoder(str(encoder), max_length=64)  # what loading imports late is there for all copies
     yield from trainings(fake, encoder)
@@ -358,6 +358,11 @@ def programs(place: Path) -> Iterator[Program]:
     flags = {"overwrite": True, "output": "data", "figure": "map.png", "report": "report.json", "perplexity": 12}
     words = ["--data_paths", *map(str, fake.train.values()), *words_of(tiny | flags)]
     yield Program("clustering", clustering.main, words)
+    yield from light_programs(place)
+
+
+def light_programs(place: Path) -> Iterator[Program]:
+    """The programs that need no encoder."""
     yield Program("convert", convert.main, make_logs(place))
     yield Program("report", report.main, [str(make_runs(place / "runs")), "--results", "results"])
     yield Program("download", with_manifest, ["--root", "datasets", "--mirror", str(make_mirror(place / "mirror"))])

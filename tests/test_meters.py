@@ -72,6 +72,18 @@ def test_lines_are_there_as_soon_as_they_are_written(tmp_path):
     log.close()
 
 
+def test_a_damaged_line_is_named_and_a_half_written_last_one_is_left_out(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"step": 1, "loss": 0.5}\n{"step": 2, "lo')
+    assert read_metrics(path) == [{"step": 1, "loss": 0.5}]
+    for line in (b'{"step": 2, "lo', b"\xff\xfe", b"[]", b"{}"):
+        path.write_bytes(b'{"step": 1, "loss": 0.5}\n' + line + b'\n{"step": 3}\n')
+        with pytest.raises(ValueError) as error:
+            MetricsLog(tmp_path, 20)
+        assert str(error.value).startswith(f"{path}, line 2: damaged, ")
+        assert str(error.value).endswith("; remove that line")
+
+
 def test_speed_leaves_pauses_out(monkeypatch):
     clock = [100.0]
     monkeypatch.setattr(meters.time, "perf_counter", lambda: clock[0])

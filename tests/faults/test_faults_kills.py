@@ -9,6 +9,8 @@ import kills
 import pytest
 from kills import Attempts, Kill, Program
 
+from utils.files import atomic_folder, remove_folder, writable_folder, write_json
+
 
 def check(attempts: Attempts) -> None:
     assert attempts.counts.kills > 0 and attempts.counts.resumes == attempts.counts.tried
@@ -66,3 +68,29 @@ def test_this_test_can_find_what_a_kill_spoils(tmp_path, main, event, bad):
     attempts = Attempts(Program("bad", main, []), tmp_path)
     attempts.attempt([Kill(signal.SIGKILL, event)])
     assert attempts.counts.kills == 1 and len(attempts.notes) == bad
+
+
+def proving(words: list[str]) -> int:
+    writable_folder(Path("folder"), "--output")
+    return 0
+
+
+def writing(words: list[str]) -> int:
+    write_json(Path("a.json"), [1])
+    write_json(Path("b.json"), [2])
+    return 0
+
+
+def exchanging(words: list[str]) -> int:
+    for number in range(2):
+        with atomic_folder(Path("folder")) as folder:
+            (folder / "file").write_text(f"{number}")
+    remove_folder(Path("other"))
+    return 0
+
+
+@pytest.mark.parametrize("main", [proving, writing, exchanging])
+def test_nothing_is_left_by_a_kill_at_any_event(tmp_path, main):
+    attempts = Attempts(Program("files", main, []), tmp_path)
+    attempts.at_events(list(range(1, len(attempts.events) + 1)))
+    check(attempts)

@@ -24,14 +24,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-os.environ |= {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}  # threads do not survive a fork
-os.environ.pop("ROUTERDC_MIRROR", None)
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import test_convert
 import test_download
 import test_report
-import torch.utils.tensorboard  # noqa: F401, what training imports late
+import torch.utils.tensorboard  # training imports it late, and every copy would again
 from conftest import TRAINED, FakeData, arguments, make_data, make_tiny_bert, words_of
 from tqdm import tqdm
 
@@ -122,6 +120,8 @@ def child(program: Program, folder: Path, log: Path, kill: Kill | None, counted:
     status = 1
     try:
         os.chdir(folder)
+        os.environ["TOKENIZERS_PARALLELISM"] = "false"  # threads do not survive a fork
+        torch.set_num_threads(1)
         file = log.open("w", buffering=1)
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)

@@ -1,11 +1,15 @@
 """utils/meters.py and the curve drawn from it: lines that survive a resume, TensorBoard files, the speed of a run."""
 
 import json
+import os
+import subprocess
+import sys
 import time
 
 import matplotlib.image
 import numpy as np
 import pytest
+from conftest import REPO
 
 from utils import meters
 from utils.meters import MetricsLog, Speed, read_metrics
@@ -82,6 +86,22 @@ def test_a_damaged_line_is_named_and_a_half_written_last_one_is_left_out(tmp_pat
             MetricsLog(tmp_path, 20)
         assert str(error.value).startswith(f"{path}, line 2: damaged, ")
         assert str(error.value).endswith("; remove that line")
+
+
+def test_a_full_disk_names_the_tensorboard_folder(tmp_path):
+    """In a process of its own, in which no file may have more than ten bytes."""
+    lines = ["import pathlib, resource, time", "from utils.meters import MetricsLog"]
+    lines += [
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (10, -1))",
+        "try:",
+        "    MetricsLog(pathlib.Path('.')).close()",
+    ]
+    lines += ["except OSError as error:", "    time.sleep(0.5)  # for the thread to print", "    print(error)"]
+    command = [sys.executable, "-c", "\n".join(lines)]
+    path = os.environ | {"PYTHONPATH": str(REPO)}
+    for _ in range(3):
+        run = subprocess.run(command, cwd=tmp_path, env=path, capture_output=True, text=True)
+        assert run.stdout == "[Errno 27] File too large: 'tensorboard'\n" and "Traceback" not in run.stderr, run.stderr
 
 
 def test_speed_leaves_pauses_out(monkeypatch):

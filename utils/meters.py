@@ -3,6 +3,7 @@
 import json
 import shutil
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -39,7 +40,7 @@ class MetricsLog:
     def __init__(self, folder: Path, resume: int = 0):
         from torch.utils.tensorboard import SummaryWriter  # slow to import: not for those who only evaluate
 
-        self.path = folder / "metrics.jsonl"
+        self.path, self.tensorboard = folder / "metrics.jsonl", folder / "tensorboard"
         kept = []
         if resume and self.path.is_file():
             kept = [line for line in read_metrics(self.path) if line["step"] <= resume]
@@ -47,19 +48,29 @@ class MetricsLog:
             print(f"{self.path}: not there any more; it begins again after step {resume}", file=sys.stderr)
         write_text(self.path, "".join(json.dumps(line) + "\n" for line in kept))
         if not resume:
-            shutil.rmtree(folder / "tensorboard", ignore_errors=True)
-        self.writer = SummaryWriter(str(folder / "tensorboard"), purge_step=resume + 1 if resume else None)
+            shutil.rmtree(self.tensorboard, ignore_errors=True)
+        threading.excepthook = leave_to_writer
+        with naming(self.tensorboard):
+            self.writer = SummaryWriter(str(self.tensorboard), purge_step=resume + 1 if resume else None)
 
     def write(self, step: int, values: dict[str, float]) -> None:
         """Add the values of one step; they are in the file when this returns."""
         with naming(self.path), self.path.open("a") as file:
             file.write(json.dumps({"step": step, **values}) + "\n")
-        for name, value in values.items():
-            self.writer.add_scalar(name, value, step)
+        with naming(self.tensorboard):
+            for name, value in values.items():
+                self.writer.add_scalar(name, value, step)
 
     def close(self) -> None:
         """End the TensorBoard file."""
-        self.writer.close()
+        with naming(self.tensorboard):
+            self.writer.close()
+
+
+def leave_to_writer(failure: threading.ExceptHookArgs) -> None:
+    """Print the error of a thread, but not that of a TensorBoard thread: its writer raises it at the next call."""
+    if not type(failure.thread).__module__.startswith("tensorboard"):
+        threading.__excepthook__(failure)
 
 
 def read_metrics(path: Path) -> list[dict[str, float]]:

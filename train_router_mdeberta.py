@@ -128,9 +128,9 @@ def fit(training: Training, run: RunFolder, begun: float) -> Progress:
     if progress.step:
         print(f"{run.path}: resumed at step {progress.step}")
     begun -= progress.seconds
-    log, speed = MetricsLog(run.path, progress.step), Speed()
+    log, speed = MetricsLog(run.work, progress.step), Speed()
     pairs, ties = torch.Generator(device), torch.Generator(device)
-    loss_sum, steps_summed = torch.zeros((), device=device), 0
+    loss_sum = torch.tensor(progress.loss_sum, device=device)  # of the steps since the last line of the log
     model.train()
     with Interrupt() as interrupt, bar(config.training_steps, "train", "step", progress.step) as shown:
         for step in range(progress.step, config.training_steps):
@@ -147,24 +147,23 @@ def fit(training: Training, run: RunFolder, begun: float) -> Progress:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
 
-            progress.step, steps_summed = step + 1, steps_summed + 1
+            progress.step = step + 1
             shown.update()
             last = progress.step == config.training_steps
             if progress.step % LOG_STEPS == 0 or last:  # reading the loss makes the host wait for the device
-                mean_loss = float(loss_sum) / steps_summed
+                mean_loss = float(loss_sum) / (step % LOG_STEPS + 1)
                 check_finite(mean_loss, progress.step, training.config)
                 if progress.step % LOG_STEPS == 0:
                     log.write(progress.step, {"loss": mean_loss, "queries_per_second": speed.rate()})
                     show(shown, mean_loss, speed, progress)
                     loss_sum.zero_()
-                    steps_summed = 0
             if progress.step % config.eval_steps == 0 or last:
                 speed.pause()
                 if select(training, progress, log):
                     best = {name: value.detach().clone() for name, value in trainable(model).items()}
                 speed.resume()
             if interrupt.asked or last or time.monotonic() - run.saved_at > 60 * training.config.run.resume_minutes:
-                progress.seconds = time.monotonic() - begun
+                progress.seconds, progress.loss_sum = time.monotonic() - begun, float(loss_sum)
                 run.save_state(model, optimizer, best, progress)
             if interrupt.asked and not last:
                 log.close()
@@ -229,9 +228,7 @@ def train(config: Config, command: str) -> Path:
         hardware = choose_hardware(config.hardware.device, config.hardware.precision, config.hardware.threads)
         writable_folder(config.hardware.cache_dir, "--cache_dir")
         config, data = load_data(config)
-        run = RunFolder(path, settings_of(config) | {"data": data.digests})
-        if config.run.overwrite:
-            run.clear()
+        run = RunFolder(path, settings_of(config) | {"data": data.digests}, config.run.overwrite)
         run.check_settings()
         if run.is_finished():
             old_tables = (path / "tables.md").read_text(encoding="utf-8")
@@ -240,6 +237,7 @@ def train(config: Config, command: str) -> Path:
 
         begun = time.monotonic()
         training = prepare(config, hardware, data.training)
+        run.begin()
         print(introduction(training))
         progress = fit(training, run, begun)
         tested_from = time.monotonic()

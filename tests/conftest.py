@@ -99,7 +99,11 @@ class FakeData:
 
 @pytest.fixture(scope="session")
 def fake(tmp_path_factory) -> FakeData:
-    folder = tmp_path_factory.mktemp("data")
+    return make_data(tmp_path_factory.mktemp("data"))
+
+
+def make_data(folder: Path) -> FakeData:
+    """Writes the files of the made-up data into a folder."""
 
     def write(name: str, rows: list[dict]) -> Path:
         path = folder / f"{name}.json"
@@ -132,10 +136,13 @@ def texts() -> list[str]:
 
 @pytest.fixture(scope="session")
 def tiny_bert(tmp_path_factory) -> Path:
-    """A folder with a randomly initialised BERT of 3 layers and a WordPiece tokenizer."""
+    return make_tiny_bert(tmp_path_factory.mktemp("encoders") / "tiny-bert")
+
+
+def make_tiny_bert(folder: Path) -> Path:
+    """Makes a folder with a randomly initialised BERT of 3 layers and a WordPiece tokenizer; returns it."""
     from transformers import BertConfig, BertModel, BertTokenizer
 
-    folder = tmp_path_factory.mktemp("encoders") / "tiny-bert"
     characters = sorted(set("".join(texts())) - {" "})  # a trainer would number the pieces differently from run to run
     inner_characters = [f"##{character}" for character in characters]
     words = sorted({word for text in texts() for word in text.rstrip("?").split()[1:]})

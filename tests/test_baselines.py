@@ -177,6 +177,14 @@ def test_other_settings_in_the_same_folder_are_refused(run, fails):
     assert "Ridge" in text and "targets: 'gain' there, 'score' now" in text and "Choose another --save_path" in text
 
 
+def test_damaged_results_are_named(fails, tmp_path):
+    path = tmp_path / "failed" / "Ridge" / "seed_1" / "results.json"
+    path.parent.mkdir(parents=True)
+    path.write_text('{"settings": ')
+    text = fails("--routers", "ridge")
+    assert text.startswith(f"{path}: damaged, ") and text.endswith("; remove that folder to run it again")
+
+
 def test_a_run_from_before_an_argument_is_still_finished(run, fails, tmp_path):
     run("failed", "--routers", "ridge")
     path = tmp_path / "failed" / "Ridge" / "seed_1" / "results.json"

@@ -228,6 +228,15 @@ def test_comparisons_that_cannot_be_made(world, tmp_path, capsys):
     picks = (first / "picks.json").read_text()
     (first / "picks.json").write_text(json.dumps({**json.loads(picks), "mmlu": [0]}))
     assert "picks for 1 queries of mmlu" in error()
+    for text, expected in (
+        (picks[:-9], "not valid JSON"),
+        ("{}", "it must be an object with "),
+        (picks.replace("0", "99"), "has values that no run writes"),
+        (picks.replace("0", '"a"'), "has values that no run writes"),
+    ):
+        (first / "picks.json").write_text(text)
+        message = error()
+        assert f"{first / 'picks.json'}: damaged, " in message and expected in message and "run it again" in message
     (first / "picks.json").unlink()
     assert "no run there has picks.json" in error()
     (first / "picks.json").write_text(picks)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import make_rows
-from safetensors.torch import load_file
+from safetensors.torch import load, load_file, save
 
 from utils import encoders
 from utils.encoders import MINILM_MODULE, Encoder, EncoderError, Queries, Ragged, chunks, embed, load_encoder
@@ -215,6 +215,62 @@ def test_a_stopped_encoding_goes_on(encoder, tmp_path, monkeypatch, trained_laye
         queries = Queries(encoder, QUESTIONS, SMALL, trained_layers, tmp_path)
         assert seen == [5, 5, 5, 5, 1]
     torch.testing.assert_close(queries.embed(), whole, rtol=1e-4, atol=1e-5)
+
+
+def shortened(raw: bytes) -> bytes:
+    return raw[:-7]
+
+
+def with_a_broken_header(raw: bytes) -> bytes:
+    return raw[:9] + b"\xff" + raw[10:]
+
+
+def of_other_queries(raw: bytes) -> bytes:
+    return save({"values": torch.zeros(3, 32)})
+
+
+def of_whole_numbers(raw: bytes) -> bytes:
+    return save({"values": torch.zeros(load(raw)["values"].shape, dtype=torch.int64)})
+
+
+def under_another_name(raw: bytes) -> bytes:
+    return save({"embeddings": load(raw)["values"]})
+
+
+DAMAGES = (bytes, shortened, with_a_broken_header, of_other_queries, of_whole_numbers, under_another_name)
+
+
+@pytest.mark.parametrize("trained_layers", ["none", "last"])
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_cache_file_is_computed_again_with_a_note(encoder, tmp_path, capsys, trained_layers, damage):
+    """`bytes` leaves the file as it is, and there is no note."""
+    encoder.train_last(1)
+    whole = Queries(encoder, QUESTIONS, SMALL, trained_layers, tmp_path).embed()
+    (path,) = tmp_path.iterdir()
+    before = path.read_bytes()
+    path.write_bytes(damage(before))
+    capsys.readouterr()
+    again = Queries(encoder, QUESTIONS, SMALL, trained_layers, tmp_path).embed()
+    err = capsys.readouterr().err
+    assert (f"{path}: damaged (" in err and "it is computed again" in err) == (damage is not bytes)
+    torch.testing.assert_close(again, whole, rtol=0, atol=0)
+    assert list(tmp_path.iterdir()) == [path] and path.read_bytes() == before
+
+
+def test_an_unfinished_cache_file_goes_unless_another_process_writes_it(encoder, tmp_path):
+    held, left = tmp_path / "a.safetensors.part", tmp_path / "b.safetensors.123.part"
+    held.write_bytes(b"half")
+    left.write_bytes(b"half")
+    lines = ["import fcntl, sys", "file = open(sys.argv[1], 'r+b')", "fcntl.flock(file, fcntl.LOCK_EX)"]
+    lines += ["print('held', flush=True)", "sys.stdin.read()"]
+    command = [sys.executable, "-c", "\n".join(lines), held]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "held\n"
+        Queries(encoder, QUESTIONS, SMALL, "none", tmp_path)
+        assert held.read_bytes() == b"half" and not left.exists()
+        other.communicate()
+    Queries(encoder, QUESTIONS, SMALL, "none", tmp_path)
+    assert [path.suffix for path in tmp_path.iterdir()] == [".safetensors"]
 
 
 def test_no_cache_folder_no_files(tiny_bert, tmp_path, monkeypatch):

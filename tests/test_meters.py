@@ -1,11 +1,15 @@
 """utils/meters.py and the curve drawn from it: lines that survive a resume, TensorBoard files, the speed of a run."""
 
 import json
+import os
+import subprocess
+import sys
 import time
 
 import matplotlib.image
 import numpy as np
 import pytest
+from conftest import REPO
 
 from utils import meters
 from utils.meters import MetricsLog, Speed, read_metrics
@@ -47,7 +51,7 @@ def test_a_resume_that_is_stopped_leaves_the_lines(tmp_path, monkeypatch):
     write(tmp_path, 0, {10: 1.0, 20: 2.0})
     before = (tmp_path / "metrics.jsonl").read_text()
 
-    def half(path, text):
+    def half(path, text, **options):
         path.open("w").write(text[:5])
         raise KeyboardInterrupt
 
@@ -70,6 +74,34 @@ def test_lines_are_there_as_soon_as_they_are_written(tmp_path):
     log.write(1, {"loss": 0.5})
     assert read_metrics(tmp_path / "metrics.jsonl") == [{"step": 1, "loss": 0.5}]
     log.close()
+
+
+def test_a_damaged_line_is_named_and_a_half_written_last_one_is_left_out(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"step": 1, "loss": 0.5}\n{"step": 2, "lo')
+    assert read_metrics(path) == [{"step": 1, "loss": 0.5}]
+    for line in (b'{"step": 2, "lo', b"\xff\xfe", b"[]", b"{}"):
+        path.write_bytes(b'{"step": 1, "loss": 0.5}\n' + line + b'\n{"step": 3}\n')
+        with pytest.raises(ValueError) as error:
+            MetricsLog(tmp_path, 20)
+        assert str(error.value).startswith(f"{path}, line 2: damaged, ")
+        assert str(error.value).endswith("; remove that line")
+
+
+def test_a_full_disk_names_the_tensorboard_folder(tmp_path):
+    """In a process of its own, in which no file may have more than ten bytes."""
+    lines = ["import pathlib, resource, time", "from utils.meters import MetricsLog"]
+    lines += [
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (10, -1))",
+        "try:",
+        "    MetricsLog(pathlib.Path('.')).close()",
+    ]
+    lines += ["except OSError as error:", "    time.sleep(0.5)  # for the thread to print", "    print(error)"]
+    command = [sys.executable, "-c", "\n".join(lines)]
+    path = os.environ | {"PYTHONPATH": str(REPO)}
+    for _ in range(3):
+        run = subprocess.run(command, cwd=tmp_path, env=path, capture_output=True, text=True)
+        assert run.stdout == "[Errno 27] File too large: 'tensorboard'\n" and "Traceback" not in run.stderr, run.stderr
 
 
 def test_speed_leaves_pauses_out(monkeypatch):

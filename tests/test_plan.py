@@ -283,6 +283,18 @@ def test_two_at_a_time_give_what_the_trainer_gives_alone(write, tiny, tmp_path, 
     assert plan.main(command) == 0 and [(folder / "log.txt").stat().st_mtime_ns for folder in folders] == before
 
 
+def test_damaged_results_are_named(write, tiny, tmp_path, capsys):
+    path = tmp_path / "trained" / "a" / "seed_1" / "results.json"
+    path.parent.mkdir(parents=True)
+    path.write_text('{"command": ')
+    command = ["--plan", str(write(settings={"training_steps": 2}, variants={"a": None})), "--seeds", "1", *tiny]
+    assert plan.main([*command, "--dry_run"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: {path}: damaged, ") and said.endswith("; remove it to train the run again\n")
+    path.unlink()
+    assert plan.main([*command, "--dry_run"]) == 0
+
+
 def test_a_run_with_other_settings_is_not_taken_for_the_plans(write, tiny, tmp_path, capsys):
     flags = ["--seeds", "1", *tiny]
     assert plan.main(["--plan", str(write(settings={"training_steps": 2}, variants={"a": None})), *flags]) == 0

@@ -123,12 +123,9 @@ def test_an_interrupted_run_goes_on_exactly(train, fake, tiny_bert, tmp_path, ca
     assert "resumed at step 14" in parts.text
     assert same_weights(whole, parts)
     assert timeless(whole) == timeless(parts)
-    for key in ("validation", "validation/mmlu"):
+    assert list(metrics(whole, "loss")) == [10, 20, 30]
+    for key in ("loss", "validation", "validation/mmlu"):
         assert metrics(whole, key) == metrics(parts, key)
-    expected, found = metrics(whole, "loss"), metrics(parts, "loss")
-    assert list(expected) == list(found) == [10, 20, 30]
-    assert (expected[10], expected[30]) == (found[10], found[30])
-    assert found[20] == pytest.approx(expected[20], rel=0.2)  # the mean of the steps since it went on
     assert not (parts.folder / "state").exists()
 
 
@@ -253,6 +250,38 @@ def test_a_run_that_is_overwritten_leaves_nothing_behind(train):
     assert (run.folder / "tables.md").read_text() == "No test sets were read (--no_final_eval).\n\n"
 
 
+WRONG = [{"encoder": "no/such/encoder"}, {"device": "cuda:99"}, {"top_k": 9}, {"train_layers": 7}]
+WRONG += [{"learning_rate": -1}, {"test_data_paths": ["gone.json"]}]
+
+
+def files_of(folder) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_a_wrong_setting_costs_no_finished_run(train, fails, wrong):
+    run = train()
+    before = files_of(run.folder)
+    fails(overwrite=True, **wrong)
+    assert files_of(run.folder) == before
+
+
+def test_a_finished_run_stays_until_the_one_that_overwrites_it_is_finished(
+    train, fake, tiny_bert, tmp_path, monkeypatch
+):
+    run = train()
+    before = files_of(run.folder)
+    for _ in range(2):  # the second time it begins again
+        with monkeypatch.context() as patch:
+            interrupted_at(7, patch, ctrl_c)
+            assert program.main(arguments(fake, tiny_bert, run.folder, overwrite=True, seed=2)) == 130
+        assert files_of(run.folder).items() >= before.items() and (run.folder / ".new" / "state").is_dir()
+    anew = train(seed=2)
+    assert "resumed at step 8" in anew.text
+    assert timeless(anew) == timeless(train("plain", seed=2)) and same_weights(anew, Run(tmp_path / "plain", ""))
+    assert {path.name for path in anew.folder.iterdir()} == {path.name for path in (tmp_path / "plain").iterdir()}
+
+
 def test_overwriting_removes_a_state_that_was_being_exchanged(train, fake, tiny_bert, tmp_path, monkeypatch):
     """A run killed between the two renames of its state has left it under another name."""
     with monkeypatch.context() as patch:
@@ -310,6 +339,61 @@ def test_changed_data_in_the_same_folder_are_refused(train, fails, fake, tmp_pat
     train(data_paths=paths, training_steps=1)
     data.write_text(json.dumps(make_rows(40, "multi_attempt", 30)))
     assert "holds a run with other settings (data: " in fails(data_paths=paths, training_steps=1)
+
+
+def test_a_run_that_is_damaged_names_its_file_and_the_remedy(train, fails):
+    run = train()
+    for name in ("tables.md", "checkpoint/model.safetensors", "checkpoint/config.json"):
+        raw = (run.folder / name).read_bytes()
+        (run.folder / name).unlink()
+        expected = f"{run.folder / name}: not there any more; bring it back, or train again (--overwrite)"
+        assert fails() == expected
+        (run.folder / name).write_bytes(raw)
+    assert "already done" in train().text
+    shutil.rmtree(run.folder / "checkpoint")
+    assert "not there any more" in fails()
+    for text in ("", '{"settings": ', "[]", '{"test": 1}', "[" * 100_000):
+        (run.folder / "results.json").write_text(text)
+        message = fails()
+        assert message.startswith(f"{run.folder / 'results.json'}: damaged, ")
+        assert message.endswith("; --overwrite begins again")
+    assert train(overwrite=True).results["settings"]["seed"] == 1
+
+
+def test_a_state_that_is_damaged_names_its_file_and_the_remedy(train, fails, fake, tiny_bert, tmp_path, monkeypatch):
+    """Cut short, one digit changed, one bit changed, gone."""
+    with monkeypatch.context() as patch:
+        interrupted_at(3, patch, ctrl_c)
+        assert program.main(arguments(fake, tiny_bert, tmp_path / "run")) == 130
+    state = tmp_path / "run" / "state"
+    raw = {path: path.read_bytes() for path in (state / "progress.json", state / "tensors.safetensors")}
+    progress, tensors = raw.values()
+    flipped = tensors[:-2] + bytes([tensors[-2] ^ 4]) + tensors[-1:]
+    damages = {"progress.json": [progress[:-9], b"{}", progress.replace(b'"step": 4', b'"step": 5')]}
+    damages["tensors.safetensors"] = [tensors[:-1], tensors[:20], b"", flipped]
+    for name, contents in damages.items():
+        for content in contents:
+            (state / name).write_bytes(content)
+            message = fails()
+            assert message.startswith(str(state)) and "damaged" in message, message
+            assert message.endswith("; --overwrite begins again")
+        (state / name).unlink()
+        assert fails().startswith(f"{state / name}: ")
+        (state / name).write_bytes(raw[state / name])
+    assert "resumed at step 4" in train().text
+
+
+def test_what_a_kill_left_half_written_goes(train):
+    """And the state of a run that was killed after results.json, before the state was removed."""
+    run = train()
+    before = files_of(run.folder)
+    for name in (".state.part", ".checkpoint.part", ".checkpoint.old", ".tensorboard.part", "state", ".new"):
+        (run.folder / name).mkdir()
+        (run.folder / name / "file").write_text("half")
+    for name in (".results.json.part", ".metrics.jsonl.part", ".training_curve.png.part"):
+        (run.folder / name).write_text("half")
+    assert "already done" in train().text
+    assert files_of(run.folder) == before
 
 
 def test_a_setting_that_an_older_run_does_not_know_counts_as_its_default(train, fails):

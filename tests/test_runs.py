@@ -72,6 +72,20 @@ def test_lines_are_replaced_by_key_and_come_again(tmp_path):
     assert runs.read_lines(path) == replaced and len(path.read_text().splitlines()) == 3
 
 
+def test_damaged_results_and_lines_are_named(write, tmp_path):
+    path = write("a", 1) / "results.json"
+    for text in ("", path.read_text()[:-5], "[]", '{"router": "x"}'):
+        path.write_text(text)
+        with pytest.raises(ValueError) as error:
+            runs.runs_below([tmp_path])
+        assert str(error.value).startswith(f"{path}: damaged, ")
+        assert str(error.value).endswith("train or copy the run again")
+    (tmp_path / "runs.jsonl").write_text('{"seed": 1}\n{"seed":\n')
+    with pytest.raises(ValueError) as error:
+        runs.read_lines(tmp_path / "runs.jsonl")
+    assert str(error.value).startswith(f"{tmp_path / 'runs.jsonl'}, line 2: damaged, not valid JSON")
+
+
 def test_test_files_are_opened_again_with_the_llms_of_the_run(trained):
     (run,) = runs.runs_below([trained.folder])
     tests = runs.reopen_tests(run)

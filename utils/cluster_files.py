@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from utils.files import naming
 from utils.formats import READERS, DataError, read_rows
 from utils.tasks import BY_NAME, TRAIN_ORDER, task_of
 
@@ -237,7 +238,8 @@ def replace_all(contents: Mapping[Path, bytes]) -> None:
     replaced: list[Path] = []
     try:
         for path, content in contents.items():
-            parts[path].write_bytes(content)
+            with naming(path):
+                parts[path].write_bytes(content)
         for path, part in parts.items():
             replaced.append(path)
             os.replace(part, path)

@@ -200,7 +200,7 @@ class RunConfig:
     save_path: str = "runs/routerdc"
     """folder of the run; an unfinished one there is resumed"""
     overwrite: bool = False
-    """start again even if --save_path holds a run"""
+    """start again even if --save_path holds a run; a finished one stays until the new one is finished"""
     label: str | None = None
     """name of the settings in results; default: that of the recipe, if no flag changes it"""
     final_eval: bool = True

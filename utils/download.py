@@ -29,7 +29,7 @@ from urllib.request import HTTPHandler, HTTPSHandler, Request, build_opener
 
 from tqdm import tqdm
 
-from utils.files import locked
+from utils.files import locked, naming
 
 ROOT = Path(__file__).resolve().parent.parent / "datasets"
 MANIFEST = ROOT / "manifest.json"
@@ -170,10 +170,11 @@ def fetch(name: str, entry: dict, source: str | Path, root: Path = ROOT) -> bool
     if target.exists():
         tqdm.write(f"{target} is not the released file ({wrong}): replacing it", file=sys.stderr)
     target.parent.mkdir(parents=True, exist_ok=True)
-    if isinstance(source, Path):
-        _copy(source, name, target, entry)
-    else:
-        _fetch_from_network(f"{source}/{name}", name, target, entry)
+    with naming(target):
+        if isinstance(source, Path):
+            _copy(source, name, target, entry)
+        else:
+            _fetch_from_network(f"{source}/{name}", name, target, entry)
     return True
 
 
@@ -191,6 +192,9 @@ def _copy(mirror: Path, name: str, target: Path, entry: dict) -> None:
             f"the mirror {mirror} has no {name}. Give a folder that has it, laid out like datasets/ (--mirror DIR), "
             "or --mirror '' to fetch it from the network"
         ) from error
+    except OSError:
+        _part(target).unlink(missing_ok=True)
+        raise
     if wrong := _install(_part(target), target, entry):
         raise DownloadError(
             f"{mirror / name} is not the released file: {wrong}. "

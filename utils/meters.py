@@ -1,13 +1,15 @@
 """Training metrics as JSON lines and for TensorBoard, and the speed of a run."""
 
 import json
-import os
 import shutil
 import sys
+import threading
 import time
 from pathlib import Path
 
 from tqdm import tqdm  # plain text in notebooks, too
+
+from utils.files import naming, parse_json, write_text
 
 
 def bar(total: int, title: str, unit: str, done: int = 0) -> tqdm:
@@ -38,35 +40,47 @@ class MetricsLog:
     def __init__(self, folder: Path, resume: int = 0):
         from torch.utils.tensorboard import SummaryWriter  # slow to import: not for those who only evaluate
 
-        self.path = folder / "metrics.jsonl"
+        self.path, self.tensorboard = folder / "metrics.jsonl", folder / "tensorboard"
         kept = []
         if resume and self.path.is_file():
             kept = [line for line in read_metrics(self.path) if line["step"] <= resume]
         elif resume:
             print(f"{self.path}: not there any more; it begins again after step {resume}", file=sys.stderr)
-        unfinished = self.path.with_name(f"{self.path.name}.part")
-        unfinished.write_text("".join(json.dumps(line) + "\n" for line in kept))
-        os.replace(unfinished, self.path)
+        write_text(self.path, "".join(json.dumps(line) + "\n" for line in kept))
         if not resume:
-            shutil.rmtree(folder / "tensorboard", ignore_errors=True)
-        self.writer = SummaryWriter(str(folder / "tensorboard"), purge_step=resume + 1 if resume else None)
+            shutil.rmtree(self.tensorboard, ignore_errors=True)
+        threading.excepthook = leave_to_writer
+        with naming(self.tensorboard):
+            self.writer = SummaryWriter(str(self.tensorboard), purge_step=resume + 1 if resume else None)
 
     def write(self, step: int, values: dict[str, float]) -> None:
         """Add the values of one step; they are in the file when this returns."""
-        with self.path.open("a") as file:
+        with naming(self.path), self.path.open("a") as file:
             file.write(json.dumps({"step": step, **values}) + "\n")
-        for name, value in values.items():
-            self.writer.add_scalar(name, value, step)
+        with naming(self.tensorboard):
+            for name, value in values.items():
+                self.writer.add_scalar(name, value, step)
 
     def close(self) -> None:
         """End the TensorBoard file."""
-        self.writer.close()
+        with naming(self.tensorboard):
+            self.writer.close()
+
+
+def leave_to_writer(failure: threading.ExceptHookArgs) -> None:
+    """Print the error of a thread, but not that of a TensorBoard thread: its writer raises it at the next call."""
+    if not type(failure.thread).__module__.startswith("tensorboard"):
+        threading.__excepthook__(failure)
 
 
 def read_metrics(path: Path) -> list[dict[str, float]]:
-    """The lines of a metrics file, without a last line that a killed run left half-written."""
-    lines = path.read_text().splitlines(keepends=True)
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+    """The lines of a metrics file, without a last line that a killed run left half-written.
+
+    Raises: ValueError that names the file and the line if one is damaged.
+    """
+    whole_lines = path.read_bytes().split(b"\n")[:-1]
+    remedy = "remove that line"
+    return [parse_json(line, f"{path}, line {n}", remedy, ["step"]) for n, line in enumerate(whole_lines, 1)]
 
 
 class Speed:

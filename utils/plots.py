@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from utils.data import RoutingData
+from utils.files import replacing
 from utils.fonts import use_fonts
 from utils.meters import read_metrics
 from utils.metrics import disagreement, hull, right_counts, single_accuracies
@@ -53,10 +54,8 @@ def save(figure: Figure, target: Path, dpi: int = 150, pdf: bool = True) -> None
     use_fonts(figure)
     paths = [target, target.with_suffix(".pdf")] if pdf and target.suffix == ".png" else [target]
     for path in paths:
-        part = path.with_name(f".{path.name}.part")
-        with matplotlib.rc_context(EMBEDDED_FONTS):
+        with replacing(path) as part, matplotlib.rc_context(EMBEDDED_FONTS):
             figure.savefig(part, dpi=dpi, format=path.suffix[1:], metadata=METADATA[path.suffix])
-        part.replace(path)
     plt.close(figure)
 
 

@@ -5,24 +5,29 @@ import shlex
 import shutil
 import signal
 import time
+import zlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from utils import checkpoint
 from utils.config import Config, changed_settings, settings_of
-from utils.files import atomic_folder, recover, write_json, write_text
+from utils.files import atomic_folder, read_json, recover, remove_folder, write_json, write_text
 from utils.model import RouterDC
 from utils.plots import training_curve
 from utils.tables import tables
 
 ROUTERS = {"routerdc": "RouterDC", "cosine_classifier": "CosineClassifier", "zooter": "ZOOTER"}  # by --loss
+RESULTS = "results.json"  # makes a folder a finished run
 FILES = ("metrics.jsonl", "picks.json", "tables.md", "training_curve.png")
 FOLDERS = ("state", "checkpoint", "tensorboard")
+REPLACEMENT = ".new"
+BEGIN_AGAIN = "--overwrite begins again"
 
 
 @dataclass
@@ -31,7 +36,7 @@ class Progress:
 
     step: optimizer steps done. seconds: of wall clock, over all its starts. evaluations: validations done. best_step:
     the step whose weights are kept, 0 before the first evaluation. best_validation: at that step, in %; None without
-    validation rows.
+    validation rows. loss_sum: of the steps since the last line of the log.
     """
 
     step: int = 0
@@ -39,6 +44,7 @@ class Progress:
     evaluations: int = 0
     best_step: int = 0
     best_validation: float | None = None
+    loss_sum: float = 0.0
 
 
 def trainable(model: RouterDC) -> dict[str, nn.Parameter]:
@@ -46,48 +52,101 @@ def trainable(model: RouterDC) -> dict[str, nn.Parameter]:
     return {name: value for name, value in model.named_parameters() if value.requires_grad}
 
 
+def checksum(about: dict[str, Any], tensors: dict[str, Tensor]) -> int:
+    """CRC-32 of values as JSON has them and of tensors on the CPU."""
+    crc = zlib.crc32(json.dumps(about).encode())
+    for name in sorted(tensors):
+        crc = zlib.crc32(name.encode(), crc)
+        crc = zlib.crc32(tensors[name].contiguous().reshape(-1).view(torch.uint8).numpy(), crc)
+    return crc
+
+
+def clear(folder: Path) -> None:
+    """Remove all that a run wrote in its folder; results.json goes last, see `remove_leftovers`."""
+    for name in FOLDERS:
+        remove_folder(folder / name)
+    for name in (*FILES, RESULTS):
+        (folder / name).unlink(missing_ok=True)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Finish what a killed run began to put in place, and remove what it left half-written.
+
+    A finished run in REPLACEMENT takes the place of the one in `folder`. Until that has gone, its results.json is
+    there; the new one is the last to come.
+    """
+    replacement = folder / REPLACEMENT
+    for place in (folder, replacement):
+        for name in FOLDERS:
+            recover(place / name)
+            shutil.rmtree(place / f".{name}.part", ignore_errors=True)
+        for name in (*FILES, RESULTS):
+            (place / f".{name}.part").unlink(missing_ok=True)
+        if (place / RESULTS).is_file():
+            remove_folder(place / "state")
+    if (replacement / RESULTS).is_file():
+        if (folder / RESULTS).is_file():
+            clear(folder)
+        for path in sorted(replacement.iterdir(), key=lambda path: path.name == RESULTS):
+            path.rename(folder / path.name)
+    if not (replacement / "state").is_dir():
+        remove_folder(replacement)
+
+
 class RunFolder:
     """What a run keeps on disk.
 
     While it trains, `state/` has what a stopped run needs to go on exactly: trained weights, optimizer, best weights
-    and progress. At the end results.json makes it a finished run.
+    and progress. At the end results.json makes it a finished run. Whoever calls this holds the folder (`locked`).
+
+    A run that overwrites a finished one is in REPLACEMENT below it until it is finished, and then takes its place.
 
     Args:
         settings: all that decides the result, see `utils.config.settings_of`, and the digests of the data files.
+        overwrite: whether a run that is there, finished or not, is to be trained again.
     """
 
-    def __init__(self, path: Path, settings: dict[str, Any]):
-        self.path, self.settings = path, settings
-        self.state = path / "state"
+    def __init__(self, path: Path, settings: dict[str, Any], overwrite: bool = False):
+        self.path, self.settings, self.overwrite = path, settings, overwrite
         self.saved_at = time.monotonic()
+        remove_leftovers(path)
+        replacement = path / REPLACEMENT
+        is_replacing = replacement.is_dir() or (overwrite and (path / RESULTS).is_file())
+        self.work = replacement if is_replacing else path
+        self.state = self.work / "state"
 
     def is_finished(self) -> bool:
-        """Whether results.json is there."""
-        return (self.path / "results.json").is_file()
+        """Whether a finished run is there that is not to be trained again.
+
+        Raises: ValueError if some of what it wrote is gone.
+        """
+        if self.overwrite or not (self.work / RESULTS).is_file():
+            return False
+        for name in (f"checkpoint/{checkpoint.CONFIG}", f"checkpoint/{checkpoint.WEIGHTS}", "tables.md"):
+            if not (self.work / name).is_file():
+                raise ValueError(f"{self.work / name}: not there any more; bring it back, or train again (--overwrite)")
+        return True
 
     def can_resume(self) -> bool:
         """Whether a stopped run left its state."""
         return self.state.is_dir()
 
-    def clear(self) -> None:
-        """Remove a run that is there, finished or not (--overwrite)."""
-        recover(self.state)  # or a state that was being exchanged when its run was killed would come back later
-        for name in ("results.json", *FILES):
-            (self.path / name).unlink(missing_ok=True)
-        for name in FOLDERS:
-            shutil.rmtree(self.path / name, ignore_errors=True)
+    def begin(self) -> None:
+        """Make way for the first step: with `overwrite` nothing is left of a run that was not finished."""
+        if self.overwrite:
+            clear(self.work)
+        self.work.mkdir(exist_ok=True)
 
     def check_settings(self) -> None:
-        """Raise ValueError if a run is there, finished or stopped, with other settings.
+        """Raise ValueError if a run is there, finished or stopped, with other settings, or its files are damaged.
 
         A setting that an older run does not know counts as its default.
         """
-        recover(self.state)
         defaults = settings_of(Config()) | {"threads": self.settings.get("threads")}  # older runs do not say how many
-        for path in (self.path / "results.json", self.state / "progress.json"):
-            if not path.is_file():
+        for path in (self.work / RESULTS, self.state / "progress.json"):
+            if self.overwrite or not path.is_file():
                 continue
-            old = json.loads(path.read_text(encoding="utf-8"))["settings"]
+            old = read_json(path, BEGIN_AGAIN, ["settings"])["settings"]
             if changed := changed_settings(old, self.settings, defaults):
                 raise ValueError(
                     f"--save_path {self.path} holds a run with other settings ({'; '.join(changed)}). "
@@ -102,18 +161,26 @@ class RunFolder:
         tensors |= {f"best.{name}": value for name, value in best.items()}
         for number, slots in optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{number}.{key}": value for key, value in slots.items()}
+        tensors = {name: value.cpu().clone() for name, value in tensors.items()}
+        about = {"settings": self.settings, **asdict(progress)}
         with atomic_folder(self.state) as folder:
-            save_file({name: value.cpu().clone() for name, value in tensors.items()}, folder / "tensors.safetensors")
-            write_json(folder / "progress.json", {"settings": self.settings, **asdict(progress)})
+            save_file(tensors, folder / "tensors.safetensors")
+            write_json(folder / "progress.json", about | {"checksum": checksum(about, tensors)})
         self.saved_at = time.monotonic()
 
     def load_state(self, model: RouterDC, optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], Progress]:
-        """Put the state on disk into model and optimizer; returns the best weights and the progress."""
-        saved = json.loads((self.state / "progress.json").read_text(encoding="utf-8"))
-        tensors = load_file(self.state / "tensors.safetensors")
+        """Put the state on disk into model and optimizer; returns the best weights and the progress.
+
+        Raises: ValueError that names the file if it is damaged, or of another encoder.
+        """
+        about, tensors = self._read_state()
+        parameters = trainable(model)
+        shapes = {f"model.{name}": value.shape for name, value in parameters.items()}
+        if shapes != {name: value.shape for name, value in tensors.items() if name.startswith("model.")}:
+            raise ValueError(f"{self.state}: of another encoder; bring that back, or {BEGIN_AGAIN}")
         best = {}
         with torch.no_grad():
-            for name, parameter in trainable(model).items():
+            for name, parameter in parameters.items():
                 parameter.copy_(tensors[f"model.{name}"])
                 if f"best.{name}" in tensors:
                     best[name] = tensors[f"best.{name}"].to(parameter.device)
@@ -123,8 +190,21 @@ class RunFolder:
                 _, number, key = name.split(".")
                 slots.setdefault(int(number), {})[key] = value
         optimizer.load_state_dict({"state": slots, "param_groups": optimizer.state_dict()["param_groups"]})
-        del saved["settings"]
-        return best, Progress(**saved)
+        del about["settings"]
+        return best, Progress(**about)
+
+    def _read_state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """progress.json without its checksum, and the tensors, unless they are damaged."""
+        path = self.state / "progress.json"
+        about = read_json(path, BEGIN_AGAIN, ["settings", "checksum"])
+        expected = about.pop("checksum")
+        try:
+            tensors = load_file(self.state / "tensors.safetensors")
+        except (SafetensorError, OSError) as error:
+            raise ValueError(f"{self.state / 'tensors.safetensors'}: damaged ({error}); {BEGIN_AGAIN}") from None
+        if checksum(about, tensors) != expected:
+            raise ValueError(f"{self.state}: damaged, its checksum is another than progress.json says; {BEGIN_AGAIN}")
+        return about, tensors
 
     def finish(self, model: RouterDC, results: dict[str, Any], test: dict[str, Any]) -> str:
         """Write checkpoint, curve, tables, picks and, at last, results.json; remove the state. Returns the tables.
@@ -132,15 +212,15 @@ class RunFolder:
         results: all of results.json but "test". test: what `utils.evaluate.measure` returned, or {}.
         """
         results = results | {"test": {name: value for name, value in test.items() if name != "picks"}}
-        checkpoint.save(model, self.path / "checkpoint", results)
-        training_curve(self.path / "metrics.jsonl", self.path / "training_curve.png", results["selection"]["step"])
+        checkpoint.save(model, self.work / "checkpoint", results)
+        training_curve(self.work / "metrics.jsonl", self.work / "training_curve.png", results["selection"]["step"])
         text = "No test sets were read (--no_final_eval).\n"
         if test:
             text = tables(test, f"{results['router']} (this run)")
-            write_text(self.path / "picks.json", json.dumps(test["picks"]) + "\n")
-        write_text(self.path / "tables.md", text + "\n")
-        write_json(self.path / "results.json", results)
-        shutil.rmtree(self.state, ignore_errors=True)
+            write_text(self.work / "picks.json", json.dumps(test["picks"]) + "\n")
+        write_text(self.work / "tables.md", text + "\n")
+        write_json(self.work / RESULTS, results)
+        remove_leftovers(self.path)
         return text
 
     def describe(self) -> str:

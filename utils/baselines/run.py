@@ -22,7 +22,7 @@ from utils.config import changed_settings
 from utils.data import RoutingData
 from utils.evaluate import measure
 from utils.experiment import Hardware, choose_hardware
-from utils.files import writable_folder, write_json, write_text
+from utils.files import read_json, writable_folder, write_json, write_text
 from utils.meters import bar
 from utils.metrics import averages, references, utility
 from utils.tables import tables
@@ -82,7 +82,7 @@ def is_finished(run: Run) -> bool:
     path = run.folder / "results.json"
     if not path.is_file():
         return False
-    old = json.loads(path.read_text(encoding="utf-8"))["settings"]
+    old = read_json(path, "remove that folder to run it again", ["settings"])["settings"]
     changed = changed_settings(old, run.settings, Arguments().settings())
     if changed:
         raise ValueError(

@@ -24,7 +24,7 @@ from utils.config import GIVEN
 from utils.data import DataError, RoutingData, gains, load, reading_of
 from utils.encoders import Encoder, Queries, load_encoder
 from utils.experiment import Hardware, choose_hardware
-from utils.files import locked, writable_folder, write_json, write_text
+from utils.files import locked, read_json, writable_folder, write_json, write_text
 from utils.meters import bar
 from utils.tasks import DATASETS, TASKS
 from utils.training_set import check_encoder_reads
@@ -96,7 +96,7 @@ def labelled(data: RoutingData, args: Arguments, hardware: Hardware) -> tuple[La
 def kept(path: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """What `make` returns, with its "seconds"; read from the file where it is there, and written to it where not."""
     if path.is_file():
-        return json.loads(path.read_text(encoding="utf-8"))
+        return read_json(path, "remove it, and it is made again")
     begun = time.monotonic()
     made = make()
     made["seconds"] = round(time.monotonic() - begun, 1)

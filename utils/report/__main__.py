@@ -10,7 +10,6 @@
 A finished run is a folder with a results.json, named itself or by a folder above it.
 """
 
-import json
 import shlex
 import sys
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ import tyro
 
 from utils.ceiling.known import known_ceilings
 from utils.config import parse_arguments
-from utils.files import locked, write_json, write_text
+from utils.files import locked, read_json, write_json, write_text
 from utils.report import comparison, comparison_page, results
 from utils.report.runs import Run, read_lines, runs_below, write_lines
 from utils.report.statistics import RESAMPLES, check_resamples
@@ -78,7 +77,7 @@ def write_comparison(args: Arguments) -> None:
 
 def references_of(new: list[Run], path: Path) -> dict[str, dict[str, float]]:
     """The references of the paper's test files but its LLMs: of the newest run, else those kept in controls.json."""
-    references = new[-1].results["test"]["references"] if new else json.loads(path.read_text(encoding="utf-8"))
+    references = new[-1].results["test"]["references"] if new else read_json(path, "name a finished run")
     return {name: values for name, values in references.items() if name not in PAPER}
 
 

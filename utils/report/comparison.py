@@ -5,7 +5,6 @@ run picked for each query (`picks.json` beside its results.json), and the test f
 """
 
 import itertools
-import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from utils.data import RoutingData, gains
+from utils.files import read_json
 from utils.meters import bar
 from utils.metrics import best_single, references
 from utils.report.runs import Run, reopen_tests, row_label, runs_below, seed_groups
@@ -102,7 +102,11 @@ def gains_of(run: Run, data: RoutingData) -> np.ndarray:
     """
     picked = (run.folder / "picks.json").is_file()
     path = run.folder / ("picks.json" if picked else "gains.json")
-    values = np.array(json.loads(path.read_text())[data.task])
+    values = read_json(path, "run it again", [data.task])[data.task]
+    are_numbers = isinstance(values, list) and all(isinstance(value, int if picked else float) for value in values)
+    if not are_numbers or (picked and not set(values) <= set(range(len(data.llms)))):
+        raise ValueError(f"{path}: damaged, {data.task} has values that no run writes; run it again")
+    values = np.array(values)
     if len(values) != len(data):
         raise ValueError(
             f"{run.folder}: picks for {len(values)} queries of {data.task}, {data.path} has {len(data)}; "

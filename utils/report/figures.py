@@ -31,6 +31,7 @@ from utils.ceiling import known
 from utils.ceiling.page import title_of_record
 from utils.clustering import tsne_map
 from utils.config import HardwareConfig, bounded, parse_arguments
+from utils.files import read_json
 from utils.meters import read_metrics
 from utils.report import ablations, comparison, drawings
 from utils.report.lost_llms import LIMITS, LOST
@@ -137,7 +138,7 @@ def overview_marks(result: Mapping[str, Any]) -> dict[str, dict[str, float]]:
 def draw_overview(args: Overview) -> None:
     """Draw results/comparison.json."""
     path = need(args.results / "comparison.json", "bash train_scripts/baselines.sh")
-    result = json.loads(path.read_text(encoding="utf-8"))
+    result = read_json(path, "bash train_scripts/baselines.sh makes it")
     title = f"Testing accuracy of the routers; the baselines are those of the recipe {args.recipe}"
     rows = overview_rows(result, args.recipe)
     plots.save(drawings.overview(rows, overview_marks(result), title), args.output)
@@ -431,9 +432,9 @@ class Learning:
 def draw_cost(args: Cost) -> None:
     """Draw results/routerbench.json, and the tuned recipe beside it."""
     path = need(args.results / "routerbench.json", ROUTERBENCH)
-    result = json.loads(path.read_text(encoding="utf-8"))
+    result = read_json(path, f"{ROUTERBENCH} makes it")
     tuned = args.results / "routerbench_tuned" / "routerbench.json"
-    others = [json.loads(tuned.read_text(encoding="utf-8"))] if tuned.is_file() else []
+    others = [read_json(tuned, f"{ROUTERBENCH} makes it")] if tuned.is_file() else []
     plots.cost_curve(result, args.output, others)
 
 

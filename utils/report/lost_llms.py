@@ -1,7 +1,6 @@
 """Finished routers without one of their LLMs: no training, the arg-max is among those left."""
 
 import hashlib
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ import torch
 
 from utils.config import HardwareConfig
 from utils.data import RoutingData
-from utils.files import write_json
+from utils.files import read_json, write_json
 from utils.metrics import ORACLE, PER_TASK, accuracy, averages, best_single, references
 from utils.report.results import line_of
 from utils.report.runs import RESULTS, reopen_router
@@ -79,7 +78,7 @@ def lost_lines(folder: Path, hardware: HardwareConfig) -> list[dict[str, Any]]:
     """`lose_llms`, kept in the run's folder until the run is trained again."""
     path, sha256 = folder / "lost_llms.json", hashlib.sha256((folder / RESULTS).read_bytes()).hexdigest()
     if path.is_file():
-        kept = json.loads(path.read_text())
+        kept = read_json(path, "remove it, and it is made again", ["of", "lines"])
         if kept["of"] == sha256:
             return kept["lines"]
     lines = lose_llms(folder, hardware)

@@ -7,7 +7,6 @@ fitted here, on the same training rows and pre-trained embeddings, to the same s
 their settings on the same validation rows. Any runs whose test files have costs will do.
 """
 
-import json
 import shlex
 import sys
 import time
@@ -28,7 +27,7 @@ from utils.config import HardwareConfig, parse_arguments
 from utils.data import RoutingData
 from utils.encoders import GIVEN, EncoderError, Queries, load_encoder
 from utils.experiment import Hardware, choose_hardware
-from utils.files import writable_folder, write_json, write_text
+from utils.files import read_json, writable_folder, write_json, write_text
 from utils.meters import bar
 from utils.metrics import ORACLE, utility
 from utils.plots import cost_curve
@@ -305,7 +304,7 @@ def main(argv: list[str] | None = None) -> int:
         writable_folder(args.output, "--output")
         result = compare(args.runs, hardware, args.hardware.cache_dir)
         if args.against:
-            other = json.loads(args.against.read_text(encoding="utf-8"))
+            other = read_json(args.against, "make it again")
             result["against"] = paired(result, other, args.against)
         result["command"] = command_of(args)
         result["seconds"] = round(time.monotonic() - begun, 1)

@@ -18,7 +18,7 @@ from utils.config import HardwareConfig
 from utils.data import DataError, RoutingData, load, reading
 from utils.encoders import Queries, TrainedLayers
 from utils.experiment import Hardware, choose_hardware
-from utils.files import write_text
+from utils.files import parse_json, read_json, write_text
 from utils.model import RouterDC, trained_layers_of
 
 RESULTS = "results.json"
@@ -64,8 +64,13 @@ def runs_below(folders: Iterable[str | Path], remedy: str = "") -> list[Run]:
         paths = sorted(Path(folder).rglob(RESULTS))
         if not paths:
             raise ValueError(f"{folder}: no finished run there ({RESULTS}){remedy}")
-        runs += [Run(path.parent, json.loads(path.read_text(encoding="utf-8"))) for path in paths]
+        runs += [read_run(path.parent) for path in paths]
     return runs
+
+
+def read_run(folder: Path) -> Run:
+    """A finished run. Raises: ValueError that names its results.json if that is damaged."""
+    return Run(folder, read_json(folder / RESULTS, "train or copy the run again", ["router", "recipe", "settings"]))
 
 
 def encoder_name(settings: Mapping[str, Any]) -> str:
@@ -119,8 +124,11 @@ def line_key(line: Mapping[str, Any], names: Iterable[str]) -> tuple[str, ...]:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The lines of a file of runs (.jsonl), none if it is not there yet."""
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
+    """The lines of a file of runs (.jsonl), none if it is not there yet. Raises: ValueError for a damaged line."""
+    if not path.is_file():
+        return []
+    lines = path.read_bytes().splitlines()
+    return [parse_json(line, f"{path}, line {number}", "remove that line") for number, line in enumerate(lines, 1)]
 
 
 def write_lines(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
@@ -189,7 +197,7 @@ def reopen_router(folder: Path, config: HardwareConfig) -> ReopenedRouter:
     """
     if not (folder / RESULTS).is_file():
         raise ValueError(f"{folder}: no finished run there ({RESULTS})")
-    run = Run(folder, json.loads((folder / RESULTS).read_text(encoding="utf-8")))
+    run = read_run(folder)
     model, trained = checkpoint.load(folder)
     hardware = choose_hardware(config.device, trained["precision"], config.threads)
     trained_layers = trained_layers_of(trained["settings"])

@@ -324,6 +324,24 @@ def test_other_settings_in_the_same_folder_are_refused(train, fails, tmp_path, m
     assert "seed: 1 there, 2 now" in fails(save_path=tmp_path / "unfinished", seed=2)
 
 
+def test_a_run_that_goes_on_with_other_threads_says_so(fake, tiny_bert, tmp_path, capsys, monkeypatch):
+    """Where the number is that of the cores, it is no other setting on another machine."""
+    before = torch.get_num_threads()
+    try:
+        with monkeypatch.context() as patch:
+            interrupted_at(3, patch, ctrl_c)
+            assert program.main(arguments(fake, tiny_bert, tmp_path / "run")) == 130
+        torch.set_num_threads(before + 1)
+        capsys.readouterr()
+        assert program.main(arguments(fake, tiny_bert, tmp_path / "run")) == 0
+        printed = capsys.readouterr()
+        assert "resumed at step 4" in printed.out
+        assert f"begun with {before} threads, it goes on with {before + 1};" in printed.err
+        assert f", {before + 1} threads)" in json.loads((tmp_path / "run" / "results.json").read_text())["device"]
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_what_changes_no_result_may_change(train):
     first = train()
     again = train(
@@ -403,6 +421,10 @@ def test_a_setting_that_an_older_run_does_not_know_counts_as_its_default(train, 
     (run.folder / "results.json").write_text(json.dumps(results))
     assert "already done" in train().text
     assert "ties: 'expected' there, 'random' now" in fails(ties="random")
+    assert "threads: 0 there, 1 now" in fails(threads=1)
+    del results["settings"]["threads"]  # of these nothing is known
+    (run.folder / "results.json").write_text(json.dumps(results))
+    assert "already done" in train(threads=1).text
     results["settings"]["gone"] = 3
     (run.folder / "results.json").write_text(json.dumps(results))
     assert "gone: 3 there, None now" in fails()
@@ -411,7 +433,7 @@ def test_a_setting_that_an_older_run_does_not_know_counts_as_its_default(train, 
 def test_a_run_that_diverges_is_an_error_and_leaves_no_results(fake, tiny_bert, tmp_path, capsys):
     flags = {"learning_rate": 1e30, "similarity_function": "inner", "selection": "last", "training_steps": 12}
     assert program.main(arguments(fake, tiny_bert, tmp_path / "run", **flags)) == 2
-    assert "at step 10: training has diverged. Lower --learning_rate (1e+30)" in capsys.readouterr().err
+    assert "at step 6: training has diverged. Lower --learning_rate (1e+30)" in capsys.readouterr().err
     assert not (tmp_path / "run" / "results.json").exists()
     assert not (tmp_path / "run" / "checkpoint").exists()
 

@@ -4,6 +4,7 @@ import json
 import shlex
 import shutil
 import signal
+import sys
 import time
 import zlib
 from dataclasses import asdict, dataclass
@@ -162,7 +163,7 @@ class RunFolder:
         for number, slots in optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{number}.{key}": value for key, value in slots.items()}
         tensors = {name: value.cpu().clone() for name, value in tensors.items()}
-        about = {"settings": self.settings, **asdict(progress)}
+        about = {"settings": self.settings, "threads": torch.get_num_threads(), **asdict(progress)}
         with atomic_folder(self.state) as folder:
             save_file(tensors, folder / "tensors.safetensors")
             write_json(folder / "progress.json", about | {"checksum": checksum(about, tensors)})
@@ -174,6 +175,10 @@ class RunFolder:
         Raises: ValueError that names the file if it is damaged, or of another encoder.
         """
         about, tensors = self._read_state()
+        threads, now = about.pop("threads"), torch.get_num_threads()
+        if threads != now:
+            ends = "the last digits of its weights can differ from those of an unbroken run"
+            print(f"note: {self.path}: begun with {threads} threads, it goes on with {now}; {ends}", file=sys.stderr)
         parameters = trainable(model)
         shapes = {f"model.{name}": value.shape for name, value in parameters.items()}
         if shapes != {name: value.shape for name, value in tensors.items() if name.startswith("model.")}:
@@ -196,7 +201,7 @@ class RunFolder:
     def _read_state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """progress.json without its checksum, and the tensors, unless they are damaged."""
         path = self.state / "progress.json"
-        about = read_json(path, BEGIN_AGAIN, ["settings", "checksum"])
+        about = read_json(path, BEGIN_AGAIN, ["settings", "threads", "checksum"])
         expected = about.pop("checksum")
         try:
             tensors = load_file(self.state / "tensors.safetensors")

@@ -27,8 +27,8 @@ def check_finite(similarity: Tensor, title: str = "queries") -> None:
     wrong = int((~similarity.isfinite()).any(dim=1).sum())
     if wrong:
         raise ValueError(
-            f"{title}: the similarities of {wrong} of {len(similarity)} are not finite, so no LLM is the nearest. The "
-            "router's weights are too large or damaged: train it again, with a lower --learning_rate"
+            f"{title}: the similarities of {wrong} of {len(similarity)} are not finite, so no LLM is the nearest: "
+            "training has diverged. Train again with a lower --learning_rate"
         )
 
 

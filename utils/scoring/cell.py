@@ -11,8 +11,10 @@ runs with limits and without rights. Only the standard library is imported, sinc
 import ctypes
 import json
 import os
+import re
 import resource
 import signal
+import stat
 import sys
 import time
 
@@ -25,31 +27,37 @@ NEW_PID = 0x20000000
 NEW_NETWORK = 0x40000000
 READ_ONLY, NO_SUID, NO_DEVICES, NO_EXEC, RECURSIVE, PRIVATE = 1, 2, 4, 8, 1 << 14, 1 << 18  # linux/mount.h
 MOUNT_SETATTR, HERE, WHOLE_TREE = 442, -100, 0x8000  # system call, AT_FDCWD, AT_RECURSIVE
-DEATH_SIGNAL, KEEP_CAPABILITIES, SECURE_BITS, SUBREAPER, NO_NEW_RIGHTS, AMBIENT = 1, 8, 28, 36, 38, 47  # linux/prctl.h
+BIND, DETACH = 1 << 12, 2  # linux/mount.h
+DEATH_SIGNAL, DUMPABLE, KEEP_CAPABILITIES, SECURE_BITS, SUBREAPER = 1, 4, 8, 28, 36  # linux/prctl.h
+NO_NEW_RIGHTS, AMBIENT = 38, 47
 READ_EVERYTHING = 2  # CAP_DAC_READ_SEARCH
 
-# What runs the program in its own process. It ends by passing on a token that lies in a pipe. Nothing before that has
-# read it.
-PYTHON = """
-import os, sys, types
-def run(token, proof):
-    with open("program.py", "rb") as file:
-        code = compile(file.read(), "program.py", "exec")
-    sys.argv = ["program.py"]
-    module = sys.modules["__main__"] = types.ModuleType("__main__")
-    exec(code, module.__dict__)
-    os.write(proof, os.read(token, 64))
-    os._exit(0)
-run(int(sys.argv[1]), int(sys.argv[2]))
-"""
+# What runs the program in its own process, in Python launch.py: it takes a token out of a pipe before the program
+# starts, and passes it on after the program's last line.
 JAVASCRIPT = """
-const fs = require("fs"), [token, proof] = process.argv.splice(1).map(Number), bytes = Buffer.alloc(64);
+const fs = require("fs"), [token, proof, end] = process.argv.splice(1), bytes = Buffer.alloc(64);
+const size = fs.readSync(Number(token), bytes);
+fs.closeSync(Number(token));
+const fix = (object, ...names) => {
+  for (const name of names)
+    Object.defineProperty(object, name, { value: object[name], writable: false, configurable: false });
+};
+fix(globalThis, "console", "JSON");
+fix(console, "assert", "warn", "error", "log", "_stdout", "_stderr");
+fix(JSON, "stringify");
+fix(process.stdout, "write");
+fix(process.stderr, "write");
+Object.freeze(require("assert"));
 let ended = false;
-globalThis.endOfProgram = () => { ended = true; };
+globalThis.endOfProgram = (name) => { ended = name === end; };
 require(process.cwd() + "/program.js");
-if (ended) fs.writeSync(proof, bytes, 0, fs.readSync(token, bytes));
+if (ended) fs.writeSync(Number(proof), bytes, 0, size);
 """
-LAST_LINE = {"python": b"", "javascript": b"\n;endOfProgram();\n"}  # a JavaScript file may `return` before its end
+LAST_LINE = {"python": "", "javascript": '\n;endOfProgram("{end}");\n'}  # a JavaScript file may `return` before its end
+
+
+# A line of /proc/PID/maps that is shared and of a file without a name; System V memory is counted elsewhere.
+SHARED_MAPPING = r"^(\w+)-(\w+) ..[-x]s \w+ (\w+):(\w+) (\d+) +(?!/SYSV).*\(deleted\)$"
 
 
 def call(function: str, *arguments: object) -> None:
@@ -80,23 +88,54 @@ def enter_namespaces(user: bool) -> None:
         write("/proc/self/gid_map", f"{gid} {gid} 1")
 
 
-def shut_mounts(work: str, megabytes: int, uid: int, gid: int) -> None:
+def shut_mounts(want: dict, uid: int, gid: int) -> None:
     """Make everything read-only but the working folder, which is a small file system in memory.
 
-    /proc then shows the cell's processes only.
+    Where `visible` names files and folders, nothing else of the disk is there any more. /proc then shows the cell's
+    processes only.
     """
     call("mount", b"none", b"/", None, RECURSIVE | PRIVATE, None)
+    root = want["work"] if want["visible"] else ""
+    if root:
+        options = b"mode=755,size=1m"
+        call("mount", b"tmpfs", os.fsencode(root), b"tmpfs", NO_SUID | NO_DEVICES, options)
+        for path in sorted(want["visible"]):
+            show(path, root)
+        for folder in ("/proc", want["work"]):
+            os.makedirs(root + folder, exist_ok=True)
     attributes = (ctypes.c_uint64 * 4)(READ_ONLY | NO_SUID, 0, 0, 0)  # to set, to clear, propagation, user namespace
-    call("syscall", MOUNT_SETATTR, HERE, b"/", WHOLE_TREE, attributes, ctypes.sizeof(attributes))
-    call("mount", b"proc", b"/proc", b"proc", READ_ONLY | NO_SUID | NO_DEVICES | NO_EXEC, None)
-    options = f"size={megabytes}m,nr_inodes=4096,mode=700,uid={uid},gid={gid}"
-    call("mount", b"tmpfs", os.fsencode(work), b"tmpfs", NO_SUID | NO_DEVICES, options.encode())
+    top = os.fsencode(root or "/")
+    call("syscall", MOUNT_SETATTR, HERE, top, WHOLE_TREE, attributes, ctypes.sizeof(attributes))
+    call("mount", b"proc", os.fsencode(root + "/proc"), b"proc", READ_ONLY | NO_SUID | NO_DEVICES | NO_EXEC, None)
+    options = f"size={want['disk']}m,nr_inodes=4096,mode=700,uid={uid},gid={gid}"
+    call("mount", b"tmpfs", os.fsencode(root + want["work"]), b"tmpfs", NO_SUID | NO_DEVICES, options.encode())
+    if root:  # the old root is put over the new one, and taken away
+        os.chdir(root)
+        call("pivot_root", b".", b".")
+        call("umount2", b".", DETACH)
+        os.chdir("/")
+
+
+def show(path: str, root: str) -> None:
+    """Give a file or folder a place below another root; what links lead to has its own."""
+    if not os.path.exists(path) or os.path.lexists(root + path):
+        return
+    os.makedirs(os.path.dirname(root + path), exist_ok=True)
+    target = os.path.realpath(path)
+    if target != path:
+        os.symlink(target, root + path)
+        return show(target, root)
+    if os.path.isdir(path):
+        os.mkdir(root + path)
+    else:
+        os.close(os.open(root + path, os.O_CREAT, 0o644))
+    call("mount", os.fsencode(path), os.fsencode(root + path), None, BIND | RECURSIVE, None)
 
 
 def give_up_root(uid: int, keep_reading: bool) -> None:
     """Become a user that nobody is, for good.
 
-    keep_reading: the interpreter lies where that user could not read it.
+    keep_reading: the interpreter lies where that user could not read it, and can be put nowhere else.
     """
     if keep_reading:
         call("prctl", KEEP_CAPABILITIES, 1, 0, 0, 0)
@@ -154,9 +193,9 @@ def become_program(want: dict) -> None:
         call("prctl", DEATH_SIGNAL, int(signal.SIGKILL), 0, 0, 0)
     interpreter, ends = want["interpreter"], [str(want["token"]), str(want["proof"])]
     if python:
-        command = [interpreter, "-I", "-B", "-c", PYTHON, *ends]
+        command = [interpreter, "-I", "-B", "-c", want["launch"], *ends]
     else:  # node reserves far more addresses than it uses: its memory is limited by its own heap limit, and watched
-        command = [interpreter, f"--max-old-space-size={megabytes}", "-e", JAVASCRIPT, "--", *ends]
+        command = [interpreter, f"--max-old-space-size={megabytes}", "-e", JAVASCRIPT, "--", *ends, want["end"]]
     environment = {
         "PATH": os.environ.get("PATH", os.defpath),
         "HOME": want["work"],
@@ -195,17 +234,78 @@ def processes(namespaces: bool) -> list[int]:
     return found
 
 
-def memory(pids: list[int]) -> float:
-    """What these processes hold in memory for themselves, in MB; what forked processes still share counts for each."""
-    pages = 0
+def memory(pids: list[int], want: dict) -> float:
+    """What these processes hold in memory, in MB, without the files of the disk. What they share counts once."""
+    held = sum(map(all_pages, pids))
+    if held > want["megabytes"] << 20:  # with what they share counted for each, and the libraries' files
+        held = sum(map(own_pages, pids))
+    return (held + sum(unnamed_files(pids).values()) + sum(row["rss"] for row in in_ipc("shm", want))) / 2**20
+
+
+def all_pages(pid: int) -> int:
+    """Bytes of all that a process has in memory; 0 once it has ended."""
+    try:
+        with open(f"/proc/{pid}/statm") as file:
+            return int(file.read().split()[1]) * resource.getpagesize()
+    except (OSError, IndexError):
+        return 0
+
+
+def own_pages(pid: int) -> int:
+    """Bytes in memory that come from no file; pages of several processes are divided among them."""
+    try:
+        with open(f"/proc/{pid}/smaps_rollup") as file:
+            return int(re.search(r"^Pss_Anon: +(\d+)", file.read(), re.MULTILINE)[1]) << 10
+    except (OSError, TypeError):
+        return all_pages(pid)  # it has ended, it does not let us look, or the kernel is an old one
+
+
+def unnamed_files(pids: list[int]) -> dict[tuple[int, int], int]:
+    """Bytes of the files in memory that have no name (memfd, shared mappings), {(device, number): bytes}.
+
+    A mapping counts whole: a process need not touch what it keeps for others.
+    """
+    sizes = {}
     for pid in pids:
         try:
-            with open(f"/proc/{pid}/statm") as file:
-                _, held, shared, *_ = map(int, file.read().split())
-            pages += held - shared
-        except (OSError, ValueError):
-            pass  # ended meanwhile
-    return pages * resource.getpagesize() / 2**20
+            for end in os.listdir(f"/proc/{pid}/fd"):
+                about = os.stat(f"/proc/{pid}/fd/{end}")
+                if about.st_nlink == 0 and stat.S_ISREG(about.st_mode):
+                    sizes[about.st_dev, about.st_ino] = about.st_blocks * 512
+            with open(f"/proc/{pid}/maps") as file:
+                mappings = re.findall(SHARED_MAPPING, file.read(), re.MULTILINE)
+        except OSError:  # ended or closed meanwhile
+            continue
+        for start, end, major, minor, number in mappings:
+            key = os.makedev(int(major, 16), int(minor, 16)), int(number)
+            sizes[key] = max(sizes.get(key, 0), int(end, 16) - int(start, 16))
+    return sizes
+
+
+def in_ipc(kind: str, want: dict) -> list[dict[str, int]]:
+    """The System V objects of the program, one row each: all of its namespace, or all of its user.
+
+    kind: "shm" (memory), "msg" (queues) or "sem" (semaphores). None without either.
+    """
+    if not want["namespaces"] and want["uid"] is None:
+        return []
+    try:
+        with open(f"/proc/sysvipc/{kind}") as file:
+            head, *lines = file.read().splitlines()
+    except OSError:
+        return []
+    rows = [dict(zip(head.split(), map(int, line.split()))) for line in lines]
+    return [row for row in rows if want["namespaces"] or row["cuid"] == want["uid"]]
+
+
+def clear_ipc(want: dict) -> None:
+    """Take away the System V objects that the program leaves; a namespace does so itself."""
+    for row in in_ipc("shm", want):
+        call("shmctl", row["shmid"], 0, None)  # IPC_RMID
+    for row in in_ipc("msg", want):
+        call("msgctl", row["msqid"], 0, None)
+    for row in in_ipc("sem", want):
+        call("semctl", row["semid"], 0, 0)
 
 
 def end_all(group: list[int], namespaces: bool) -> None:
@@ -238,7 +338,7 @@ def watch(program: int, want: dict) -> dict:
             pids = processes(want["namespaces"])
             if len(pids) > want["processes"]:
                 reason = "too many processes"
-            elif memory(pids) > want["megabytes"]:
+            elif memory(pids, want) > want["megabytes"]:
                 reason = "out of memory"
         if reason:
             break
@@ -247,6 +347,8 @@ def watch(program: int, want: dict) -> dict:
         else:
             time.sleep(min(left, 0.01))
     end_all([program], want["namespaces"])
+    if LINUX and not want["namespaces"]:
+        clear_ipc(want)
     return {"status": status, "reason": reason}
 
 
@@ -257,13 +359,15 @@ def keep(want: dict, source: bytes) -> dict:
     if LINUX:
         call("prctl", DEATH_SIGNAL, int(signal.SIGKILL), 0, 0, 0)
         call("prctl", SUBREAPER, 1, 0, 0, 0)
+    with open(os.path.join(os.path.dirname(os.path.abspath(__file__)), "launch.py"), encoding="utf-8") as file:
+        want["launch"] = file.read()
     if want["namespaces"]:
-        shut_mounts(want["work"], want["disk"], uid, gid)
+        shut_mounts(want, uid, gid)
     else:
         os.chown(want["work"], uid, gid)
     name = "program.py" if want["language"] == "python" else "program.js"
     with open(os.path.join(want["work"], name), "wb") as file:
-        file.write(source + LAST_LINE[want["language"]])
+        file.write(source + LAST_LINE[want["language"]].replace("{end}", want["end"]).encode())
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
     program = os.fork()
     if program == 0:
@@ -278,6 +382,12 @@ def keep(want: dict, source: bytes) -> dict:
     return watch(program, want)
 
 
+def stop(*_: object) -> None:
+    """The caller wants no more, or is gone."""
+    end_all([], False)
+    os._exit(1)
+
+
 def main() -> int:
     """Run the program that stdin has, as the settings in the first argument say, and write the report."""
     want = json.loads(sys.argv[1])
@@ -285,15 +395,20 @@ def main() -> int:
     os.set_inheritable(want["report"], False)
     report = {}
     try:
+        if not want["namespaces"]:  # the end of a namespace ends all in it; elsewhere that is for this process to do
+            signal.signal(signal.SIGTERM, stop)
         if LINUX:
-            call("prctl", DEATH_SIGNAL, int(signal.SIGKILL), 0, 0, 0)
+            call("prctl", DEATH_SIGNAL, int(signal.SIGTERM), 0, 0, 0)
             call("prctl", SUBREAPER, 1, 0, 0, 0)
             # The limit on processes counts those that this user has already.
             want["others"] = tasks_of(os.getuid()) if want["uid"] is None else 0
         if want["namespaces"]:
             enter_namespaces(want["user"])
+        if LINUX:
+            call("prctl", DUMPABLE, 0, 0, 0, 0)  # the program may be of the same user, and must not look in here
         keeper = os.fork()
         if not keeper:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
             report = keep(want, source)
         elif os.WIFEXITED(os.waitpid(keeper, 0)[1]):
             return 0

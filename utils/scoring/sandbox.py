@@ -25,22 +25,50 @@ import secrets
 import selectors
 import shutil
 import signal
-import socket
 import stat
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
+from utils.scoring.attacks import read_attacks, succeeds
+
 LANGUAGES = ("python", "javascript")
 PROCESSES = 64  # processes and threads of one program; node alone has about a dozen
 DISK = 64  # MB that a program may write
 GRACE = 20.0  # seconds beyond a program's time in which its cell must be set up and cleared away
 KEPT = 4096  # bytes of output that are looked at
+LIBRARIES = ("bz2", "ctypes", "hashlib", "lzma", "sqlite3", "ssl", "zlib", "numpy")  # Python's with libraries of C
+SYSTEM = (  # what a program may see of the system's files; what is missing or leads elsewhere is dealt with
+    *("/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/usr", "/nix/store"),
+    *("/etc/ld.so.cache", "/etc/alternatives", "/etc/localtime", "/etc/passwd", "/etc/group", "/etc/nsswitch.conf"),
+    *("/etc/hosts", "/etc/mime.types", "/etc/ssl/openssl.cnf", "/etc/pki/tls/openssl.cnf"),
+    *("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom"),
+)
+
+# What no mode holds, by the names that attacks.txt has for it.
+NOT_HELD = {
+    "the judge's own memory in the program's process": (
+        "pass by what it finds in its own process: the judge's frames and objects, or the code of the tests"
+    ),
+    "a global name that the tests call": "pass by a global name like `abs` or `console` that the tests then call",
+    "a function of another module that the tests call": (
+        "pass by a function that it puts into a module (but builtins, math; in JavaScript console, JSON, assert)"
+    ),
+    "a comparison outside of assert, or of three values": (
+        "pass by an object equal to everything where tests compare outside of `assert`, or three values at once"
+    ),
+    "arguments changed under the tests": "pass by changing the arguments with which the tests compare its result",
+    "the answers read from program.py": "pass by reading the expected results from its own file",
+    "memory of the kernel for sockets and for files on their way": (
+        "hold memory of the kernel (in sockets, in queues, in files sent through a socket), and more for 0.05 s"
+    ),
+}
 
 
 class SandboxError(OSError):
@@ -73,13 +101,14 @@ class Verdict:
 class Mode:
     """How programs are shut in.
 
-    namespaces: own network, processes and mounts. user: by way of a user namespace. drop: root becomes a user that
-    nobody is.
+    namespaces: own network, processes, memory segments and mounts. user: by way of a user namespace. drop: root becomes
+    a user that nobody is. hide: of the disk, nothing is there but the system and the interpreter.
     """
 
     namespaces: bool
     user: bool
     drop: bool
+    hide: bool = False
 
 
 def judge(
@@ -108,20 +137,19 @@ def judge(
         raise ValueError(f"programs in {', '.join(map(repr, unknown))} cannot be run; {' and '.join(LANGUAGES)} can")
     if not programs:
         return []
-    how = mode()
-    for language in {program.language for program in programs}:
-        interpreter(language)
+    how = {language: mode(language) for language in {program.language for program in programs}}
     verdicts: dict[int, Verdict] = {}
-    pool = ThreadPoolExecutor(workers)
+    pool, stop = ThreadPoolExecutor(workers), threading.Event()
     try:
         numbers = {}
         for number, program in enumerate(programs):
-            numbers[pool.submit(run, program, seconds, megabytes, how)] = number
+            numbers[pool.submit(run, program, seconds, megabytes, how[program.language], stop)] = number
         for future in as_completed(numbers):
             verdicts[numbers[future]] = future.result()
             if progress:
                 progress(numbers[future], future.result())
     finally:
+        stop.set()  # an error or Ctrl-C: what still runs ends now
         pool.shutdown(cancel_futures=True)
     return [verdicts[number] for number in range(len(programs))]
 
@@ -144,15 +172,24 @@ def _for_everyone(path: str) -> bool:
     return all(folder.stat().st_mode & stat.S_IXOTH for folder in folders if folder.exists())
 
 
-def run(program: Program, seconds: float, megabytes: int, how: Mode) -> Verdict:
-    """Run one program. Raises: SandboxError if it could not be started."""
-    command = interpreter(program.language)
-    needed = [command, tempfile.gettempdir() + "/work"]
-    if program.language == "python":
-        needed.append(sys.base_prefix + "/lib")
+def _visible(language: str) -> list[str]:
+    """The files and folders that a program needs: those of the system, and those of its interpreter."""
+    command = interpreter(language)
+    found = {*SYSTEM, command}
+    while os.path.islink(command):
+        command = os.path.join(os.path.dirname(command), os.readlink(command))
+        found.add(os.path.normpath(command))
+    if language == "python":
+        return [*found, sys.prefix, sys.base_prefix, sys.base_exec_prefix]
+    return [*found, os.path.dirname(os.path.dirname(os.path.realpath(command)))]
+
+
+def run(program: Program, seconds: float, megabytes: int, how: Mode, stop: threading.Event | None = None) -> Verdict:
+    """Run one program. stop: ends it. Raises: SandboxError if it could not be started, or was stopped."""
+    visible, work = _visible(program.language), tempfile.gettempdir() + "/work"
     want = {
         "language": program.language,
-        "interpreter": command,
+        "interpreter": interpreter(program.language),
         "seconds": seconds,
         "megabytes": megabytes,
         "disk": DISK,
@@ -160,8 +197,20 @@ def run(program: Program, seconds: float, megabytes: int, how: Mode) -> Verdict:
         "namespaces": how.namespaces,
         "user": how.user,
         "uid": 1_000_000_000 + secrets.randbelow(1_000_000_000) if how.drop else None,
-        "keep_reading": how.drop and not all(map(_for_everyone, needed)),
+        "visible": visible if how.hide else [],
+        "keep_reading": how.drop and not how.hide and not all(map(_for_everyone, [*visible, work])),
     }
+    source, stop = program.source.encode("utf-8", "replace"), stop or threading.Event()
+    heard = _run_cell(want, source, stop)
+    if not heard["report"] and not how.namespaces and not stop.is_set():
+        heard = _run_cell(want, source, stop)  # the program can end its cell, and so can a machine short of memory
+        if not heard["report"] and not stop.is_set():
+            return Verdict(False, "killed", "with its cell")
+    return _verdict(program.language, heard)
+
+
+def _run_cell(want: dict, source: bytes, stop: threading.Event) -> dict[str, bytes]:
+    """Run a cell. Returns the first bytes of its output, errors, proof and report, and the token that was given."""
     token = secrets.token_hex(16).encode()
     with (
         tempfile.TemporaryDirectory(prefix="routerdc-sandbox-") as work,
@@ -171,7 +220,8 @@ def run(program: Program, seconds: float, megabytes: int, how: Mode) -> Verdict:
     ):
         os.write(given.write, token)
         given.close_write()
-        want |= {"work": work, "token": given.read, "proof": proof.write, "report": report.write}
+        want = want | {"work": work, "token": given.read, "proof": proof.write, "report": report.write}
+        want["end"] = secrets.token_hex(16)
         cell = subprocess.Popen(
             [sys.executable, "-I", "-S", str(Path(__file__).with_name("cell.py")), json.dumps(want)],
             stdin=subprocess.PIPE,
@@ -189,16 +239,26 @@ def run(program: Program, seconds: float, megabytes: int, how: Mode) -> Verdict:
                 "proof": proof.read,
                 "report": report.read,
             }
-            heard = _talk(cell, program.source.encode("utf-8", "replace"), ends, seconds + GRACE)
+            heard = _talk(cell, source, ends, want["seconds"] + GRACE, stop)
         finally:
-            try:
-                os.killpg(cell.pid, signal.SIGKILL)  # it has ended, unless something went wrong or the user stopped us
-            except (ProcessLookupError, PermissionError):
-                pass
-            cell.wait()
-            for stream in (cell.stdin, cell.stdout, cell.stderr):
-                stream.close()
-    return _verdict(program.language, heard, token)
+            _end(cell)
+    return heard | {"token": token}
+
+
+def _end(cell: subprocess.Popen) -> None:
+    """See that a cell has ended; it has, unless something went wrong or the user stopped us."""
+    try:
+        cell.terminate()
+        cell.wait(2)
+    except subprocess.TimeoutExpired:
+        pass
+    try:
+        os.killpg(cell.pid, signal.SIGKILL)
+    except (ProcessLookupError, PermissionError):
+        pass
+    cell.wait()
+    for stream in (cell.stdin, cell.stdout, cell.stderr):
+        stream.close()
 
 
 class _pipe:
@@ -219,7 +279,9 @@ class _pipe:
             os.close(end)
 
 
-def _talk(cell: subprocess.Popen, source: bytes, ends: dict[str, int], seconds: float) -> dict[str, bytes]:
+def _talk(
+    cell: subprocess.Popen, source: bytes, ends: dict[str, int], seconds: float, stop: threading.Event
+) -> dict[str, bytes]:
     """Send the source, and collect the first bytes of everything that the cell says until it has closed all ends."""
     try:
         cell.stdin.write(source)
@@ -230,8 +292,8 @@ def _talk(cell: subprocess.Popen, source: bytes, ends: dict[str, int], seconds: 
     with selectors.DefaultSelector() as selector:
         for name, end in ends.items():
             selector.register(end, selectors.EVENT_READ, name)
-        while selector.get_map() and (left := deadline - time.monotonic()) > 0:
-            for key, _ in selector.select(left):
+        while selector.get_map() and (left := deadline - time.monotonic()) > 0 and not stop.is_set():
+            for key, _ in selector.select(min(left, 0.1)):
                 chunk = os.read(key.fd, 65536)
                 if not chunk:
                     selector.unregister(key.fd)
@@ -239,7 +301,7 @@ def _talk(cell: subprocess.Popen, source: bytes, ends: dict[str, int], seconds: 
     return heard
 
 
-def _verdict(language: str, heard: dict[str, bytes], token: bytes) -> Verdict:
+def _verdict(language: str, heard: dict[str, bytes]) -> Verdict:
     errors = heard["errors"].decode("utf-8", "replace").strip()
     last = errors.splitlines()[-1].strip()[:200] if errors else ""
     lines = heard["report"].splitlines()
@@ -266,7 +328,7 @@ def _verdict(language: str, heard: dict[str, bytes], token: bytes) -> Verdict:
     if language == "javascript" and (heard["output"] or heard["errors"]):
         printed = (heard["errors"] or heard["output"]).decode("utf-8", "replace")
         return Verdict(False, "failed", "printed: " + printed.strip().splitlines()[0][:200])
-    if heard["proof"] != token:
+    if heard["proof"] != heard["token"]:
         return Verdict(False, "exited early", "it ended before its last line")
     return Verdict(True, "passed")
 
@@ -275,27 +337,42 @@ def _modes() -> Iterator[Mode]:
     """From the strictest to the loosest."""
     root = os.getuid() == 0
     if sys.platform == "linux":
-        yield Mode(True, not root, root)
+        for hide in (True, False):
+            yield Mode(True, not root, root, hide)
+            if root:
+                yield Mode(True, False, False, hide)
+                yield Mode(True, True, False, hide)  # root that may not make namespaces, as in many containers
         if root:
-            yield Mode(True, False, False)
-            yield Mode(True, True, False)  # root that may not make namespaces, as in many containers
             yield Mode(False, False, True)
     yield Mode(False, False, False)
 
 
 @functools.cache
-def mode() -> Mode:
-    """The strictest mode in which a program can pass here. Raises: SandboxError if it cannot in any."""
+def _first_program(language: str) -> Program:
+    """A program that must pass: in Python it imports what can be imported without a sandbox and has libraries of C."""
+    if language != "python":
+        return Program(language, "1;")
+    code = "import sys\nfor name in sys.argv[1:]:\n    try:\n        __import__(name)\n        print(name)\n"
+    code += "    except ImportError:\n        pass"
+    command = [sys.executable, "-I", "-c", code, *LIBRARIES]
+    found = subprocess.run(command, capture_output=True, text=True).stdout.split()
+    return Program(language, "".join(f"import {name}\n" for name in found))
+
+
+@functools.cache
+def mode(language: str = "python") -> Mode:
+    """The strictest mode in which a first program can pass here. Raises: SandboxError if it cannot in any."""
+    interpreter(language)
     reasons = []
     for how in _modes():
         try:
-            verdict = run(Program("python", "x = 1"), 30.0, 1024, how)
+            verdict = run(_first_program(language), 30.0, 1024, how)
             if verdict.passed:
                 return how
             reasons.append(f"{how}: {verdict.status} {verdict.detail}")
         except SandboxError as error:
             reasons.append(f"{how}: {error}")
-    raise SandboxError("an empty program does not pass: " + "; ".join(reasons))
+    raise SandboxError(f"a first program in {language} does not pass: " + "; ".join(reasons))
 
 
 @functools.cache
@@ -317,27 +394,19 @@ def warn() -> None:
 
 
 def tried(how: Mode) -> dict[str, bool]:
-    """What is enforced in a mode, found out with programs that try the opposite."""
+    """The claims about a mode, and whether each one held against the quick ones of the attacks on it."""
 
-    def stopped(source: str, megabytes: int = 256) -> bool:
-        """Whether a program fails."""
-        return not run(Program("python", source), 10.0, megabytes, how).passed
+    def run_here(language: str, source: str, seconds: float, megabytes: int) -> bool:
+        """Whether a program passes."""
+        return run(Program(language, source), seconds, megabytes, how).passed
 
-    with socket.create_server(("127.0.0.1", 0)) as server, tempfile.TemporaryDirectory() as folder:
-        os.chmod(folder, 0o777)
-        file = os.path.join(folder, "file")
-        sees_no_process = stopped(f"import os\nos.stat('/proc/{os.getpid()}')")
-        return {
-            "no network": stopped(f"import socket\nsocket.create_connection({server.getsockname()!r}, 5)"),
-            "writes in its own folder only": stopped(f"open({file!r}, 'w').write('x')") and not os.path.exists(file),
-            "no sight of other processes": sees_no_process and sys.platform == "linux",
-            "limited memory": stopped("x = bytearray(1 << 30)"),
-            "limited number of processes": stopped(
-                "import subprocess, sys\n[subprocess.Popen(['sleep', '5']) for _ in range(100)]"
-            ),
-            "limited file size": stopped(f"open('file', 'wb').write(bytes({DISK + 8} << 20))"),
-            "limited time": run(Program("python", "while True: pass"), 0.5, 256, how).status == "timed out",
-        }
+    held: dict[str, bool] = {}
+    for attack in read_attacks():
+        if attack.quick and attack.against not in NOT_HELD and (attack.language == "python" or shutil.which("node")):
+            held[attack.against] = held.get(attack.against, True) and not succeeds(attack, run_here)
+    if sys.platform != "linux":  # elsewhere, these attacks have nothing to look at
+        held |= {"no sight of other processes": False, "nothing is left behind": False}
+    return held
 
 
 def main() -> int:
@@ -352,13 +421,16 @@ def main() -> int:
     if not how.namespaces:
         way = "without namespaces (this user may make none, or it is not Linux)"
     user = ", as a user that nobody is" if how.drop else ""
-    print(f"Each program runs {way}{user}. Tried on this machine:")
+    print(f"Each program runs {way}{user}. Attacked on this machine, these claims held (yes) or not (NO):")
     for what, holds in enforced.items():
         print(f"  {'yes' if holds else 'NO ':3}  {what}")
     if node := shutil.which("node"):
         print(f"  yes  JavaScript ({node})")
     else:
         print("  NO   JavaScript: there is no `node` command")
+    print("Not held on any machine, so that a program made for it can")
+    for what in NOT_HELD.values():
+        print(f"  {what}")
     if all(enforced.values()):
         return 0
     print("Where it says NO, run programs of LLMs in a container or on a machine that holds nothing of value.")

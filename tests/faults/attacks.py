@@ -1,0 +1,82 @@
+"""All attacks on the sandbox, in each mode that this machine has, and what came of them.
+
+    PYTHONPATH=. python tests/faults/attacks.py --output attacks.json
+
+The programs stand in utils/scoring/attacks.txt. An attack is "held" if it came to nothing, "stated" if it succeeded where
+`python -m utils.scoring.sandbox` prints NO, and "bad" if it succeeded where that prints yes.
+"""
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from utils.scoring import sandbox
+from utils.scoring.attacks import Attack, read_attacks, succeeds
+from utils.scoring.sandbox import Mode, Program, SandboxError
+
+
+def name_of(how: Mode) -> str:
+    """A mode in words."""
+    if not how.namespaces:
+        return "limits alone" + (", as nobody" if how.drop else "")
+    words = ["user namespace" if how.user else "namespaces"]
+    words += ["as nobody"] * how.drop + ["all files visible"] * (not how.hide)
+    return ", ".join(words)
+
+
+def possible_modes() -> list[Mode]:
+    """The modes that work here; never root as itself without namespaces, whom nothing would hold."""
+    possible = []
+    for how in sandbox._modes():
+        if os.getuid() == 0 and not how.namespaces and not how.drop:
+            continue
+        try:
+            if sandbox.run(Program("python", "x = 1"), 30, 512, how).passed:
+                possible.append(how)
+        except SandboxError:
+            pass
+    return possible
+
+
+def row_of(how: Mode, claim: str, attacks: Sequence[Attack], claimed: bool) -> dict:
+    """What came of the attacks on one claim in one mode."""
+
+    def run(language: str, source: str, seconds: float, megabytes: int) -> bool:
+        return sandbox.run(Program(language, source), seconds, megabytes, how).passed
+
+    won = [attack.name for attack in attacks if succeeds(attack, run)]
+    row = {"name": f"{name_of(how)}: {claim}", "tried": len(attacks), "held": len(attacks) - len(won)}
+    return row | {"stated": 0 if claimed else len(won), "bad": len(won) if claimed else 0, "succeeded": won}
+
+
+def rows(modes: Sequence[Mode], attacks: Sequence[Attack], most: int) -> list[dict]:
+    """A row for each mode and claim; most: attacks on each claim, 0 for all."""
+    found = []
+    for how in modes:
+        claimed = sandbox.tried(how)
+        for claim in dict.fromkeys(attack.against for attack in attacks):
+            chosen = [attack for attack in attacks if attack.against == claim][: most or None]
+            found.append(row_of(how, claim, chosen, claimed.get(claim, False)))
+            print("{name}: {tried} tried, {held} held, {stated} stated, {bad} bad".format(**found[-1]), flush=True)
+    return found
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Command line; 0 if nothing is bad."""
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--count", type=int, default=0, help="attacks on each claim in each mode, 0 for all")
+    p.add_argument("--output", type=Path, required=True, help="JSON file to write")
+    args = p.parse_args(argv)
+    start = time.monotonic()
+    found = rows(possible_modes(), read_attacks(), args.count)
+    report = {"command": "python tests/faults/attacks.py", "seconds": round(time.monotonic() - start), "rows": found}
+    args.output.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    return int(any(row["bad"] for row in found))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

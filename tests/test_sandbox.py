@@ -10,18 +10,22 @@ import subprocess
 import sys
 import tempfile
 import time
+import warnings
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.conftest import REPO
-from utils.scoring import rules, sandbox
+from utils.scoring import launch, rules, sandbox
+from utils.scoring.attacks import read_attacks, succeeds
 from utils.scoring.sandbox import Mode, Program, SandboxError, judge, mode, run
 
 PLAIN = Mode(False, False, os.getuid() == 0)  # limits alone, what every system has
 MODES = {"strictest": None, "plain": PLAIN}
 if sys.platform == "linux" and os.getuid() == 0:
-    MODES |= {"user namespace": Mode(True, True, False), "namespaces": Mode(True, False, False)}
+    MODES |= {"user namespace": Mode(True, True, False, True), "namespaces": Mode(True, False, False)}
 needs_namespaces = pytest.mark.skipif("not mode().namespaces", reason="no namespaces on this system")
 needs_node = pytest.mark.skipif(not shutil.which("node"), reason="node is not installed")
 
@@ -89,6 +93,7 @@ CASES = [  # language, program, status, part of the detail
     ),
     ("python", "if __name__ == '__main__':\n    ran = True\nassert ran", "passed", ""),
     ("python", "open('file', 'w').write('x')\nassert open('file').read() == 'x'", "passed", ""),
+    ("python", "assert open('/dev/stdin').read() == ''\nprint(open('/dev/null').read())", "passed", ""),
     ("python", GOOD.replace("+ b", "- b"), "failed", "AssertionError"),
     ("python", "def f(:\n", "failed", "SyntaxError"),
     ("python", "input()", "failed", "EOFError"),
@@ -96,6 +101,8 @@ CASES = [  # language, program, status, part of the detail
     ("python", "import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)", "killed", "SIGSEGV"),
     ("javascript", GOOD_JS, "passed", ""),
     ("javascript", "const assert = require('assert');\nassert.deepEqual([1], [1]);\n// the end", "passed", ""),
+    ("javascript", "if (require('fs').readFileSync('/dev/stdin', 'utf8') !== '') throw 1;", "passed", ""),
+    ("javascript", "console.log = () => {};\nconsole.log('quiet');\n" + GOOD_JS, "passed", ""),
     ("javascript", GOOD_JS.replace("a + b", "a - b"), "failed", "Assertion failed"),
     ("javascript", "console.log('hello')", "failed", "hello"),
     ("javascript", "throw new TypeError('no')", "failed", "TypeError: no"),
@@ -254,7 +261,6 @@ def test_without_namespaces_writes_are_open_and_are_said_to_be(shared):
     """Which also shows that the test above asks for what would work."""
     assert python(f"open({str(shared / 'new')!r}, 'w')\nopen({str(shared / 'precious')!r}, 'w')", PLAIN).passed
     assert (shared / "new").is_file() and (shared / "precious").read_text() == ""
-    assert not sandbox.tried(PLAIN)["writes in its own folder only"]
     (shared / "precious").chmod(0o600)
     again = python(f"open({str(shared / 'precious')!r}, 'w')", PLAIN)
     assert again.detail.startswith("PermissionError") if PLAIN.drop else again.passed  # root's own files stay root's
@@ -379,8 +385,8 @@ def works(how):
         return run(Program("python", "x = 1"), 30, 512, how).passed
     except SandboxError:
         return False
-possible = [works(Mode(True, user, drop)) for user, drop in ((False, True), (False, False), (True, False))]
-print(possible, mode() == Mode(True, True, False), mode().namespaces)
+possible = [works(Mode(True, user, drop, True)) for user, drop in ((False, True), (False, False), (True, False))]
+print(possible, mode() == Mode(True, True, False, True), mode().namespaces)
 """
 
 
@@ -425,6 +431,7 @@ def test_a_system_that_cannot_limit_the_address_space(linux, monkeypatch, tmp_pa
     """Where that is so by nature, programs run and what is enforced is found out; on Linux it is an error."""
     text, line = (REPO / "utils" / "scoring" / "cell.py").read_text(), 'LINUX = sys.platform == "linux"\n'
     assert line in text
+    shutil.copy(REPO / "utils" / "scoring" / "launch.py", tmp_path)
     (tmp_path / "cell.py").write_text(text.replace(line, f"LINUX = {linux}\n{NO_LIMIT}"))
     monkeypatch.setattr(sandbox, "__file__", str(tmp_path / "sandbox.py"))
     plain = Mode(False, False, False)
@@ -448,16 +455,257 @@ def test_only_linux_lets_root_become_nobody(monkeypatch):
 
 def test_the_command_says_what_is_enforced():
     run = subprocess.run(
-        [sys.executable, "-m", "utils.scoring.sandbox"], cwd=REPO, capture_output=True, text=True, timeout=120
+        [sys.executable, "-m", "utils.scoring.sandbox"], cwd=REPO, capture_output=True, text=True, timeout=240
     )
-    lines = run.stdout.splitlines()
-    for what in (
-        "no network",
-        "writes in its own folder only",
-        "limited memory",
-        "limited number of processes",
-        "limited time",
-    ):
-        line = next(line for line in lines if line.endswith(what))
-        assert line.split()[0] == "yes" or not mode().namespaces
+    claims = {attack.against for attack in read_attacks()} - sandbox.NOT_HELD.keys()
+    assert len(claims) > 12
+    for claim in claims:
+        line = next(line for line in run.stdout.splitlines() if line.endswith(claim))
+        assert line.split()[0] == "yes" or not mode().namespaces, line
+    for what in sandbox.NOT_HELD.values():
+        assert f"  {what}\n" in run.stdout
     assert run.returncode == (1 if "  NO " in run.stdout else 0), run.stderr
+
+
+def test_what_does_not_hold_is_not_claimed():
+    """Without namespaces these are open to every program, as on every system."""
+    held = sandbox.tried(PLAIN)
+    open_to_all = {"no network", "writes in its own folder only", "no sockets, pipes or terminals of others"}
+    open_to_all |= {"no sight of other processes", "limited space for files"}
+    assert not any(held[claim] for claim in open_to_all)
+    assert held["limited time"] and held["no pass without the last line"]
+
+
+def test_every_attack_is_on_a_claim_or_on_what_is_said_not_to_hold():
+    attacks = read_attacks()
+    assert len(attacks) >= 75 and len({(attack.against, attack.name) for attack in attacks}) == len(attacks)
+    for claim in {attack.against for attack in attacks} - sandbox.NOT_HELD.keys():
+        assert any(attack.quick for attack in attacks if attack.against == claim), f"{claim}: would not be printed"
+    assert sandbox.NOT_HELD.keys() <= {attack.against for attack in attacks}
+
+
+def attack(name: str, how: Mode) -> bool:
+    """Whether the attack of that name succeeds."""
+    (found,) = [attack for attack in read_attacks() if attack.name == name]
+    return succeeds(found, lambda *program: run(Program(*program[:2]), *program[2:], how).passed)
+
+
+@pytest.mark.parametrize("name", ["1.2 GB in memfd, written", "1.2 GB in shared mappings of forks"])
+def test_shared_memory_counts(name, how):
+    assert not attack(name, how)
+
+
+@needs_namespaces
+def test_detached_segments_count_and_vanish():
+    assert not attack("1.2 GB in detached SysV segments", mode()) and not attack("a SysV segment", mode())
+
+
+def test_a_large_mapping_of_its_own_is_no_shared_memory(how):
+    """What forks share counts once, and reserved addresses are no memory."""
+    source = (
+        "import mmap, os, time\nx = os.urandom(1 << 20) * 100\nfor _ in range(6):\n    if os.fork() == 0:\n        "
+    )
+    source += (
+        "time.sleep(0.5)\n        os._exit(0)\ny = mmap.mmap(-1, 100 << 20, flags=mmap.MAP_PRIVATE)\ntime.sleep(0.5)"
+    )
+    assert python(source, how, megabytes=384).passed
+
+
+@needs_namespaces
+def test_nothing_of_the_disk_but_the_system_and_the_interpreter(shared):
+    if not mode().hide:
+        pytest.skip("all files stay visible on this system")
+    names = [
+        "a file of everyone in the temporary folder",
+        "the code of the sandbox itself",
+        "a Unix socket of this machine",
+    ]
+    assert not any(attack(name, mode()) for name in [*names, "a named pipe", "write to a terminal"])
+    looked = "import os\nassert {'usr', 'dev', 'proc'} <= {*os.listdir('/')} <= " + repr(visible_at_the_root())
+    assert python(looked).passed
+
+
+def visible_at_the_root() -> set[str]:
+    """Names in the root of programs: those of the system and above the interpreter and the working folder."""
+    shown = [*sandbox._visible("python"), tempfile.gettempdir(), "/proc"]
+    shown += map(os.path.realpath, list(shown))
+    return {path.split("/")[1] for path in shown}
+
+
+@needs_node
+def test_an_interpreter_that_only_root_can_reach(monkeypatch):
+    """It is put where the program can reach it, which gets no right to read anything else."""
+    if not mode("javascript").drop or not mode("javascript").hide:
+        pytest.skip("programs do not run as another user here")
+    with tempfile.TemporaryDirectory() as name:
+        node = Path(name) / "node"
+        node.symlink_to(shutil.which("node"))
+        assert not node.parent.stat().st_mode & stat.S_IXOTH
+        monkeypatch.setattr(sandbox, "interpreter", lambda language: str(node))
+        read = "const text = require('fs').readFileSync('/proc/self/status', 'utf8');\n"
+        read += "if (!/CapEff:\\s*0+\\n/.test(text) || !process.execArgv.length) throw new Error(text);"
+        verdict = javascript(read, mode("javascript"))
+        assert verdict.passed, verdict
+
+
+ASIDE = "import os, time\nif os.fork() == 0:\n    os.setsid()\n    time.sleep(60)\ntime.sleep(60)"
+
+
+@pytest.mark.parametrize("plain", [False, True])
+def test_ctrl_c_ends_everything_at_once(plain):
+    code = "from utils.scoring import sandbox\n"
+    code += f"how = {PLAIN!r} if {plain} else sandbox.mode()\nsandbox.mode = lambda language: how\n".replace(
+        "Mode", "sandbox.Mode"
+    )
+    code += f"sandbox.judge([sandbox.Program('python', {named('interrupted') + ASIDE!r})] * 3, workers=2, seconds=50)"
+    caller = subprocess.Popen([sys.executable, "-c", code], cwd=REPO, stderr=subprocess.PIPE, text=True)
+    for _ in range(100):
+        if len(alive("interrupted")) >= 4:
+            break
+        time.sleep(0.1)
+    start = time.monotonic()
+    caller.send_signal(signal.SIGINT)
+    assert "KeyboardInterrupt" in caller.communicate(timeout=10)[1] and caller.returncode != 0
+    assert time.monotonic() - start < 5 and not alive("interrupted")
+
+
+def test_a_program_that_kills_its_cell_fails_alone(monkeypatch):
+    """Without namespaces, as the same user, it can."""
+    how = Mode(False, False, False)
+    monkeypatch.setattr(sandbox, "mode", lambda language="python": how)
+    (killer,) = [attack.source for attack in read_attacks() if attack.name == "kill the keeper and all above it"]
+    verdicts = judge([Program("python", source) for source in (GOOD, killer, GOOD)])
+    assert [verdict.status for verdict in verdicts] == ["passed", "killed", "passed"]
+
+
+@pytest.mark.parametrize("times, status", [(1, "passed"), (2, "killed")])
+def test_a_cell_that_ends_without_a_word(monkeypatch, times, status):
+    """Without namespaces it runs once more, as a machine short of memory ends cells, too; with them it is an error."""
+    real, lost = sandbox._run_cell, []
+
+    def lose(want, source, stop):
+        lost.append(want)
+        silent = {"output": b"", "errors": b"", "proof": b"", "report": b"", "token": b"x"}
+        return silent if len(lost) <= times else real(want, source, stop)
+
+    monkeypatch.setattr(sandbox, "_run_cell", lose)
+    assert python(GOOD, PLAIN).status == status and len(lost) == 2
+    lost.clear()
+    with pytest.raises(SandboxError, match="without a report"):
+        python(GOOD, Mode(True, False, False))
+
+
+HONEST = """
+import collections, dataclasses, datetime, decimal, enum, fractions, functools, pathlib, types, unittest
+import numpy
+class Node:
+    def __init__(self, value):
+        self.value = value
+    def __eq__(self, other):
+        return isinstance(other, Node) and self.value == other.value
+    def __lt__(self, other):
+        return self.value < other.value
+    def __sub__(self, other):
+        return Node(self.value - other.value)
+Pair = collections.namedtuple("Pair", "a b")
+Color = enum.Enum("Color", "RED GREEN")
+class Number(enum.IntEnum):
+    ONE = 1
+@dataclasses.dataclass(order=True)
+class Point:
+    x: int
+class Words(list):
+    pass
+class Plain:
+    pass
+class Bag:
+    def __contains__(self, item):
+        return item == 1
+"""
+# Of honest programs: their tests compare what libraries made, and their own objects with each other.
+EXPRESSIONS = """
+1 + 2 == 3
+3 - 2 != 2
+abs(0.1 + 0.2 - 0.3) < 1e-6
+2 in [1, 2]
+5 not in {1: 2}
+1 < 2 <= 3
+[] is not None
+collections.Counter('aab') == {'a': 2, 'b': 1}
+collections.OrderedDict(a=1) == {'a': 1}
+Pair(1, 2) == (1, 2)
+fractions.Fraction(1, 2) == 0.5
+decimal.Decimal(2) - 1 == 1
+{1, 2} - {2} == {1}
+Number.ONE == 1
+Node(1) == Node(1)
+Node(1) < Node(2)
+[Node(1)] == [Node(1)]
+Node(3) - Node(1) == Node(2)
+Node(1) in [Node(1)]
+Point(1) == Point(1)
+Point(1) < Point(2)
+Color.RED != Color.GREEN
+Words('ab') == ['a', 'b']
+Plain() != 3
+Node(1) != None
+Node(1) not in [1, None]
+1 in Bag()
+(numpy.arange(3) == [0, 1, 2]).all()
+numpy.float64(1) == 1
+all(numpy.array([2.5]) - 2.5 == 0)
+datetime.date(2024, 1, 2) - datetime.date(2024, 1, 1) == datetime.timedelta(1)
+pathlib.Path('a') == pathlib.Path('a')
+(lambda x: x == 1)(1)
+[x for x in range(5) if x > 3] == [4]
+(1 == 1) == True
+not (3 == 4)
+float('nan') != float('nan')
+""".strip().splitlines()
+
+
+def test_assertions_of_honest_programs_mean_what_they_mean_elsewhere():
+    """The same as the interpreter's, when they hold and when they do not."""
+    source = HONEST + "".join(f"assert {text}\n" for text in EXPRESSIONS)
+    verdict = python(source)
+    assert verdict.passed, verdict
+    exec(compile(source, "program.py", "exec"), {"__name__": "honest"})
+    reversed_ones = "".join(
+        f"try:\n    assert not ({text})\nexcept AssertionError:\n    pass\n" for text in EXPRESSIONS
+    )
+    counted = reversed_ones.replace("except AssertionError:\n    pass", "except AssertionError:\n    caught += 1")
+    assert python(HONEST + f"caught = 0\n{counted}\nassert caught == {len(EXPRESSIONS)}").passed
+
+
+PLAIN_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-3, 3) | st.floats(-2, 2) | st.text("ab", max_size=2),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text("ab", max_size=1), inner, max_size=2),
+    max_leaves=6,
+)
+
+
+@given(st.sampled_from(["==", "!=", "<", "<=", ">", ">=", "in", "not in", "-"]), PLAIN_VALUES, PLAIN_VALUES)
+def test_operations_on_plain_values_are_pythons(operation, left, right):
+    """The checked program ends as the program does: the same value, or the same error."""
+    source = (
+        f"try:\n    result = {left!r} {operation} {right!r}\nexcept Exception as error:\n    result = repr(error)\n"
+    )
+    checked = f"result = []\ntry:\n    assert result.append({left!r} {operation} {right!r})\nexcept AssertionError:\n"
+    checked += "    (result,) = result\nexcept Exception as error:\n    result = repr(error)\n"
+    plain, ours = {}, {"__operated__": launch.operated}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SyntaxWarning)
+        exec(source, plain)
+        exec(launch.code_of(checked.encode()), ours)
+    assert repr(plain["result"]) == repr(ours["result"])
+
+
+def test_deep_programs_are_judged():
+    """A sum of a thousand numbers is a deep tree."""
+    for count in (900, 3000):
+        source = f"assert {' + '.join(['1'] * count)} == {count}\n"
+        try:
+            compile(source, "program.py", "exec")
+        except RecursionError:
+            continue
+        assert python(source).passed, count

@@ -2,8 +2,8 @@
 
     PYTHONPATH=. python tests/faults/attacks.py --output attacks.json
 
-The programs stand in utils/scoring/attacks.txt. An attack is "held" if it came to nothing, "stated" if it succeeded where
-`python -m utils.scoring.sandbox` prints NO, and "bad" if it succeeded where that prints yes.
+The programs stand in utils/scoring/attacks.txt. An attack is "held" if it came to nothing, "stated" if it succeeded
+where `python -m utils.scoring.sandbox` prints NO, and "bad" if it succeeded where that prints yes.
 """
 
 import argparse

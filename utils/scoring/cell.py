@@ -3,9 +3,10 @@
     python -I -S cell.py SETTINGS < source
 
 It shuts itself in, starts the program, watches over it and reports. There are three processes. The outer one enters
-the namespaces. The keeper, process 1 of the new process namespace, makes the file systems read-only and starts the
-program; it ends everything when the program ends, when its time is over or when it has grown too large. The program
-runs with limits and without rights. Only the standard library is imported, since every program pays for it.
+the namespaces. The keeper, process 1 of the new process namespace, makes a root of its own, with the system's and the
+interpreter's files read-only, and starts the program; it ends everything when the program ends, when its time is over
+or when it has grown too large. The program runs with limits and without rights. Only the standard library is imported,
+since every program pays for it.
 """
 
 import ctypes
@@ -43,9 +44,8 @@ const fix = (object, ...names) => {
     Object.defineProperty(object, name, { value: object[name], writable: false, configurable: false });
 };
 fix(globalThis, "console", "JSON");
-fix(console, "assert", "warn", "error", "log", "_stdout", "_stderr");
+fix(console, "assert", "warn", "_stderr");
 fix(JSON, "stringify");
-fix(process.stdout, "write");
 fix(process.stderr, "write");
 Object.freeze(require("assert"));
 let ended = false;
@@ -101,6 +101,8 @@ def shut_mounts(want: dict, uid: int, gid: int) -> None:
         call("mount", b"tmpfs", os.fsencode(root), b"tmpfs", NO_SUID | NO_DEVICES, options)
         for path in sorted(want["visible"]):
             show(path, root)
+        for name, end in (("fd", ""), ("stdin", "/0"), ("stdout", "/1"), ("stderr", "/2")):
+            os.symlink(f"/proc/self/fd{end}", f"{root}/dev/{name}")
         for folder in ("/proc", want["work"]):
             os.makedirs(root + folder, exist_ok=True)
     attributes = (ctypes.c_uint64 * 4)(READ_ONLY | NO_SUID, 0, 0, 0)  # to set, to clear, propagation, user namespace

@@ -1,20 +1,27 @@
 """Run programs that LLMs wrote and tell which ones pass.
 
-    python -m utils.scoring.sandbox          says, after trying it, what this machine can enforce
+    python -m utils.scoring.sandbox          attacks it, and says what held on this machine and what did not
 
 Each program runs in processes of its own (`utils/scoring/cell.py`) in an empty folder that vanishes with it, without
 the environment variables of the caller, and all its processes are killed when its main one ends or its time is over.
-Where Linux allows it (as root, or with user namespaces), it has no network, sees no other process, and can write to
-that folder alone, 64 MB in memory; root's programs run as a user that nobody is, unless root may not make namespaces
-itself. Elsewhere the limits of time, memory, processes and file size remain, as far as the system has them, and a
-warning says so before programs run.
+Where Linux allows it (as root, or with user namespaces), it has no network, sees no other process, finds of the disk
+only the system and its interpreter, reaches no socket, pipe or terminal, and can write to its folder alone, 64 MB in
+memory; root's programs run as a user that nobody is, unless root may not make namespaces itself. Elsewhere the limits
+of time, memory, processes and size of a file remain, as far as the system has them, and a warning says so before
+programs run. There it can also end the processes of the same user; it then fails alone, if it left this one.
 
-A program passes if it ran to its very end: then the code around it takes a random token out of a pipe and sends it
-back. Printing, exit codes, `sys.exit(0)`, `os._exit(0)`, `process.exit(0)` and a killed process give no token.
-JavaScript must also have printed nothing on either stream, since a failed `console.assert` only prints (so does
-bigcode-evaluation-harness). What remains: a program written against this very sandbox could find the pipe among its
-open files, or change what `assert` meets; files that the user may read can be read; a flaw of the kernel is not
-covered. So the right place for programs from unknown LLMs is still a container or a machine with nothing of value.
+Memory is looked at 20 times a second, with all that processes share. A cgroup would be exact, but may be made by few:
+root outside of containers. Bubblewrap would do what cell.py does with the same system calls; it is seldom installed,
+so that cell.py would be needed anyway.
+
+A program passes if it ran to its very end: then the code around it (`utils/scoring/launch.py`) sends back a random
+token, which it took out of a pipe before the program began. Printing, exit codes, `sys.exit(0)`, `os._exit(0)`,
+`process.exit(0)` and a killed process give no token. JavaScript must also have printed nothing on either stream, since
+a failed `console.assert` only prints (so does bigcode-evaluation-harness). Assertions fail where an object with
+operators of its own decides them alone, and so does a program that changes builtins. But tests run in the program's
+process, as in the benchmarks, so that a program written against this very sandbox can pass; `NOT_HELD` has the ways. A
+flaw of the kernel is not covered, either. So the right place for programs from unknown LLMs is still a container or a
+machine with nothing of value.
 """
 
 import functools
@@ -60,8 +67,8 @@ NOT_HELD = {
     "a function of another module that the tests call": (
         "pass by a function that it puts into a module (but builtins, math; in JavaScript console, JSON, assert)"
     ),
-    "a comparison outside of assert, or of three values": (
-        "pass by an object equal to everything where tests compare outside of `assert`, or three values at once"
+    "a comparison by !=, of three values, with its contents, or outside of assert": (
+        "pass by an object that agrees with everything where tests ask `!=`, `1 < x < 3`, `3 in x`, or without `assert`"
     ),
     "arguments changed under the tests": "pass by changing the arguments with which the tests compare its result",
     "the answers read from program.py": "pass by reading the expected results from its own file",

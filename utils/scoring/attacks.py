@@ -168,8 +168,8 @@ def succeeds(attack: Attack, run: Callable[[str, str, float, int], bool]) -> boo
     run: called with language, program, seconds and megabytes, tells whether it passes. OSError: more than the program
     was stopped.
     """
-    with world() as place:
-        before, folders, start = place.files(), temporary_folders(), time.monotonic()
+    with world() as place, temporary_folder() as folder:
+        before, start = place.files(), time.monotonic()
         seconds = SLOW_SECONDS if attack.trace == "slow" else SECONDS
         passed = aborts = False
         try:
@@ -184,11 +184,19 @@ def succeeds(attack: Attack, run: Callable[[str, str, float, int], bool]) -> boo
             "written": place.files() != before,
             "left alive": place.alive(),
             "left in memory": place.in_memory(),
-            "left on disk": not temporary_folders() <= folders,
+            "left on disk": bool(os.listdir(folder)),
         }
         return traces[attack.trace]
 
 
-def temporary_folders() -> set[str]:
-    """The working folders of programs that are there now."""
-    return {path.name for path in Path(tempfile.gettempdir()).glob("routerdc-sandbox-*")}
+@contextlib.contextmanager
+def temporary_folder() -> Iterator[str]:
+    """An empty folder that is the temporary folder of this process for a while."""
+    before = tempfile.gettempdir()
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)
+        tempfile.tempdir = folder
+        try:
+            yield folder
+        finally:
+            tempfile.tempdir = before

@@ -47,7 +47,7 @@ fix(globalThis, "console", "JSON");
 fix(console, "assert", "warn", "_stderr");
 fix(JSON, "stringify");
 fix(process.stderr, "write");
-Object.freeze(require("assert"));
+if (fs.readFileSync("program.js", "latin1").includes("require")) Object.freeze(require("assert"));
 let ended = false;
 globalThis.endOfProgram = (name) => { ended = name === end; };
 require(process.cwd() + "/program.js");

@@ -8,22 +8,21 @@ object of the program's own classes is refused where it alone would decide: wher
 of the program. It may differ from such a value (`!=`) and contain it.
 """
 
-import ast
+import _ast as ast  # the rest of `ast` takes as long to import as many a program runs
 import builtins
 import math
-import operator
 import os
 import sys
 import types
 
 OPERATIONS = {
-    "Eq": operator.eq,
-    "Lt": operator.lt,
-    "LtE": operator.le,
-    "Gt": operator.gt,
-    "GtE": operator.ge,
-    "In": lambda item, items: item in items,
-    "Sub": operator.sub,  # before abs(...) < 1e-6
+    "Eq": lambda left, right: left == right,
+    "Lt": lambda left, right: left < right,
+    "LtE": lambda left, right: left <= right,
+    "Gt": lambda left, right: left > right,
+    "GtE": lambda left, right: left >= right,
+    "In": lambda left, right: left in right,
+    "Sub": lambda left, right: left - right,  # before abs(...) < 1e-6
 }
 METHODS = ("__eq__", "__lt__", "__le__", "__gt__", "__ge__", "__sub__", "__rsub__")
 PLAIN = {int, float, complex, bool, str, bytes, type(None)}
@@ -81,28 +80,38 @@ def checked(node: object) -> object:
     name = type(operation).__name__
     if name not in OPERATIONS:
         return node
-    function = ast.copy_location(ast.Name("__operated__", ast.Load()), node)
-    kind = ast.copy_location(ast.Constant(name), node)
-    return ast.copy_location(ast.Call(function, [kind, left, right], []), node)
+    place = {attribute: getattr(node, attribute) for attribute in node._attributes}
+    function, kind = ast.Name("__operated__", ast.Load(), **place), ast.Constant(name, **place)
+    return ast.Call(function, [kind, left, right], [], **place)
+
+
+def walk(tree: ast.AST) -> list[ast.AST]:
+    """A node and all below it, what stands within another after it."""
+    nodes = [tree]
+    for node in nodes:  # grows while it is read
+        for name in node._fields:
+            value = getattr(node, name, None)
+            nodes += [part for part in (value if isinstance(value, list) else [value]) if isinstance(part, ast.AST)]
+    return nodes
 
 
 def with_checks(tree: ast.Module) -> ast.Module:
     """The program with the operations in its assertions checked."""
-    assertions = [node for node in ast.walk(tree) if isinstance(node, ast.Assert)]
-    nodes = [node for assertion in assertions for node in ast.walk(assertion)]
-    for node in reversed(nodes):  # what stands within another comes first
-        for name, value in ast.iter_fields(node):
-            if isinstance(value, list):
-                value[:] = map(checked, value)
-            else:
-                setattr(node, name, checked(value))
+    for assertion in [node for node in walk(tree) if isinstance(node, ast.Assert)]:
+        for node in reversed(walk(assertion)):
+            for name in node._fields:
+                value = getattr(node, name, None)
+                if isinstance(value, list):
+                    value[:] = map(checked, value)
+                else:
+                    setattr(node, name, checked(value))
     return tree
 
 
 def code_of(source: bytes) -> types.CodeType:
     """The compiled program. Raises: what the interpreter raises for a program that is none."""
     try:
-        return compile(with_checks(ast.parse(source, "program.py")), "program.py", "exec")
+        return compile(with_checks(compile(source, "program.py", "exec", ast.PyCF_ONLY_AST)), "program.py", "exec")
     except RecursionError:  # a tree takes more depth than a program
         return compile(source, "program.py", "exec")
 

@@ -525,6 +525,22 @@ def test_nothing_of_the_disk_but_the_system_and_the_interpreter(shared):
     assert python(looked).passed
 
 
+def test_a_link_does_not_hide_the_folder_that_it_leads_into(shared, monkeypatch):
+    if not mode().hide:
+        pytest.skip("all files stay visible on this system")
+    (shared / "real" / "bin").mkdir(parents=True)
+    for name in ("bin/command", "library"):
+        (shared / "real" / name).write_text(name)
+    (shared / "a").symlink_to(shared / "real" / "bin" / "command")
+    (shared / "b").symlink_to(shared / "real")
+    visible = [*sandbox._visible("python"), *(str(shared / name) for name in ("a", "b", "b/bin/command", "real"))]
+    monkeypatch.setattr(sandbox, "_visible", lambda language: visible)
+    names = [("a", "bin/command"), ("b/library", "library"), ("real/library", "library")]
+    lines = [f"assert open({str(shared / path)!r}).read() == {text!r}\n" for path, text in names]
+    verdict = python("".join(lines))
+    assert verdict.passed, verdict
+
+
 def visible_at_the_root() -> set[str]:
     """Names in the root of programs: those of the system and above the interpreter and the working folder."""
     shown = [*sandbox._visible("python"), tempfile.gettempdir(), "/proc"]

@@ -99,7 +99,7 @@ def shut_mounts(want: dict, uid: int, gid: int) -> None:
     if root:
         options = b"mode=755,size=1m"
         call("mount", b"tmpfs", os.fsencode(root), b"tmpfs", NO_SUID | NO_DEVICES, options)
-        for path in sorted(want["visible"]):
+        for path in sorted(want["visible"], key=whole_folders_first):
             show(path, root)
         for name, end in (("fd", ""), ("stdin", "/0"), ("stdout", "/1"), ("stderr", "/2")):
             os.symlink(f"/proc/self/fd{end}", f"{root}/dev/{name}")
@@ -116,6 +116,11 @@ def shut_mounts(want: dict, uid: int, gid: int) -> None:
         call("pivot_root", b".", b".")
         call("umount2", b".", DETACH)
         os.chdir("/")
+
+
+def whole_folders_first(path: str) -> tuple:
+    """How to sort what is shown: a folder before what stands in it, and links to it after it."""
+    return not os.path.isdir(path), os.path.realpath(path) != path, path
 
 
 def show(path: str, root: str) -> None:

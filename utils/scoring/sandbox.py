@@ -187,8 +187,10 @@ def _visible(language: str) -> list[str]:
         command = os.path.join(os.path.dirname(command), os.readlink(command))
         found.add(os.path.normpath(command))
     if language == "python":
-        return [*found, sys.prefix, sys.base_prefix, sys.base_exec_prefix]
-    return [*found, os.path.dirname(os.path.dirname(os.path.realpath(command)))]
+        found |= {sys.prefix, sys.base_prefix, sys.base_exec_prefix}
+    else:
+        found.add(os.path.dirname(os.path.dirname(os.path.realpath(command))))
+    return [*found, *map(os.path.realpath, found)]
 
 
 def run(program: Program, seconds: float, megabytes: int, how: Mode, stop: threading.Event | None = None) -> Verdict:

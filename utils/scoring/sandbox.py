@@ -73,7 +73,7 @@ NOT_HELD = {
     "arguments changed under the tests": "pass by changing the arguments with which the tests compare its result",
     "the answers read from program.py": "pass by reading the expected results from its own file",
     "memory of the kernel for sockets and for files on their way": (
-        "hold memory of the kernel (in sockets, in queues, in files sent through a socket), and more for 0.05 s"
+        "hold memory of the kernel (in sockets, in queues, in files sent through a socket), or too much for 0.05 s"
     ),
 }
 

@@ -256,16 +256,12 @@ def _run_cell(want: dict, source: bytes, stop: threading.Event) -> dict[str, byt
 
 def _end(cell: subprocess.Popen) -> None:
     """See that a cell has ended; it has, unless something went wrong or the user stopped us."""
+    cell.terminate()
     try:
-        cell.terminate()
         cell.wait(2)
     except subprocess.TimeoutExpired:
-        pass
-    try:
         os.killpg(cell.pid, signal.SIGKILL)
-    except (ProcessLookupError, PermissionError):
-        pass
-    cell.wait()
+        cell.wait()
     for stream in (cell.stdin, cell.stdout, cell.stderr):
         stream.close()
 

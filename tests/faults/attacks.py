@@ -42,26 +42,33 @@ def possible_modes() -> list[Mode]:
     return possible
 
 
-def row_of(how: Mode, claim: str, attacks: Sequence[Attack], claimed: bool) -> dict:
-    """What came of the attacks on one claim in one mode."""
+def won(how: Mode, attacks: Sequence[Attack]) -> list[str]:
+    """The names of those that succeed in a mode."""
 
     def run(language: str, source: str, seconds: float, megabytes: int) -> bool:
         return sandbox.run(Program(language, source), seconds, megabytes, how).passed
 
-    won = [attack.name for attack in attacks if succeeds(attack, run)]
-    row = {"name": f"{name_of(how)}: {claim}", "tried": len(attacks), "held": len(attacks) - len(won)}
-    return row | {"stated": 0 if claimed else len(won), "bad": len(won) if claimed else 0, "succeeded": won}
+    return [attack.name for attack in attacks if succeeds(attack, run)]
+
+
+def row_of(claim: str, attacks: Sequence[Attack], claimed: dict[Mode, bool]) -> dict:
+    """What came of the attacks on one claim. claimed: the modes, and whether it was printed as held there."""
+    winners = {how: won(how, attacks) for how in claimed}
+    held = {name_of(how): f"{len(attacks) - len(names)} of {len(attacks)} held" for how, names in winners.items()}
+    bad = sum(len(names) for how, names in winners.items() if claimed[how])
+    stated = sum(map(len, winners.values())) - bad
+    names = dict.fromkeys(name for names in winners.values() for name in names)
+    row = {"name": claim, "tried": len(attacks) * len(claimed)} | held
+    return row | {"stated": stated, "bad": bad, "what succeeded": "; ".join(names)}
 
 
 def rows(modes: Sequence[Mode], attacks: Sequence[Attack], most: int) -> list[dict]:
-    """A row for each mode and claim; most: attacks on each claim, 0 for all."""
-    found = []
-    for how in modes:
-        claimed = sandbox.tried(how)
-        for claim in dict.fromkeys(attack.against for attack in attacks):
-            chosen = [attack for attack in attacks if attack.against == claim][: most or None]
-            found.append(row_of(how, claim, chosen, claimed.get(claim, False)))
-            print("{name}: {tried} tried, {held} held, {stated} stated, {bad} bad".format(**found[-1]), flush=True)
+    """A row for each claim; most: attacks on each in each mode, 0 for all."""
+    printed, found = {how: sandbox.tried(how) for how in modes}, []
+    for claim in dict.fromkeys(attack.against for attack in attacks):
+        chosen = [attack for attack in attacks if attack.against == claim][: most or None]
+        found.append(row_of(claim, chosen, {how: printed[how].get(claim, False) for how in modes}))
+        print("{name}: {tried} tried, {stated} stated, {bad} bad".format(**found[-1]), flush=True)
     return found
 
 

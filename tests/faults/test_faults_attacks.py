@@ -18,17 +18,17 @@ def test_the_strictest_mode_holds_one_attack_on_every_claim(monkeypatch, tmp_pat
     assert attacks.main(["--count", "1", "--output", str(tmp_path / "attacks.json")]) == 0
     rows = json.loads((tmp_path / "attacks.json").read_text())["rows"]
     assert len(rows) == len(claims) and all(row["tried"] == 1 for row in rows)
-    for row in rows:
-        assert row["held"] + row["stated"] + row["bad"] == row["tried"]
+    assert sum(row["stated"] for row in rows) <= len(sandbox.NOT_HELD)
 
 
 def test_a_success_is_bad_only_where_the_claim_was_printed():
     wins = Attack("does nothing", "a claim", "x = 1")
     loses = Attack("fails", "a claim", "assert False")
     for claimed in (True, False):
-        row = attacks.row_of(sandbox.mode(), "a claim", [wins, loses], claimed)
-        assert (row["held"], row["stated"], row["bad"]) == (1, int(not claimed), int(claimed))
-        assert row["succeeded"] == ["does nothing"]
+        row = attacks.row_of("a claim", [wins, loses], {sandbox.mode(): claimed})
+        assert (row["tried"], row["stated"], row["bad"]) == (2, int(not claimed), int(claimed))
+        assert row[attacks.name_of(sandbox.mode())] == "1 of 2 held"
+        assert row["what succeeded"] == "does nothing"
 
 
 def test_all_words_are_filled_in():

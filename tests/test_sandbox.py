@@ -541,6 +541,24 @@ def test_a_link_does_not_hide_the_folder_that_it_leads_into(shared, monkeypatch)
     assert verdict.passed, verdict
 
 
+def test_libraries_outside_of_what_is_shown_are_not_lost(monkeypatch, tmp_path):
+    """Where the interpreter would not work as it does elsewhere, all files stay visible."""
+    if not mode().hide:
+        pytest.skip("all files stay visible on this system")
+    monkeypatch.setattr(sandbox, "mode", sandbox.mode.__wrapped__)
+    monkeypatch.setattr(sandbox, "LIBRARIES", ("sqlite3", "no_such_library"))
+    sandbox._first_program.cache_clear()
+    visible = sandbox._visible("python")
+    try:
+        assert sandbox.mode() == mode() and sandbox.mode().hide
+        assert sandbox._first_program("python").source == "import sqlite3\n"
+        visible = [path for path in visible if path.startswith("/dev/")]
+        monkeypatch.setattr(sandbox, "_visible", lambda language: visible)
+        assert sandbox.mode().namespaces and not sandbox.mode().hide
+    finally:
+        sandbox._first_program.cache_clear()
+
+
 def visible_at_the_root() -> set[str]:
     """Names in the root of programs: those of the system and above the interpreter and the working folder."""
     shown = [*sandbox._visible("python"), tempfile.gettempdir(), "/proc"]

@@ -359,8 +359,8 @@ def _first_program(language: str) -> Program:
         return Program(language, "1;")
     code = "import sys\nfor name in sys.argv[1:]:\n    try:\n        __import__(name)\n        print(name)\n"
     code += "    except ImportError:\n        pass"
-    command = [sys.executable, "-I", "-c", code, *LIBRARIES]
-    found = subprocess.run(command, capture_output=True, text=True).stdout.split()
+    command, environment = [sys.executable, "-I", "-c", code, *LIBRARIES], {"PATH": os.environ.get("PATH", os.defpath)}
+    found = subprocess.run(command, capture_output=True, text=True, env=environment).stdout.split()
     return Program(language, "".join(f"import {name}\n" for name in found))
 
 
@@ -371,7 +371,7 @@ def mode(language: str = "python") -> Mode:
     reasons = []
     for how in _modes():
         try:
-            verdict = run(_first_program(language), 30.0, 1024, how)
+            verdict = run(_first_program(language), 30.0, 4096, how)
             if verdict.passed:
                 return how
             reasons.append(f"{how}: {verdict.status} {verdict.detail}")

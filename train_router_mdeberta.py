@@ -150,14 +150,15 @@ def fit(training: Training, run: RunFolder, begun: float) -> Progress:
             progress.step = step + 1
             shown.update()
             last = progress.step == config.training_steps
-            if progress.step % LOG_STEPS == 0 or last:  # reading the loss makes the host wait for the device
+            evaluates = progress.step % config.eval_steps == 0 or last
+            if progress.step % LOG_STEPS == 0 or evaluates:  # reading the loss makes the host wait for the device
                 mean_loss = float(loss_sum) / (step % LOG_STEPS + 1)
                 check_finite(mean_loss, progress.step, training.config)
                 if progress.step % LOG_STEPS == 0:
                     log.write(progress.step, {"loss": mean_loss, "queries_per_second": speed.rate()})
                     show(shown, mean_loss, speed, progress)
                     loss_sum.zero_()
-            if progress.step % config.eval_steps == 0 or last:
+            if evaluates:
                 speed.pause()
                 if select(training, progress, log):
                     best = {name: value.detach().clone() for name, value in trainable(model).items()}

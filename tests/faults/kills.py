@@ -162,9 +162,10 @@ def start(program: Program, folder: Path, log: Path, kill: Kill | None = None, c
 
 
 def without_times(value: Any) -> Any:
-    """JSON without TIMES."""
+    """JSON without TIMES, and without the digest of an object that has them."""
     if isinstance(value, dict):
-        return {key: without_times(item) for key, item in value.items() if key not in TIMES}
+        left_out = {*TIMES, "sha256"} if set(TIMES) & value.keys() else ()
+        return {key: without_times(item) for key, item in value.items() if key not in left_out}
     return [without_times(item) for item in value] if isinstance(value, list) else value
 
 
@@ -277,13 +278,25 @@ def with_small_cache(words: list[str]) -> int:
     return evaluation_router.main(words)
 
 
+def train(words: list[str]) -> int:
+    """Train with a line of the log every four steps."""
+    train_router_mdeberta.LOG_STEPS = 4
+    return train_router_mdeberta.main(words)
+
+
 def train_twice(words: list[str]) -> int:
     """Train with another seed, and then again with --overwrite."""
     if not (Path("run/results.json").is_file() or Path("run/.new").is_dir()):
         first = [word for word in words if word != "--overwrite"]
-        if status := train_router_mdeberta.main([*first, "--seed", "2"]):
+        if status := train([*first, "--seed", "2"]):
             return status
-    return train_router_mdeberta.main(words)
+    return train(words)
+
+
+def cluster(words: list[str]) -> int:
+    """Cluster with few steps of t-SNE."""
+    clustering.ITERATIONS = 250
+    return clustering.main(words)
 
 
 def with_manifest(words: list[str]) -> int:
@@ -292,6 +305,7 @@ def with_manifest(words: list[str]) -> int:
     return download.main(words)
 
 
+BRIEF = {"training_steps": 6, "eval_steps": 3}
 TRAININGS = {
     "frozen": {"freeze_encoder": True},
     "last layer": {"train_layers": 1},
@@ -304,10 +318,10 @@ TRAININGS = {
 def trainings(fake: FakeData, encoder: Path) -> Iterator[Program]:
     """Training in each of its ways; the state is saved at every step."""
     for number, (name, flags) in enumerate(TRAININGS.items()):
-        words = arguments(fake, encoder, Path("run"), resume_minutes=0, **flags)
-        yield Program(f"training, {name}", train_router_mdeberta.main, words, every=8 if number else 1)
-    words = arguments(fake, encoder, Path("run"), freeze_encoder=True, overwrite=True)
-    yield Program("training, --overwrite", train_twice, words, every=4)
+        words = arguments(fake, encoder, Path("run"), resume_minutes=0, **BRIEF, **flags)
+        yield Program(f"training, {name}", train, words, every=5 if number else 1)
+    words = arguments(fake, encoder, Path("run"), freeze_encoder=True, overwrite=True, **BRIEF)
+    yield Program("training, --overwrite", train_twice, words, every=3)
 
 
 def make_mirror(folder: Path) -> Path:
@@ -358,7 +372,7 @@ def programs(place: Path) -> Iterator[Program]:
     yield Program("baselines", baselines.main, words)
     flags = {"overwrite": True, "output": "data", "figure": "map.png", "report": "report.json", "perplexity": 12}
     words = ["--data_paths", *map(str, fake.train.values()), *words_of(tiny | flags)]
-    yield Program("clustering", clustering.main, words)
+    yield Program("clustering", cluster, words)
     yield from light_programs(place)
 
 

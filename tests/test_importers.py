@@ -481,7 +481,7 @@ def test_an_llm_is_named_once(make, tmp_path, routereval):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("prompt_id,prompt,model_name,category\n1,one?,a,x\n", "line 2: no column label; it has prompt_id"),
+        ("prompt_id,prompt,model_name,category\n1,one?,a,x\n", "line 2: no column label; it has 'prompt_id'"),
         ("prompt_id,prompt,model_name,category,label\n1,one?,a,x\n", "line 2: 4 cells under 5 columns"),
         ("prompt_id,prompt,model_name,category,label\n1,one?,a,x,1,1\n", "line 2: 6 cells under 5 columns"),
         ("prompt_id,prompt,model_name,category,label,label\n1,one?,a,x,1,0\n", "the column 'label' occurs twice"),

@@ -685,6 +685,8 @@ def test_fields_of_other_types_are_refused_by_file_and_line(place, capsys, name)
         {"n-samples": {"mini_sums": {"original": "4", "effective": "4"}}},
         {"config": "limit"},
         {"n-shot": 5},
+        {"lm_eval_version": "\ud800"},
+        {"lm_eval_version": 0.4},
         {"n-shot": {"mini_sums": [5]}},
     ],
 )
@@ -873,6 +875,14 @@ def test_filters(place, capsys):
     assert "no line has the filter 'strict'" in capsys.readouterr().err
     assert run(place, records=[SUMS | {"filter": "flexible-extract"}]) == 0
     assert [row["scores"][A] for row in rows(place, "sums_test.json")] == [naive_number(entry) for entry in sums(6, A)]
+
+
+def test_a_line_without_a_filter_among_others_is_refused(place, capsys):
+    log = write_log(place / "logs", A, "mini_sums", sums(4, A), filters=("strict",))
+    edit(log, change_line(2, lambda line: line.replace('"filter": "strict"', '"other": "strict"')))
+    for record in (SUMS, SUMS | {"filter": "strict"}):
+        assert run(place, records=[record]) == 2
+        assert "once per filter (strict, None)" in capsys.readouterr().err
 
 
 def test_repeats_of_2024_that_differ_are_refused(place, capsys):

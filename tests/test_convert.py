@@ -999,7 +999,7 @@ def test_a_bad_spec_is_refused(place, capsys, record, words):
     assert words in (error := capsys.readouterr().err) and "spec.json" in error
 
 
-def test_a_spec_may_replace_a_task_of_the_paper_and_use_patterns(place):
+def test_a_spec_may_replace_a_task_of_the_paper_and_use_patterns(place, capsys):
     write_log(place / "logs", A, "mmlu_toys", choices(8, A))
     write_log(place / "logs", A, "mmlu_games", choices(6, A))
     record = QUIZ | {"task": "mmlu", "leaves": ["mmlu_*"], "train": "mmlu_train.json", "test": "mmlu_test.json"}
@@ -1007,6 +1007,8 @@ def test_a_spec_may_replace_a_task_of_the_paper_and_use_patterns(place):
     assert len(rows(place, "mmlu_train.json") + rows(place, "mmlu_test.json")) == 14
     about = json.loads((place / "mine" / "convert.json").read_text())
     assert about["conversions"][0]["conversion"]["leaves"] == ["mmlu_games", "mmlu_toys"]
+    assert run(place, records=[record | {"leaves": ["mmlu_*", "mmlu_x*"]}]) == 2
+    assert "mmlu: 'leaves' has 'mmlu_x*', which no leaf task with a log matches" in capsys.readouterr().err
 
 
 def test_a_folder_with_files_of_others_is_left_alone(place, capsys):

@@ -25,6 +25,7 @@ import shlex
 import sys
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
 from string import Formatter
@@ -577,7 +578,7 @@ def chosen_llms(args: argparse.Namespace, folders: Mapping[str, Path]) -> list[s
 def logs_of(record: Conversion, llms: Sequence[str], folders: Mapping[str, Path]) -> dict[str, dict[str, Log]]:
     """The log of each leaf task and LLM, {leaf: {llm: log}}; {} where no LLM has any.
 
-    Raises: LogError for a leaf that some LLMs have and one lacks.
+    Raises: LogError for a leaf that some LLMs have and one lacks, or a pattern that fits none.
     """
     find = find_verdicts if record.rule == "verdicts" else find_logs
     by_llm = {llm: find(llm, folders[llm] / (record.group or ""), record.leaves) for llm in llms}
@@ -585,6 +586,9 @@ def logs_of(record: Conversion, llms: Sequence[str], folders: Mapping[str, Path]
         return {}
     named = [leaf for leaf in record.leaves if not any(mark in leaf for mark in "*?[")]
     matched = sorted({leaf for logs in by_llm.values() for leaf in logs})
+    for pattern in set(record.leaves).difference(named):
+        if not any(fnmatchcase(leaf, pattern) for leaf in matched):
+            raise LogError(f"{record.task}: 'leaves' has {pattern!r}, which no leaf task with a log matches")
     leaves = list(dict.fromkeys([*named, *matched]))
     for llm, logs in by_llm.items():
         if missing := [leaf for leaf in leaves if leaf not in logs]:

@@ -955,6 +955,7 @@ def test_names_that_are_not_there(place, capsys):
     write_both(place)
     for flags, words in (
         (["--llms", A, "org/none"], "no logs of org/none; it has"),
+        (["--llms", A, A], f"--llms names {A} twice"),
         (["--tasks", "nothing"], "no conversion for nothing; known: quiz, sums, mmlu"),
         (["--tasks", "mmlu"], "--tasks mmlu: no logs of mmlu_abstract_algebra"),
         (["--workers", 0], "--workers is 0"),

@@ -566,12 +566,14 @@ def conversions_of(args: argparse.Namespace) -> list[Conversion]:
 def chosen_llms(args: argparse.Namespace, folders: Mapping[str, Path]) -> list[str]:
     """The LLMs of --llms, by default all that have logs: the paper's first, in its order.
 
-    Raises: ValueError for one without logs.
+    Raises: ValueError for one without logs, or named twice.
     """
     if unknown := [llm for llm in args.llms or () if llm not in folders]:
         raise ValueError(f"--llms: {args.logs} has no logs of {', '.join(unknown)}; it has {', '.join(folders)}")
     if args.llms:
-        return list(dict.fromkeys(args.llms))
+        if twice := [llm for llm in folders if args.llms.count(llm) > 1]:
+            raise ValueError(f"--llms names {', '.join(twice)} twice")
+        return args.llms
     return sorted(folders, key=lambda llm: (LLMS.index(llm) if llm in LLMS else len(LLMS), llm))
 
 

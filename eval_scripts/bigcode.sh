@@ -80,7 +80,11 @@ for model in "${models[@]}"; do
       fi
       echo "generated already: $folder"
     else
-      if [[ "$DRY_RUN" != 1 ]]; then rm -rf "$part"; mkdir -p "$part"; fi
+      if [[ "$DRY_RUN" != 1 ]] && ! hold "$part"; then
+        echo "error: $name, $task: another run is writing $part; going on with the others" >&2
+        failed+=("$name $task")
+        continue
+      fi
       command=(
         env "PYTHONPATH=$BIGCODE"
         "$BIGCODE_PYTHON" "$BIGCODE/main.py"

@@ -1,4 +1,4 @@
-# What score.sh and bigcode.sh share: the paper's LLMs, the list MODELS, errors, and commands in print. Sourced.
+# What score.sh and bigcode.sh share: the paper's LLMs, the list MODELS, errors, folders, commands in print. Sourced.
 
 MODELS_OF_THE_PAPER=(
   mistralai/Mistral-7B-v0.1
@@ -17,6 +17,13 @@ read_models() {  # the words of MODELS, in which quotes work as on a command lin
   words="$(xargs -n 1 printf '%s\n' <<< "$MODELS" 2>/dev/null)" || fail "MODELS is '$MODELS'; a quote is not closed"
   models=()
   while IFS= read -r word; do models+=("$word"); done <<< "$words"
+}
+
+hold() {  # FOLDER: an empty folder that no other run of these scripts gets; false if another run has it
+  mkdir -p "$1"
+  exec 9< "$1"
+  if command -v flock > /dev/null && ! flock -n 9; then return 1; fi
+  find "$1" -mindepth 1 -delete
 }
 
 shown() {  # a command as one would type it

@@ -198,8 +198,11 @@ for model in "${models[@]}"; do
       continue
     fi
     echo "$name, $group: $line"
-    rm -rf "$part"
-    mkdir -p "$part"
+    if ! hold "$part"; then
+      echo "error: $name, $group: another run is writing $part; going on with the others" >&2
+      failed+=("$name $group (another run)")
+      continue
+    fi
     code=0
     "${command[@]}" || code=$?
     # The harness exits with 0 even if it could not write its files.

@@ -685,6 +685,8 @@ def test_fields_of_other_types_are_refused_by_file_and_line(place, capsys, name)
         {"n-samples": {"mini_sums": {"original": "4", "effective": "4"}}},
         {"config": "limit"},
         {"n-shot": 5},
+        {"lm_eval_version": "\ud800"},
+        {"lm_eval_version": 0.4},
         {"n-shot": {"mini_sums": [5]}},
     ],
 )
@@ -875,6 +877,14 @@ def test_filters(place, capsys):
     assert [row["scores"][A] for row in rows(place, "sums_test.json")] == [naive_number(entry) for entry in sums(6, A)]
 
 
+def test_a_line_without_a_filter_among_others_is_refused(place, capsys):
+    log = write_log(place / "logs", A, "mini_sums", sums(4, A), filters=("strict",))
+    edit(log, change_line(2, lambda line: line.replace('"filter": "strict"', '"other": "strict"')))
+    for record in (SUMS, SUMS | {"filter": "strict"}):
+        assert run(place, records=[record]) == 2
+        assert "once per filter (strict, None)" in capsys.readouterr().err
+
+
 def test_repeats_of_2024_that_differ_are_refused(place, capsys):
     path = write_log(place / "logs", A, "mini_sums", sums(3, A), 2024, filters=("strict-match", "flexible-extract"))
     assert run(place) == 0 and len(rows(place, "sums_test.json")) == 3
@@ -945,6 +955,7 @@ def test_names_that_are_not_there(place, capsys):
     write_both(place)
     for flags, words in (
         (["--llms", A, "org/none"], "no logs of org/none; it has"),
+        (["--llms", A, A], f"--llms names {A} twice"),
         (["--tasks", "nothing"], "no conversion for nothing; known: quiz, sums, mmlu"),
         (["--tasks", "mmlu"], "--tasks mmlu: no logs of mmlu_abstract_algebra"),
         (["--workers", 0], "--workers is 0"),
@@ -989,7 +1000,7 @@ def test_a_bad_spec_is_refused(place, capsys, record, words):
     assert words in (error := capsys.readouterr().err) and "spec.json" in error
 
 
-def test_a_spec_may_replace_a_task_of_the_paper_and_use_patterns(place):
+def test_a_spec_may_replace_a_task_of_the_paper_and_use_patterns(place, capsys):
     write_log(place / "logs", A, "mmlu_toys", choices(8, A))
     write_log(place / "logs", A, "mmlu_games", choices(6, A))
     record = QUIZ | {"task": "mmlu", "leaves": ["mmlu_*"], "train": "mmlu_train.json", "test": "mmlu_test.json"}
@@ -997,6 +1008,8 @@ def test_a_spec_may_replace_a_task_of_the_paper_and_use_patterns(place):
     assert len(rows(place, "mmlu_train.json") + rows(place, "mmlu_test.json")) == 14
     about = json.loads((place / "mine" / "convert.json").read_text())
     assert about["conversions"][0]["conversion"]["leaves"] == ["mmlu_games", "mmlu_toys"]
+    assert run(place, records=[record | {"leaves": ["mmlu_*", "mmlu_x*"]}]) == 2
+    assert "mmlu: 'leaves' has 'mmlu_x*', which no leaf task with a log matches" in capsys.readouterr().err
 
 
 def test_a_folder_with_files_of_others_is_left_alone(place, capsys):

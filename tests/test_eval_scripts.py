@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from tests.conftest import HARNESS_GROUPS, REPO, SUM, score_script, tiny_documents
+from utils.files import locked
 from utils.tasks import LLMS
 
 TASKS = REPO / "eval_scripts" / "tasks"
@@ -235,6 +236,19 @@ def test_finished_outputs_are_skipped_and_a_stopped_run_goes_on(stand_in, tmp_pa
     assert not list((tmp_path / "out").rglob("*.part")) and not (tmp_path / "out" / "org__b" / "two" / "old").exists()
     run, called = stand_in()
     assert run.returncode == 0 and called == []
+
+
+def test_what_another_run_is_writing_is_left_alone(stand_in, tmp_path):
+    part = tmp_path / "out" / "org__a" / ".one.part"
+    part.mkdir(parents=True)
+    (part / "theirs").touch()
+    with locked(part):
+        run, called = stand_in()
+        assert run.returncode == 1 and called == ["two", "one", "two"] and (part / "theirs").exists()
+    assert f"org/a, one: another run is writing {part}" in run.stderr and "org/a one (another run)" in run.stderr
+    run, called = stand_in()
+    assert run.returncode == 0 and called == ["one"] and not part.exists()
+    assert not (tmp_path / "out" / "org__a" / "one" / "theirs").exists()
 
 
 @pytest.mark.parametrize(

@@ -481,12 +481,16 @@ def test_an_llm_is_named_once(make, tmp_path, routereval):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("prompt_id,prompt,model_name,category\n1,one?,a,x\n", "line 2: no column label; it has prompt_id"),
+        ("prompt_id,prompt,model_name,category\n1,one?,a,x\n", "line 2: no column label; it has 'prompt_id'"),
         ("prompt_id,prompt,model_name,category,label\n1,one?,a,x\n", "line 2: 4 cells under 5 columns"),
         ("prompt_id,prompt,model_name,category,label\n1,one?,a,x,1,1\n", "line 2: 6 cells under 5 columns"),
         ("prompt_id,prompt,model_name,category,label,label\n1,one?,a,x,1,0\n", "the column 'label' occurs twice"),
         ("prompt_id,prompt,model_name,category,label\n1,one?, ,x,1\n", "line 2: the name of the LLM must be"),
         ("prompt_id,prompt,model_name,category,label\n1,one?,a,,1\n", "line 2: the category must be"),
+        (
+            'prompt_id,prompt,model_name,category,label\n1,one?,"a\nb",x,1\n',
+            "line 3: the name of the LLM must be one line",
+        ),
         ('prompt_id,prompt,model_name,category,label\n1,"one?,a,x,1\n', "line 2: not a valid CSV file"),
     ],
 )

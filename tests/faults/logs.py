@@ -26,8 +26,9 @@ import tempfile
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -47,43 +48,12 @@ BAD = OUTCOMES[2:]
 # Damage
 
 
-RAW = {  # what no JSON writer writes, by what stands for it
-    f"@raw{number}@": text
-    for number, text in enumerate(
-        [
-            "1e999",
-            "NaN",
-            "-Infinity",
-            "9" * 5000,
-            "[" * 990 + "]" * 990,
-            "[" * 10**5 + "]" * 10**5,
-            '{"a":1,"a":2}',
-            "]",
-        ]
-    )
-}
-VALUES = [
-    None,
-    True,
-    False,
-    0,
-    1,
-    -1,
-    0.5,
-    -0.0,
-    1e308,
-    10**30,
-    10**400,
-    "",
-    " ",
-    "0",
-    "1",
-    "x",
-    "-1",
-    "\ud800",
-    "\x00",
-]
-VALUES += ["a" * 300, "a/../b", "..", "|", "0.5", "1_0", [], {}, [[]], [None], ["x"], {"a": 1}, [[["-1", "False"]]]]
+RAW_TEXTS = ["1e999", "NaN", "-Infinity", "9" * 5000, "[" * 990 + "]" * 990, "[" * 10**5 + "]" * 10**5]
+RAW_TEXTS += ['{"a":1,"a":2}', "]"]
+RAW = {f"@raw{number}@": text for number, text in enumerate(RAW_TEXTS)}  # what no JSON writer writes, and its stand-in
+VALUES = [None, True, False, 0, 1, -1, 0.5, -0.0, 1e308, 10**30, 10**400, "", " ", "0", "1", "x", "-1", "\ud800"]
+VALUES += ["\x00", "a" * 300, "a/../b", "..", "|", "0.5", "1_0", [], {}, [[]], [None], ["x"], {"a": 1}]
+VALUES += [[[["-1", "False"]]]]
 VALUES += list(RAW)
 
 
@@ -143,25 +113,8 @@ def damage_cells(rng: random.Random, text: str) -> str:
     lines = list(csv.reader(io.StringIO(text, newline="")))
     line = rng.choice(lines)
     place = rng.randrange(len(line))
-    cells = [
-        "",
-        " ",
-        "0",
-        "1",
-        "2",
-        "-1",
-        "1.0",
-        "nan",
-        "inf",
-        "1e999",
-        "x",
-        '"',
-        "a,b",
-        "a\nb",
-        "\x00",
-        "a" * 300,
-        "9" * 5000,
-    ]
+    cells = ["", " ", "0", "1", "2", "-1", "1.0", "nan", "inf", "1e999", "x", '"', "a,b", "a\nb", "\x00"]
+    cells += ["a" * 300, "9" * 5000]
     how = rng.choice(["value", "value", "drop", "add", "line", "column", "swap"])
     if how == "value":
         line[place] = rng.choice(cells)
@@ -406,7 +359,7 @@ def score_of(line: dict, rule: str, passed: dict[str, bool]) -> float:
         return float(line["exact_match"])
     if rule == "number":
         check(type(line["target"]) in (str, int, float, bool))
-        gold = str(line["target"]).split("####")[-1].strip()
+        gold = str(line["target"]).rpartition("####")[2].strip()
         found = [re.search(r"#### (-?[0-9.,]+)", answer) for answer in answers]
         return sum(bool(match) and match[1] == gold for match in found) / len(found)
     return sum(passed[program_of(line["doc"], answer)] for answer in answers) / len(answers)
@@ -446,7 +399,7 @@ def expect_logs(root: Path, year: int) -> dict[str, list]:
     return {"t_test.json": rows}
 
 
-def run_convert(root: Path) -> int:
+def run_convert(root: Path, year: int | None = None) -> int:
     words = ["--logs", root / "logs", "--spec", root / "spec.json", "--tasks", "t", "--output", root / "out"]
     return convert.main([*map(str, words)])
 
@@ -779,8 +732,18 @@ def expect_routereval(root: Path, with_text: bool) -> dict[str, Any]:
     return joined(triples) if with_text else found
 
 
-def run_import(root: Path, *words: Any) -> int:
-    return importers.main([*map(str, words), "--output", str(root / "out")])
+def run_import(root: Path, format: str, source: str = "", words: Sequence[Any] = ()) -> int:
+    return importers.main([*map(str, [format, root / "source" / source, *words, "--output", root / "out"])])
+
+
+def run_routereval(root: Path, with_text: bool) -> int:
+    return run_import(
+        root, "routereval", "mmlu.npz", ["--prompts", root / "source" / "texts.json"] if with_text else []
+    )
+
+
+def run_routerbench(root: Path, suffix: str, words: Sequence[Any] = ()) -> int:
+    return run_import(root, "routerbench", f"table{suffix}", words)
 
 
 # Trials
@@ -796,52 +759,24 @@ class Loader:
     expect: Callable[[Path], dict[str, Any]]
 
 
-def table_of(suffix: str) -> Loader:
-    """RouterBench's table in one format."""
-    return Loader(
-        f"RouterBench ({suffix})",
-        lambda rng, root: make_routerbench(rng, root, suffix),
-        lambda root: run_import(root, "routerbench", root / "source" / f"table{suffix}"),
-        lambda root: expect_routerbench(root, suffix),
-    )
-
-
-def matrices(with_text: bool) -> Loader:
-    """RouterEval with or without the texts."""
-
-    def run(root: Path) -> int:
-        words = ["--prompts", root / "source" / "texts.json"] if with_text else []
-        return run_import(root, "routereval", root / "source" / "mmlu.npz", *words)
-
-    return Loader(
-        f"RouterEval ({'with' if with_text else 'without'} text)",
-        lambda rng, root: make_routereval(rng, root, with_text),
-        run,
-        lambda root: expect_routereval(root, with_text),
-    )
-
-
-def year_of_logs(year: int) -> Loader:
-    """The harness's logs of one year."""
-    name = f"lm-evaluation-harness ({'today' if year == 2026 else year})"
-    return Loader(name, lambda rng, root: make_logs(rng, root, year), run_convert, lambda root: expect_logs(root, year))
+def loader_of(name: str, make: Callable, run: Callable, expect: Callable, **options: Any) -> Loader:
+    """A loader whose files come in several forms; the options say which."""
+    return Loader(name, *(partial(function, **options) for function in (make, run, expect)))
 
 
 LOADERS = (
-    year_of_logs(2026),
-    year_of_logs(2024),
+    loader_of("lm-evaluation-harness (today)", make_logs, run_convert, expect_logs, year=2026),
+    loader_of("lm-evaluation-harness (2024)", make_logs, run_convert, expect_logs, year=2024),
     Loader("verdicts of bigcode", make_verdicts, run_convert, expect_verdicts),
     Loader("generations of bigcode", make_generations, run_generations, expect_generations),
     Loader("--spec of convert", make_spec, run_convert, expect_spec),
-    Loader("EmbedLLM", make_embedllm, lambda root: run_import(root, "embedllm", root / "source"), expect_embedllm),
-    Loader(
-        "LLMRouterBench", make_bench, lambda root: run_import(root, "llmrouterbench", root / "source"), expect_bench
-    ),
-    matrices(True),
-    matrices(False),
-    table_of(".csv"),
-    table_of(".parquet"),
-    Loader("Lookahead", make_lookahead, lambda root: run_import(root, "lookahead", root / "source"), expect_lookahead),
+    Loader("EmbedLLM", make_embedllm, partial(run_import, format="embedllm"), expect_embedllm),
+    Loader("LLMRouterBench", make_bench, partial(run_import, format="llmrouterbench"), expect_bench),
+    loader_of("RouterEval (with text)", make_routereval, run_routereval, expect_routereval, with_text=True),
+    loader_of("RouterEval (without text)", make_routereval, run_routereval, expect_routereval, with_text=False),
+    loader_of("RouterBench (.csv)", make_routerbench, run_routerbench, expect_routerbench, suffix=".csv"),
+    loader_of("RouterBench (.parquet)", make_routerbench, run_routerbench, expect_routerbench, suffix=".parquet"),
+    Loader("Lookahead", make_lookahead, partial(run_import, format="lookahead"), expect_lookahead),
 )
 
 
@@ -958,8 +893,7 @@ def make_pair_of_imports(root: Path) -> None:
 
 
 def import_with_seed(root: Path, seed: int) -> int:
-    source = root / "source" / "table.csv"
-    return run_import(root, "routerbench", source, "--test_fraction", "0.5", "--seed", seed)
+    return run_routerbench(root, ".csv", ["--test_fraction", "0.5", "--seed", seed])
 
 
 PAIRS = {

@@ -87,6 +87,8 @@ class Pairs:
         """
         if llm not in self.llms:
             check_text(llm, "the name of the LLM", where)
+            if len(llm.splitlines()) > 1:
+                raise DataError(f"{where}: the name of the LLM must be one line, found {llm!r:.60}")
         for what, value, most, words in (
             ("score", score, 1, "1"),
             ("cost", cost, sys.float_info.max, "any amount of US dollars"),

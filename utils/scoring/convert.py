@@ -25,6 +25,7 @@ import shlex
 import sys
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
 from string import Formatter
@@ -565,19 +566,21 @@ def conversions_of(args: argparse.Namespace) -> list[Conversion]:
 def chosen_llms(args: argparse.Namespace, folders: Mapping[str, Path]) -> list[str]:
     """The LLMs of --llms, by default all that have logs: the paper's first, in its order.
 
-    Raises: ValueError for one without logs.
+    Raises: ValueError for one without logs, or named twice.
     """
     if unknown := [llm for llm in args.llms or () if llm not in folders]:
         raise ValueError(f"--llms: {args.logs} has no logs of {', '.join(unknown)}; it has {', '.join(folders)}")
     if args.llms:
-        return list(dict.fromkeys(args.llms))
+        if twice := [llm for llm in folders if args.llms.count(llm) > 1]:
+            raise ValueError(f"--llms names {', '.join(twice)} twice")
+        return args.llms
     return sorted(folders, key=lambda llm: (LLMS.index(llm) if llm in LLMS else len(LLMS), llm))
 
 
 def logs_of(record: Conversion, llms: Sequence[str], folders: Mapping[str, Path]) -> dict[str, dict[str, Log]]:
     """The log of each leaf task and LLM, {leaf: {llm: log}}; {} where no LLM has any.
 
-    Raises: LogError for a leaf that some LLMs have and one lacks.
+    Raises: LogError for a leaf that some LLMs have and one lacks, or a pattern that fits none.
     """
     find = find_verdicts if record.rule == "verdicts" else find_logs
     by_llm = {llm: find(llm, folders[llm] / (record.group or ""), record.leaves) for llm in llms}
@@ -585,6 +588,9 @@ def logs_of(record: Conversion, llms: Sequence[str], folders: Mapping[str, Path]
         return {}
     named = [leaf for leaf in record.leaves if not any(mark in leaf for mark in "*?[")]
     matched = sorted({leaf for logs in by_llm.values() for leaf in logs})
+    for pattern in set(record.leaves).difference(named):
+        if not any(fnmatchcase(leaf, pattern) for leaf in matched):
+            raise LogError(f"{record.task}: 'leaves' has {pattern!r}, which no leaf task with a log matches")
     leaves = list(dict.fromkeys([*named, *matched]))
     for llm, logs in by_llm.items():
         if missing := [leaf for leaf in leaves if leaf not in logs]:

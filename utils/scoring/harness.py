@@ -197,7 +197,9 @@ def _are_results(results: Any, leaf: str) -> bool:
     if not isinstance(samples_of, dict):
         return False
     counts = [shots, samples_of.get("original"), samples_of.get("effective")]
-    return all(count is None or type(count) is int for count in counts)
+    versions = [results.get(name) or "" for name in ("lm_eval_version", "git_hash")]
+    are_texts = all(isinstance(version, str) and version.isascii() for version in versions)
+    return are_texts and all(count is None or type(count) is int for count in counts)
 
 
 def _lines(log: Log) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -284,7 +286,7 @@ def samples(log: Log, filter: str | None = None, allow_limit: bool = False) -> I
         sample = _sample(where, line)
         name = sample.line.get("filter")
         filters[name] = None
-        if name is not None and filter is None and len(filters) > 1:
+        if len(filters) > 1 and (filter is None or None in filters):
             names = ", ".join(map(str, filters))
             raise LogError(
                 f"{log}: each document is there once per filter ({names}); "

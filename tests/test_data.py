@@ -68,8 +68,8 @@ def test_a_missing_file_names_the_download(tmp_path):
     ("content", "words"),
     [
         (b'[{"question": "one?", "scores": {"a": 1.0', "not valid JSON"),  # truncated
-        (b"", "not valid JSON"),
-        (b"\xff\xfe[", "not valid JSON"),
+        (b"", "not valid JSON (the file is empty)"),
+        (b"\xff\xfe[", "not a text in UTF-8"),
         (b"[]", "expected a list of at least one row, found an empty list"),
         (b'{"question": "one?"}', "expected a list of at least one row, found dict"),
     ],
@@ -77,7 +77,7 @@ def test_a_missing_file_names_the_download(tmp_path):
 def test_files_that_are_no_list_of_rows(tmp_path, content, words):
     path = tmp_path / "mmlu_test.json"
     path.write_bytes(content)
-    assert message(path).startswith(f"{path}: ") and words in message(path)
+    assert message(path).startswith(str(path)) and words in message(path)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from utils.files import naming
-from utils.formats import READERS, DataError, read_rows
+from utils.formats import READERS, DataError, is_id, read_bytes, read_rows, shown
 from utils.tasks import BY_NAME, TRAIN_ORDER, task_of
 
 # The released training files as they are before clustering.
@@ -85,36 +85,24 @@ def files_in(folder: Path) -> list[str]:
 def read_file(path: str | Path) -> TrainingFile:
     """Read one training file. Raises: DataError that names the file, and the row, for what is missing or wrong."""
     path = Path(path)
-    if not path.is_file():
-        raise DataError(
-            f"{path}: no such file. `python -m utils.download` fetches the released data; --data_paths names your own"
-        )
-    raw = path.read_bytes()
+    raw = read_bytes(path)
+    sha256 = hashlib.sha256(raw).hexdigest()
     rows = read_rows(path, raw)
-    if not isinstance(rows, list) or not rows:
-        kind = "an empty list" if rows == [] else type(rows).__name__
-        raise DataError(f"{path}: expected a list of at least one row, found {kind}")
-    for number, row in enumerate(rows):
-        if not isinstance(row, dict):
-            raise DataError(f"{path}, row {number}: expected an object, found {type(row).__name__}")
-        question = row.get("question")
-        if not isinstance(question, str) or not question.strip():
-            raise DataError(f"{path}, row {number}: 'question' must be a non-empty string, found {question!r}")
-    ids = [row.get(CLUSTER_ID) for row in rows]
-    vectors = [row["embedding"] for row in rows if isinstance(row.get("embedding"), np.ndarray)]
+    del raw
+    questions, ids, vectors = [], [], []
+    for row in rows:
+        questions.append(row["question"])
+        ids.append(row.get(CLUSTER_ID))
+        if isinstance(row.get("embedding"), np.ndarray):  # all rows of a file have one, or none
+            vectors.append(row["embedding"])
     return TrainingFile(
         task=task_of(path),
         path=str(path),
-        sha256=hashlib.sha256(raw).hexdigest(),
-        questions=[row["question"] for row in rows],
+        sha256=sha256,
+        questions=questions,
         clusters=np.array(ids, dtype=np.int64) if all(map(is_id, ids)) else None,
-        embeddings=np.stack(vectors) if len(vectors) == len(rows) else None,
+        embeddings=np.stack(vectors) if vectors else None,
     )
-
-
-def is_id(value: object) -> bool:
-    """Whether a value is a cluster id: an integer."""
-    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def load_files(names: Sequence[str]) -> list[TrainingFile]:
@@ -163,7 +151,7 @@ def ids_of_same_questions(file: TrainingFile, path: Path) -> np.ndarray:
     if other.clusters is None:
         ids = [row.get(CLUSTER_ID) for row in read_rows(path, path.read_bytes())]
         number = next(number for number, value in enumerate(ids) if not is_id(value))
-        raise DataError(f"{path}, row {number}: '{CLUSTER_ID}' must be an integer, found {ids[number]!r}")
+        raise DataError(f"{path}, row {number}: '{CLUSTER_ID}' must be an integer, found {shown(ids[number])}")
     if other.questions != file.questions:
         pairs = enumerate(zip(other.questions, file.questions))
         shorter = min(len(other), len(file))

@@ -11,6 +11,7 @@ import argparse
 import json
 import math
 import operator
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
@@ -31,6 +32,7 @@ RECIPE_HELP = """--recipe NAME: settings of train_scripts/recipes/NAME.yaml
 Flags change them."""
 # What --dataset changes of a training run's defaults: the released code's K+ and K- for RouterBench, beside the files.
 DATASETS_OF_TRAINING = DATASETS | {"routerbench": {**DATASETS["routerbench"], "top_k": 4, "last_k": 4}}
+MOST_INTEGER = 2**32
 BOUNDS = {"at least": operator.ge, "above": operator.gt, "below": operator.lt, "at most": operator.le}
 
 Kind = Literal["probability", "multi_attempt"]
@@ -107,7 +109,7 @@ class EncoderConfig:
     """hub name, local folder, minilm (a PyPI package), or given (data files of embeddings)"""
     pooling: Literal["first", "mean"] | None = None
     """default: first token; mean for minilm"""
-    max_length: int = 512
+    max_length: int = bounded(512, at_least=1)
     """tokens kept of a query, the last ones"""
 
 
@@ -437,25 +439,46 @@ def leaves(config: Any) -> Iterator[tuple[str, Any]]:
 
 
 def check_bounds(config: Any) -> None:
-    """Raise ValueError, naming the flag, for a number outside the bounds of its field."""
+    """Raise ValueError, naming the flag, for a number outside the bounds of its field, or LLMs without a name or alike.
+
+    All numbers must be finite, and integers below 2**32, which every library takes.
+    """
     for part in fields(config):
         value = getattr(config, part.name)
         if is_dataclass(value):
             check_bounds(value)
-            continue
-        if value is None or not part.metadata:
-            continue
-        is_within = all(BOUNDS[name](value, bound) for name, bound in part.metadata.items())
-        if not math.isfinite(value) or not is_within:
-            expected = " and ".join(f"{name} {bound:g}" for name, bound in part.metadata.items())
-            raise ValueError(f"--{part.name} is {value}; it must be {expected}")
+        elif isinstance(value, (int, float)):
+            check_number(part.name, value, part.metadata)
+        elif part.name == "llms" and value:
+            check_names(value)
+
+
+def check_number(name: str, value: float, bounds: Mapping[str, float]) -> None:
+    """Raise ValueError, naming the flag, for a number outside these bounds, of those in BOUNDS."""
+    is_finite = isinstance(value, int) or math.isfinite(value)
+    is_within = all(BOUNDS[word](value, bound) for word, bound in bounds.items())
+    if bounds and not (is_within and is_finite):
+        expected = " and ".join(f"{word} {bound:g}" for word, bound in bounds.items())
+        raise ValueError(f"--{name} is {value}; it must be {expected}")
+    if not is_finite:
+        raise ValueError(f"--{name} is {value}; it must be a number")
+    if isinstance(value, int) and abs(value) >= MOST_INTEGER:
+        raise ValueError(f"--{name} is {value}; it must be below {MOST_INTEGER}")
+
+
+def check_names(llms: Sequence[str]) -> None:
+    """Raise ValueError for --llms that names an LLM twice, or none."""
+    if len(set(llms)) < len(llms):
+        raise ValueError(f"--llms names an LLM twice: {' '.join(llms)}")
+    if not all(map(str.strip, llms)):
+        raise ValueError(f"--llms has an empty name: {', '.join(map(repr, llms))}")
 
 
 def check_config(config: Config) -> None:
     """Raise ValueError, naming the flags, for settings that exclude each other, whatever the data are."""
-    data, training_set, model, loss = config.data, config.training_set, config.model, config.loss
-    if data.llms and len(set(data.llms)) < len(data.llms):
-        raise ValueError(f"--llms names an LLM twice: {' '.join(data.llms)}")
+    training_set, model, loss, label = config.training_set, config.model, config.loss, config.run.label
+    if label is not None and (not label.strip() or re.search(r"[|\r\n]", label)):
+        raise ValueError(f"--label is {label!r}; it stands in tables: give a name without | and line breaks")
     if model.freeze_encoder and model.train_layers:
         raise ValueError("--freeze_encoder and --train_layers exclude each other; give one")
     if config.encoder.encoder == GIVEN and not model.freeze_encoder:

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import sys
+import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -261,12 +262,17 @@ def _json_lines(raw: bytes, ids: np.ndarray) -> bytes:
 def _csv(raw: bytes, ids: np.ndarray) -> bytes:
     """The cells as they are, with the line ends of the first line and its byte order mark."""
     text = raw.decode("utf-8-sig")
-    columns, *lines = csv.reader(io.StringIO(text, newline=""), strict=True)
-    lines = [line for line in lines if line]  # the reader gives [] for an empty line
+    lines = filter(None, csv.reader(io.StringIO(text, newline=""), strict=True))  # [] is an empty line
+    columns, *lines = lines
     column = columns.index(CLUSTER_ID) if CLUSTER_ID in columns else len(columns)
     written = io.StringIO(newline="")
     first_line = text.splitlines(keepends=True)[0]
-    writer = csv.writer(written, lineterminator="\r\n" if first_line.endswith("\r\n") else "\n")
+    has_return = any("\r" in cell for line in [columns, *lines] for cell in line)
+    writer = csv.writer(
+        written,
+        lineterminator="\r\n" if first_line.endswith("\r\n") else "\n",
+        quoting=csv.QUOTE_ALL if has_return else csv.QUOTE_MINIMAL,  # the latter may leave a carriage return bare
+    )
     for line, value in zip([columns, *lines], [CLUSTER_ID, *map(str, ids.tolist())]):
         writer.writerow([*line[:column], value, *line[column + 1 :]])
     return written.getvalue().encode("utf-8-sig" if raw.startswith(b"\xef\xbb\xbf") else "utf-8")
@@ -290,8 +296,12 @@ def _parquet(raw: bytes, ids: np.ndarray) -> bytes:
 def _npz(raw: bytes, ids: np.ndarray) -> bytes:
     with np.load(io.BytesIO(raw), allow_pickle=False) as file:
         arrays = {name: file[name] for name in file.files}
+    arrays[CLUSTER_ID] = ids.astype(np.int64)
     written = io.BytesIO()
-    np.savez_compressed(written, **{**arrays, CLUSTER_ID: ids.astype(np.int64)})
+    with zipfile.ZipFile(written, "w", zipfile.ZIP_DEFLATED) as members:  # np.savez takes no array called "file"
+        for name, values in arrays.items():
+            with members.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, np.asanyarray(values), allow_pickle=False)
     return written.getvalue()
 
 

@@ -373,7 +373,10 @@ def parse_config(arguments: Sequence[str], description: str = "") -> Config:
     loss = replace(config.loss, fidelity=str(Fidelity.parse(config.loss.fidelity)))
     if loss.loss != "routerdc":
         loss = replace(loss, cluster_loss_weight=0.0)
-    return replace(config, loss=loss, run=replace(config.run, label=config.run.label or label))
+    label = label if config.run.label is None else config.run.label
+    if not label.strip() or re.search(r"[|\r\n]", label):
+        raise ValueError(f"--label is {label!r}; it stands in tables: give a name without | and line breaks")
+    return replace(config, loss=loss, run=replace(config.run, label=label))
 
 
 def _naming_the_file(path: Path, parse: Callable[[Sequence[str]], Config], words: Sequence[str]) -> Config:
@@ -403,12 +406,17 @@ def read_recipe(path: Path) -> dict[str, Any]:
         raise ValueError(
             f"{path}: no such recipe. --recipe takes one of {', '.join(recipes())}; --config takes a file of your own"
         )
+    text = path.read_bytes()
     try:
-        recipe = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except yaml.YAMLError as error:
+        recipe = yaml.safe_load(text) or {}
+        nodes = yaml.compose(text, yaml.SafeLoader)
+    except Exception as error:  # whatever a damaged file makes of PyYAML: a date or an integer may be a ValueError
         raise ValueError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
     if not isinstance(recipe, dict):
         raise ValueError(f"{path}: expected settings, one `name: value` a line, found {type(recipe).__name__}")
+    names = [name.value for name, _ in nodes.value] if recipe else []
+    if repeated := [name for name in names if names.count(name) > 1]:
+        raise ValueError(f"{path}: {repeated[0]} is set twice")
     known = {name for name, _ in leaves(Config())}
     if unknown := sorted(str(name) for name in recipe if name not in known):
         raise ValueError(f"{path}: no setting is called {', '.join(unknown)}; `{PROGRAM} --help` lists them all")
@@ -476,9 +484,7 @@ def check_names(llms: Sequence[str]) -> None:
 
 def check_config(config: Config) -> None:
     """Raise ValueError, naming the flags, for settings that exclude each other, whatever the data are."""
-    training_set, model, loss, label = config.training_set, config.model, config.loss, config.run.label
-    if label is not None and (not label.strip() or re.search(r"[|\r\n]", label)):
-        raise ValueError(f"--label is {label!r}; it stands in tables: give a name without | and line breaks")
+    training_set, model, loss = config.training_set, config.model, config.loss
     if model.freeze_encoder and model.train_layers:
         raise ValueError("--freeze_encoder and --train_layers exclude each other; give one")
     if config.encoder.encoder == GIVEN and not model.freeze_encoder:

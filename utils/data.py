@@ -162,13 +162,14 @@ class _Columns:
     """The rows of a file as columns: each row is checked, added and left behind.
 
     scores: as many numbers as LLMs for each row, end to end. costs: likewise, NaN where a row has none; None while no
-    row has any. clusters: the id of each row; None as soon as one has none. NaN is also a gap that is dropped later.
+    row has any. clusters: the id of each row; None as soon as one has none. NaN is a gap, see `_without_gaps`.
     """
 
     def __init__(self, path: Path, need_clusters: bool, missing: str):
         self.path, self.need_clusters, self.missing = path, need_clusters, missing
         self.number = 0  # of the row that is read
         self.llms: tuple[str, ...] = ()
+        self.names: set[str] = set()  # of the LLMs
         self.questions: list[str] = []
         self.scores = array("f")
         self.costs: array | None = None

@@ -5,6 +5,7 @@ import io
 import itertools
 import json
 import os
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from test_clustering import cache, command, inputs, made, read  # noqa: F401 (fi
 from utils import cluster_files, clustering
 from utils.cluster_files import (
     TRAINING_FILES,
+    given_ids,
     load_files,
     training_files,
     unique_queries,
@@ -149,6 +151,31 @@ def test_cells_and_line_ends_of_a_csv_file_stay_as_they_are(tmp_path):
     assert written[1:] == [["first", "0.50", "1", "0"], ["second", "0", "0", "0"]]
 
 
+def test_cells_with_a_bare_carriage_return_stay_one_cell(tmp_path):
+    """Python's writer quotes a cell for the line end of the file alone."""
+    path = tmp_path / "poems_train.csv"
+    path.write_bytes(b'question,org/a\n"first\rsecond",1\n"third\r\nfourth",0\n')
+    cluster_pairs(path, tmp_path / "new")
+    written = (tmp_path / "new" / path.name).read_bytes().decode()
+    assert list(csv.reader(io.StringIO(written, newline=""), strict=True)) == [
+        ["question", "org/a", "cluster_id"],
+        ["first\rsecond", "1", "0"],
+        ["third\r\nfourth", "0", "0"],
+    ]
+
+
+def test_an_array_of_any_name_is_written_again(tmp_path):
+    path = tmp_path / "poems_train.npz"
+    arrays = {"scores": np.eye(2), "embeddings": np.ones((2, 3), np.float32), "llms": np.array(["a", "b"])}
+    with zipfile.ZipFile(path, "w") as members:
+        for name, values in {**arrays, "file": np.arange(3)}.items():
+            with members.open(f"{name}.npy", "w") as member:
+                np.lib.format.write_array(member, values)
+    cluster_pairs(path, tmp_path / "new")
+    with np.load(tmp_path / "new" / path.name) as written:
+        assert written["file"].tolist() == [0, 1, 2] and written["cluster_id"].tolist() == [0, 0]
+
+
 def test_types_of_a_parquet_file_stay_as_they_are(tmp_path):
     path = tmp_path / "poems_train.parquet"
     frame = pandas.DataFrame({"question": ["a", "b", "c"], "org/a": np.float32([0, 0.5, 1]), "org/b": [0.0, None, 1.0]})
@@ -280,6 +307,9 @@ def test_an_input_that_changed_meanwhile_is_refused(tmp_path):
         ("[3]", "row 0: expected an object, found int"),
         ('[{"question": "a"}, {"question": " "}]', "row 1: 'question' must be a non-empty string, found ' '"),
         ("[", "not valid JSON"),
+        ("[" * 100000, "not valid JSON"),
+        ('[{"question": "\\udc00"}]', "row 0: not valid JSON"),
+        ('[{"question": "a", "question": "b"}]', "row 0: not valid JSON ('question' occurs twice in one object)"),
     ],
 )
 def test_rows_without_a_question_are_named(tmp_path, text, words):
@@ -288,6 +318,15 @@ def test_rows_without_a_question_are_named(tmp_path, text, words):
     with pytest.raises(DataError, match="poems_train.json") as error:
         load_files([str(path)])
     assert words in str(error.value)
+
+
+def test_ids_that_64_bits_do_not_hold_are_none(tmp_path):
+    path = tmp_path / "poems_train.json"
+    path.write_text(json.dumps([{"question": "a", "cluster_id": 2**63}, {"question": "b", "cluster_id": 1}]))
+    files = load_files([str(path)])
+    assert files[0].clusters is None
+    with pytest.raises(DataError, match="row 0: 'cluster_id' must be an integer, found 9223372036854775808"):
+        given_ids(files, tmp_path)
 
 
 def test_files_to_compare_with_must_hold_the_same_questions_and_ids(command, inputs, tmp_path, capsys):  # noqa: F811

@@ -415,6 +415,13 @@ def test_a_recipe_of_ones_own(recipe_file):
         ("- H\n- 3\n", "expected settings, one `name: value` a line, found list"),
         ("just words\n", "expected settings, one `name: value` a line, found str"),
         ("H: [1\n", "not valid YAML ("),
+        ("H: 3\ntop_k: 2\nH: 5\n", "H is set twice"),
+        ("H: 2026-99-99\n", "not valid YAML (month must be in 1..12)"),
+        ("H: !!int ''\n", "not valid YAML ("),
+        (f"H: {'9' * 5000}\n", "not valid YAML (Exceeds the limit"),
+        (f"H: {'[' * 3000}\n", "not valid YAML (maximum recursion depth"),
+        ("H: \0\n", "not valid YAML ("),
+        ("label: a|b\n", "--label is 'a|b'"),
         ("top_k: 0\n", "--top_k is 0; it must be at least 1"),
         ("targets: none\n", "a setting has a value that its flag does not take, see above"),
         ("fidelity: 9\n", "--fidelity is '9'"),
@@ -425,7 +432,7 @@ def test_a_mistake_in_a_recipe_names_file_and_setting(recipe_file, text, message
     with pytest.raises(ValueError) as error:
         parse_config(words)
     assert message in str(error.value)
-    if "fidelity" not in message:
+    if "fidelity" not in message and "label" not in message:
         assert str(error.value).startswith(f"{words[1]}: ")
 
 
@@ -580,6 +587,16 @@ def test_other_fidelity_is_refused(text):
         ({"target_pooling": "alike", "target_shrinkage": 0.5}, "the pooling that --target_shrinkage 0.5 sets by hand"),
         ({"target_pooling": "question", "target_groups": "cluster"}, "that --target_groups cluster sets by hand"),
         ({"llms": ["a", "b", "a"]}, "--llms names an LLM twice: a b a"),
+        ({"llms": ["a", " "]}, "--llms has an empty name: 'a', ' '"),
+        ({"llms": [""]}, "--llms has an empty name: ''"),
+        ({"seed": 10**30}, f"--seed is {10**30}; it must be below 4294967296"),
+        ({"seed": 10**400}, "; it must be below 4294967296"),
+        ({"batch_size": 2**32}, "--batch_size is 4294967296; it must be below 4294967296"),
+        ({"last_k": 10**20}, f"--last_k is {10**20}; it must be below 4294967296"),
+        ({"max_length": 0}, "--max_length is 0; it must be at least 1"),
+        ({"label": "a|b"}, "--label is 'a|b'; it stands in tables: give a name without | and line breaks"),
+        ({"label": "a\nb"}, "--label is 'a\\nb'; it stands in tables"),
+        ({"label": " "}, "--label is ' '; it stands in tables"),
         ({"freeze_encoder": True, "train_layers": 1}, "--freeze_encoder and --train_layers exclude each other"),
         ({"encoder": "given"}, "--encoder given: embeddings are there already, so no encoder can train; add --freeze"),
         ({"loss": "zooter", "cluster_loss_weight": 2}, "--loss zooter has no sample-sample loss; leave out"),
@@ -636,7 +653,38 @@ def test_numbers_out_of_bounds(words, message):
     assert str(error.value) == message
 
 
-@pytest.mark.parametrize("words", ["--pooling max", "--batch_size many", "--no_such_flag", "--targets all", "stray"])
+@dataclass(frozen=True)
+class Unbounded:
+    """A command of values without bounds."""
+
+    number: float = 1.0
+    """a number"""
+    count: int = 1
+    """another"""
+    llms: tuple[str, ...] | None = None
+    """LLMs"""
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--number nan", "--number is nan; it must be a number"),
+        ("--number -inf", "--number is -inf; it must be a number"),
+        (f"--count -{2**32}", f"--count is -{2**32}; it must be below {2**32}"),
+        ("--llms a b a", "--llms names an LLM twice: a b a"),
+    ],
+)
+def test_values_of_every_command_are_checked(words, message):
+    with pytest.raises(ValueError) as error:
+        parse_arguments(Unbounded, words.split(), "a command", "what it does")
+    assert str(error.value) == message
+    found = parse_arguments(Unbounded, f"--number -2.5 --count {2**32 - 1} --llms a b".split(), "a command", "")
+    assert astuple(found) == (-2.5, 2**32 - 1, ("a", "b"))
+
+
+@pytest.mark.parametrize(
+    "words", ["--seed 1e30", "--pooling max", "--batch_size many", "--no_such_flag", "--targets all", "stray"]
+)
 def test_values_that_the_parser_refuses(capsys, words):
     with pytest.raises(SystemExit) as stop:
         parse_config(words.split())

@@ -2,6 +2,10 @@
 
 import collections
 import json
+import re
+import tracemalloc
+import warnings
+import zipfile
 
 import numpy as np
 import pandas as pd
@@ -13,7 +17,7 @@ from utils.config import DataConfig, parse_config
 from utils.data import DataError, count_training_questions, cut, gains, load, load_all, reading, reading_of
 from utils.losses import sample_llm_loss
 from utils.tasks import TASKS, TRAIN_ORDER, kind_of, task_of
-from utils.training_set import shrink, split_validation, targets, training_rows
+from utils.training_set import load_training_files, shrink, split_validation, targets, training_rows
 
 FLAGS = ("--data_paths", "--data_type")
 ROWS = [
@@ -68,8 +72,8 @@ def test_a_missing_file_names_the_download(tmp_path):
     ("content", "words"),
     [
         (b'[{"question": "one?", "scores": {"a": 1.0', "not valid JSON"),  # truncated
-        (b"", "not valid JSON"),
-        (b"\xff\xfe[", "not valid JSON"),
+        (b"", "not valid JSON (the file is empty)"),
+        (b"\xff\xfe[", "not a text in UTF-8"),
         (b"[]", "expected a list of at least one row, found an empty list"),
         (b'{"question": "one?"}', "expected a list of at least one row, found dict"),
     ],
@@ -77,7 +81,7 @@ def test_a_missing_file_names_the_download(tmp_path):
 def test_files_that_are_no_list_of_rows(tmp_path, content, words):
     path = tmp_path / "mmlu_test.json"
     path.write_bytes(content)
-    assert message(path).startswith(f"{path}: ") and words in message(path)
+    assert message(path).startswith(str(path)) and words in message(path)
 
 
 @pytest.mark.parametrize(
@@ -181,6 +185,208 @@ def test_the_given_kind_wins(write):
         "probability",
         "multi_attempt",
     ]
+
+
+# What changed results without a word, or ended in an error from the depths
+
+GOOD_ROW = '{"question": "one?", "scores": {"a": 1, "b": 0}}'
+MANY = "0" * 400  # more than a float holds
+ARRAYS = {
+    "scores": np.array([[0.5, 1], [0, 0.25]]),
+    "embeddings": np.ones((2, 3), np.float32),
+    "llms": np.array(["a", "b"]),
+}
+
+
+def json_row(scores: str = '{"a": 1, "b": 0}', question: str = "one?", more: str = "") -> str:
+    return f'[{{"question": "{question}", "scores": {scores}{more}}}]'
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (json_row('{"a": 1, "a": 0, "b": 1}'), "row 0: not valid JSON ('a' occurs twice in one object)"),
+        (json_row(more=', "question": "two?"'), "row 0: not valid JSON ('question' occurs twice"),
+        (json_row('{"a": 1%s, "b": 0}' % MANY), "row 0: the score of a must be a number in [0, 1], found 1000"),
+        (json_row(more=', "costs": {"a": 1%s, "b": 0}' % MANY), "row 0: the cost of a must be a number of US dollars"),
+        (json_row('{"a": 1%s, "b": 0}' % ("0" * 5000)), "row 0: not valid JSON (Exceeds the limit"),
+        (json_row(more=', "cluster_id": 9223372036854775808'), "row 0: 'cluster_id' must be an integer of 64 bits"),
+        (json_row(more=', "x": ' + "[" * 100000), "row 0: not valid JSON (maximum recursion depth"),
+        (json_row("[" * 800 + "]" * 800), "row 0: 'scores' must map each LLM to its score, found [[[[[[[...]]]]]]]"),
+        (json_row(question="\\ud800"), "row 0: not valid JSON ('utf-8' codec can't encode character"),
+        (json_row('{"\\udfff": 1}'), "row 0: not valid JSON ('utf-8' codec can't encode character"),
+        (json_row('{"": 1, "b": 0}'), "row 0: an LLM has an empty name; the names are '', 'b'"),
+        (json_row('{"a": 1, " ": 0}'), "row 0: an LLM has an empty name; the names are 'a', ' '"),
+        (f"{GOOD_ROW}\n{GOOD_ROW}\n", "an object a line; such a file is called mmlu_train.jsonl"),
+        (f"[{GOOD_ROW}] [", "not valid JSON ('[' stands behind the list)"),
+        (f"[{GOOD_ROW} {GOOD_ROW}]", "row 0: not valid JSON (no comma and no ] behind it)"),
+        (f"[{GOOD_ROW},]", "row 1: not valid JSON"),
+        (" \n", "not valid JSON (the file is empty)"),
+    ],
+)
+def test_hostile_json_is_refused_by_row(tmp_path, text, words):
+    path = tmp_path / "mmlu_train.json"
+    path.write_text(text)
+    found = message(path, need_clusters="cluster_id" in text)
+    assert found.startswith(str(path)) and words in found
+    assert len(found) < 500 + len(str(path))
+
+
+def test_pairs_of_surrogates_are_one_character(tmp_path):
+    path = tmp_path / "mmlu_train.json"
+    path.write_text(json_row(question="\\ud83d\\ude42"))
+    assert load(path).questions == ["🙂"]
+
+
+@pytest.mark.parametrize("suffix", [".json", ".jsonl", ".csv"])
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "latin-1"])
+def test_other_encodings_are_refused_and_a_byte_order_mark_is_not(tmp_path, suffix, encoding):
+    path = tmp_path / f"gsm8k{suffix}"
+    rows = [{"question": "où?", "scores": {"a": 1.0, "b": 0.5}}]
+    text = json.dumps(rows if suffix == ".json" else rows[0], ensure_ascii=False)
+    if suffix == ".csv":
+        text = "question,a,b\noù?,1.0,0.5\n"
+    path.write_bytes(text.encode(encoding))
+    assert message(path).startswith(f"{path}: not a text in UTF-8") and "save it as UTF-8" in message(path)
+    path.write_bytes(text.encode("utf-8-sig"))
+    data = load(path)
+    assert (data.questions, data.llms, data.scores.tolist()) == (["où?"], ("a", "b"), [[1.0, 0.5]])
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("question;a;b\none?;1;0\n", "a single column, 'question;a;b'; columns must be separated by commas"),
+        ("question\ta\none?\t1\n", "columns must be separated by commas"),
+        ("question,a,b,difficulty\none?,1,0,0.5\n", "the column 'difficulty' would be an LLM"),
+        ("question,a,Level\none?,1,0.5\n", "the column 'Level' would be an LLM"),
+        ("question,a, \none?,1,0\n", "row 0: an LLM has an empty name"),
+        ("question,a\none?,0_1\n", "row 0: the score of a must be a number in [0, 1], found '0_1'"),
+        ("question,a\none?,１\n", "row 0: the score of a must be a number in [0, 1], found '１'"),
+    ],
+)
+def test_tables_that_are_not_what_they_seem(tmp_path, text, words):
+    path = tmp_path / "gsm8k.csv"
+    path.write_text(text, encoding="utf-8")
+    assert message(path).startswith(str(path)) and words in message(path)
+
+
+def test_cost_columns_say_that_a_column_is_an_llm(tmp_path):
+    path = tmp_path / "gsm8k.csv"
+    path.write_text("question,year,year|total_cost\none?,1,0.5\n")
+    assert load(path).llms == ("year",)
+
+
+def test_cluster_ids_of_a_table_keep_all_digits(tmp_path):
+    ids = [2**53 + 1, -(2**63), 7]
+    path = tmp_path / "gsm8k.csv"
+    path.write_text("question,a,cluster_id\n" + "".join(f"{place}?,1,{value}\n" for place, value in enumerate(ids)))
+    assert load(path).clusters.tolist() == ids
+    pd.DataFrame({"question": ["x", "y", "z"], "a": [1, 0, 1], "cluster_id": ids}).to_parquet(tmp_path / "mmlu.parquet")
+    assert load(tmp_path / "mmlu.parquet").clusters.tolist() == ids
+
+
+def test_numbers_that_overflow_are_no_cluster_ids_where_none_are_needed(write):
+    assert load(write("mmlu_train", (1, "cluster_id"), 2**63)).clusters is None
+    assert load(write("mmlu_train", (1, "cluster_id"), True)).clusters is None
+    assert load(write("mmlu_train", (1, "cluster_id"), 2**63 - 1)).clusters.tolist() == [0, 2**63 - 1, 0]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"llms": np.array(["a", "a"])}, "an LLM is named twice: a, a"),
+        ({"llms": np.array([1, 2])}, "llms must be an array of strings"),
+        ({"llms": np.array("ab")}, "and ()"),
+        ({"llms": np.array(["\ud800", "b"])}, "llms must be names"),
+        ({"llms": np.array(["a", " "])}, "row 0: an LLM has an empty name"),
+        ({"scores": np.array([["0.5", "1"], ["0", "0"]])}, "scores must be an array of numbers"),
+        ({"scores": np.ones((2, 2), complex)}, "scores must be an array of numbers"),
+        ({"scores": np.ones((2, 2), "M8[s]")}, "scores must be an array of numbers"),
+        ({"costs": np.ones((2, 2), bool)}, "costs must be an array of numbers"),
+        ({"embeddings": np.full((2, 3), 1e300)}, "finite embeddings"),
+        ({"cluster_id": np.array(3)}, "cluster_id () do not fit scores (2, 2)"),
+        ({"cluster_id": np.array([2**63, 1], np.uint64)}, "row 0: 'cluster_id' must be an integer of 64 bits"),
+    ],
+)
+def test_hostile_arrays_are_refused(tmp_path, change, words):
+    path = tmp_path / "gsm8k.npz"
+    np.savez(path, **{**ARRAYS, **change})
+    text = message(path, need_clusters="cluster_id" in change)
+    assert text.startswith(str(path)) and words in text
+
+
+def rewritten(path, change) -> None:
+    """Write an .npz file again with the members, as pairs of name and content, that `change` makes of its own."""
+    with zipfile.ZipFile(path) as archive:
+        members = [(name, archive.read(name)) for name in archive.namelist()]
+    with warnings.catch_warnings(), zipfile.ZipFile(path, "w") as archive:
+        warnings.simplefilter("ignore")  # of a name that occurs twice
+        for name, content in change(members):
+            archive.writestr(name, content)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda members: [*members, members[0]], "an array occurs twice"),
+        (lambda members: [*members[1:], ("scores.npy", b"no array")], "scores must be an array of numbers"),
+        (lambda members: [*members[1:], (members[0][0], members[0][1][:-8])], "not a valid .npz file of plain arrays"),
+        (lambda members: members[1:], "no array scores; it has embeddings, llms"),
+    ],
+)
+def test_broken_members_are_refused(tmp_path, change, words):
+    path = tmp_path / "gsm8k.npz"
+    np.savez(path, **ARRAYS)
+    rewritten(path, change)
+    assert message(path).startswith(f"{path}: ") and words in message(path)
+
+
+def test_a_changed_byte_of_an_array_is_found(tmp_path):
+    """Also where numpy would not read on to the end, where the check sum is compared: a type of half the size."""
+    path = tmp_path / "gsm8k.npz"
+    np.savez(path, **{**ARRAYS, "scores": np.zeros((2, 2))})
+    path.write_bytes(path.read_bytes().replace(b"<f8", b"<f4"))
+    assert "scores.npy is damaged" in message(path)
+    np.save(tmp_path / "one.npy", ARRAYS["scores"])
+    path.write_bytes((tmp_path / "one.npy").read_bytes())
+    assert "not a valid .npz file of plain arrays" in message(path)
+
+
+def test_a_folder_is_called_one(tmp_path):
+    assert message(tmp_path) == f"{tmp_path}: a folder; name the files in it"
+
+
+def test_one_question_with_other_scores_is_noted(write, capsys):
+    again = {"question": "one?", "scores": {"a": 1.0, "b": 0.5}}
+    load_all([str(write("gsm8k", rows=[*ROWS, ROWS[0]])), str(write("mbpp"))], None, FLAGS)
+    assert capsys.readouterr().err == ""
+    path = write("mmlu", rows=[*ROWS, again, again])
+    assert len(load_all([str(path)], None, FLAGS)[0]) == 5
+    note = f"note: {path}: 1 of its questions stand in several rows with different scores; each row counts\n"
+    assert capsys.readouterr().err == note
+
+
+def test_one_llm_is_no_choice(write):
+    rows = [{"question": f"{number}?", "scores": {"a": 1}} for number in range(4)]
+    path = write("gsm8k", rows=rows)
+    with pytest.raises(DataError, match=re.escape(f"{path}: one LLM alone, a; a router chooses among two or more")):
+        load_training_files(DataConfig(data_paths=(str(path),)))
+    with pytest.raises(DataError, match="one LLM alone, b"):
+        load_training_files(DataConfig(data_paths=(str(write("gsm8k")),), llms=("b",)))
+
+
+def test_rows_are_not_kept_while_a_file_is_read(tmp_path):
+    """Ten times the rows may take ten times the table and the text, but not the objects of JSON: 60 bytes a score."""
+    row = json.dumps({"question": "q", "scores": {f"org/{number}": 0.123456 for number in range(100)}})
+    path = tmp_path / "gsm8k.json"
+    path.write_text(f"[{','.join([row] * 5000)}]")
+    tracemalloc.start()
+    data = load(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert data.scores.shape == (5000, 100)
+    assert peak < 2.2 * path.stat().st_size + 3 * data.scores.nbytes
 
 
 # Formats, costs, gaps
@@ -436,7 +642,10 @@ def test_fractions_that_leave_nothing_are_refused(data):
     for fraction in (1, 1.5, -0.1, float("nan")):
         with pytest.raises(ValueError, match=f"--validation_fraction is {fraction}"):
             split_validation(data, fraction, 1)
-    with pytest.raises(ValueError, match="1 distinct questions cannot be split"):
+    remedy = (
+        "1 distinct questions cannot be split .*; take a file with more, or --validation_fraction 0 --selection last"
+    )
+    with pytest.raises(ValueError, match=remedy):
         split_validation(data.rows(np.array([4, 4])), 0.1, 1)
 
 

@@ -663,7 +663,7 @@ def test_text_and_embeddings_do_not_mix(script, make, tmp_path, routereval, fake
     [
         ({"embeddings": np.ones((3, 2))}, "expected scores (N, T), finite embeddings (N, p) and T llms"),
         ({"embeddings": np.full((2, 2), np.nan)}, "expected scores (N, T), finite embeddings"),
-        ({"embeddings": np.array([["a", "b"], ["c", "d"]])}, "expected scores (N, T), finite embeddings"),
+        ({"embeddings": np.array([["a", "b"], ["c", "d"]])}, "embeddings must be an array of floating-point"),
         ({"llms": np.array(["a"])}, "expected scores (N, T)"),
         ({"llms": None}, "no array llms"),
         ({"scores": np.array([[0, 1.5], [0, 0]])}, "row 0: the score of b must be a number in [0, 1], found 1.5"),

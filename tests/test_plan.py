@@ -136,6 +136,14 @@ def test_what_is_wrong_in_a_plan_is_said(write, capsys, keys, flags, said):
     assert said in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", ["..", "a/../../b"])
+def test_the_folder_of_a_run_stands_below_that_of_the_runs(write, tmp_path, capsys, name):
+    text = f"error: {name}: the folder of a run stands in {tmp_path / 'runs'}; give a name without .."
+    for words in (["--plan", write(variants={name: {"H": 2}})], ["--encoder", "minilm", "--name", name]):
+        assert plan.main([*map(str, words), "--runs", str(tmp_path / "runs"), "--dry_run"]) == 2
+        assert text in capsys.readouterr().err
+
+
 def test_a_plan_with_axes_names_their_rows(tmp_path, capsys):
     path = tmp_path / "plan.yaml"
     path.write_text("{runs: r, seeds: [1], axes: {H: {H: [1]}}}")

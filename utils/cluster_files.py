@@ -7,6 +7,7 @@ import json
 import os
 import re
 import sys
+import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from utils.files import naming
-from utils.formats import READERS, DataError, read_rows
+from utils.formats import READERS, DataError, is_id, read_bytes, read_rows, shown
 from utils.tasks import BY_NAME, TRAIN_ORDER, task_of
 
 # The released training files as they are before clustering.
@@ -85,36 +86,24 @@ def files_in(folder: Path) -> list[str]:
 def read_file(path: str | Path) -> TrainingFile:
     """Read one training file. Raises: DataError that names the file, and the row, for what is missing or wrong."""
     path = Path(path)
-    if not path.is_file():
-        raise DataError(
-            f"{path}: no such file. `python -m utils.download` fetches the released data; --data_paths names your own"
-        )
-    raw = path.read_bytes()
+    raw = read_bytes(path)
+    sha256 = hashlib.sha256(raw).hexdigest()
     rows = read_rows(path, raw)
-    if not isinstance(rows, list) or not rows:
-        kind = "an empty list" if rows == [] else type(rows).__name__
-        raise DataError(f"{path}: expected a list of at least one row, found {kind}")
-    for number, row in enumerate(rows):
-        if not isinstance(row, dict):
-            raise DataError(f"{path}, row {number}: expected an object, found {type(row).__name__}")
-        question = row.get("question")
-        if not isinstance(question, str) or not question.strip():
-            raise DataError(f"{path}, row {number}: 'question' must be a non-empty string, found {question!r}")
-    ids = [row.get(CLUSTER_ID) for row in rows]
-    vectors = [row["embedding"] for row in rows if isinstance(row.get("embedding"), np.ndarray)]
+    del raw
+    questions, ids, vectors = [], [], []
+    for row in rows:
+        questions.append(row["question"])
+        ids.append(row.get(CLUSTER_ID))
+        if isinstance(row.get("embedding"), np.ndarray):  # all rows of a file have one, or none
+            vectors.append(row["embedding"])
     return TrainingFile(
         task=task_of(path),
         path=str(path),
-        sha256=hashlib.sha256(raw).hexdigest(),
-        questions=[row["question"] for row in rows],
+        sha256=sha256,
+        questions=questions,
         clusters=np.array(ids, dtype=np.int64) if all(map(is_id, ids)) else None,
-        embeddings=np.stack(vectors) if len(vectors) == len(rows) else None,
+        embeddings=np.stack(vectors) if vectors else None,
     )
-
-
-def is_id(value: object) -> bool:
-    """Whether a value is a cluster id: an integer."""
-    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def load_files(names: Sequence[str]) -> list[TrainingFile]:
@@ -163,7 +152,7 @@ def ids_of_same_questions(file: TrainingFile, path: Path) -> np.ndarray:
     if other.clusters is None:
         ids = [row.get(CLUSTER_ID) for row in read_rows(path, path.read_bytes())]
         number = next(number for number, value in enumerate(ids) if not is_id(value))
-        raise DataError(f"{path}, row {number}: '{CLUSTER_ID}' must be an integer, found {ids[number]!r}")
+        raise DataError(f"{path}, row {number}: '{CLUSTER_ID}' must be an integer, found {shown(ids[number])}")
     if other.questions != file.questions:
         pairs = enumerate(zip(other.questions, file.questions))
         shorter = min(len(other), len(file))
@@ -273,12 +262,17 @@ def _json_lines(raw: bytes, ids: np.ndarray) -> bytes:
 def _csv(raw: bytes, ids: np.ndarray) -> bytes:
     """The cells as they are, with the line ends of the first line and its byte order mark."""
     text = raw.decode("utf-8-sig")
-    columns, *lines = csv.reader(io.StringIO(text, newline=""), strict=True)
-    lines = [line for line in lines if line]  # the reader gives [] for an empty line
+    lines = filter(None, csv.reader(io.StringIO(text, newline=""), strict=True))  # [] is an empty line
+    columns, *lines = lines
     column = columns.index(CLUSTER_ID) if CLUSTER_ID in columns else len(columns)
     written = io.StringIO(newline="")
     first_line = text.splitlines(keepends=True)[0]
-    writer = csv.writer(written, lineterminator="\r\n" if first_line.endswith("\r\n") else "\n")
+    has_return = any("\r" in cell for line in [columns, *lines] for cell in line)
+    writer = csv.writer(
+        written,
+        lineterminator="\r\n" if first_line.endswith("\r\n") else "\n",
+        quoting=csv.QUOTE_ALL if has_return else csv.QUOTE_MINIMAL,  # the latter may leave a carriage return bare
+    )
     for line, value in zip([columns, *lines], [CLUSTER_ID, *map(str, ids.tolist())]):
         writer.writerow([*line[:column], value, *line[column + 1 :]])
     return written.getvalue().encode("utf-8-sig" if raw.startswith(b"\xef\xbb\xbf") else "utf-8")
@@ -302,8 +296,12 @@ def _parquet(raw: bytes, ids: np.ndarray) -> bytes:
 def _npz(raw: bytes, ids: np.ndarray) -> bytes:
     with np.load(io.BytesIO(raw), allow_pickle=False) as file:
         arrays = {name: file[name] for name in file.files}
+    arrays[CLUSTER_ID] = ids.astype(np.int64)
     written = io.BytesIO()
-    np.savez_compressed(written, **{**arrays, CLUSTER_ID: ids.astype(np.int64)})
+    with zipfile.ZipFile(written, "w", zipfile.ZIP_DEFLATED) as members:  # np.savez takes no array called "file"
+        for name, values in arrays.items():
+            with members.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, np.asanyarray(values), allow_pickle=False)
     return written.getvalue()
 
 

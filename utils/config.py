@@ -11,6 +11,7 @@ import argparse
 import json
 import math
 import operator
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
@@ -31,6 +32,7 @@ RECIPE_HELP = """--recipe NAME: settings of train_scripts/recipes/NAME.yaml
 Flags change them."""
 # What --dataset changes of a training run's defaults: the released code's K+ and K- for RouterBench, beside the files.
 DATASETS_OF_TRAINING = DATASETS | {"routerbench": {**DATASETS["routerbench"], "top_k": 4, "last_k": 4}}
+MOST_INTEGER = 2**32
 BOUNDS = {"at least": operator.ge, "above": operator.gt, "below": operator.lt, "at most": operator.le}
 
 Kind = Literal["probability", "multi_attempt"]
@@ -107,7 +109,7 @@ class EncoderConfig:
     """hub name, local folder, minilm (a PyPI package), or given (data files of embeddings)"""
     pooling: Literal["first", "mean"] | None = None
     """default: first token; mean for minilm"""
-    max_length: int = 512
+    max_length: int = bounded(512, at_least=1)
     """tokens kept of a query, the last ones"""
 
 
@@ -371,7 +373,10 @@ def parse_config(arguments: Sequence[str], description: str = "") -> Config:
     loss = replace(config.loss, fidelity=str(Fidelity.parse(config.loss.fidelity)))
     if loss.loss != "routerdc":
         loss = replace(loss, cluster_loss_weight=0.0)
-    return replace(config, loss=loss, run=replace(config.run, label=config.run.label or label))
+    label = label if config.run.label is None else config.run.label
+    if not label.strip() or re.search(r"[|\r\n]", label):
+        raise ValueError(f"--label is {label!r}; it stands in tables: give a name without | and line breaks")
+    return replace(config, loss=loss, run=replace(config.run, label=label))
 
 
 def _naming_the_file(path: Path, parse: Callable[[Sequence[str]], Config], words: Sequence[str]) -> Config:
@@ -401,12 +406,17 @@ def read_recipe(path: Path) -> dict[str, Any]:
         raise ValueError(
             f"{path}: no such recipe. --recipe takes one of {', '.join(recipes())}; --config takes a file of your own"
         )
+    text = path.read_bytes()
     try:
-        recipe = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except yaml.YAMLError as error:
+        recipe = yaml.safe_load(text) or {}
+        nodes = yaml.compose(text, yaml.SafeLoader)
+    except Exception as error:  # whatever a damaged file makes of PyYAML: a date or an integer may be a ValueError
         raise ValueError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
     if not isinstance(recipe, dict):
         raise ValueError(f"{path}: expected settings, one `name: value` a line, found {type(recipe).__name__}")
+    names = [name.value for name, _ in nodes.value] if recipe else []
+    if repeated := [name for name in names if names.count(name) > 1]:
+        raise ValueError(f"{path}: {repeated[0]} is set twice")
     known = {name for name, _ in leaves(Config())}
     if unknown := sorted(str(name) for name in recipe if name not in known):
         raise ValueError(f"{path}: no setting is called {', '.join(unknown)}; `{PROGRAM} --help` lists them all")
@@ -437,25 +447,44 @@ def leaves(config: Any) -> Iterator[tuple[str, Any]]:
 
 
 def check_bounds(config: Any) -> None:
-    """Raise ValueError, naming the flag, for a number outside the bounds of its field."""
+    """Raise ValueError, naming the flag, for a number outside the bounds of its field, or LLMs without a name or alike.
+
+    All numbers must be finite, and integers below 2**32, which every library takes.
+    """
     for part in fields(config):
         value = getattr(config, part.name)
         if is_dataclass(value):
             check_bounds(value)
-            continue
-        if value is None or not part.metadata:
-            continue
-        is_within = all(BOUNDS[name](value, bound) for name, bound in part.metadata.items())
-        if not math.isfinite(value) or not is_within:
-            expected = " and ".join(f"{name} {bound:g}" for name, bound in part.metadata.items())
-            raise ValueError(f"--{part.name} is {value}; it must be {expected}")
+        elif isinstance(value, (int, float)):
+            check_number(part.name, value, part.metadata)
+        elif part.name == "llms" and value:
+            check_names(value)
+
+
+def check_number(name: str, value: float, bounds: Mapping[str, float]) -> None:
+    """Raise ValueError, naming the flag, for a number outside these bounds, of those in BOUNDS."""
+    is_finite = isinstance(value, int) or math.isfinite(value)
+    is_within = all(BOUNDS[word](value, bound) for word, bound in bounds.items())
+    if bounds and not (is_within and is_finite):
+        expected = " and ".join(f"{word} {bound:g}" for word, bound in bounds.items())
+        raise ValueError(f"--{name} is {value}; it must be {expected}")
+    if not is_finite:
+        raise ValueError(f"--{name} is {value}; it must be a number")
+    if isinstance(value, int) and abs(value) >= MOST_INTEGER:
+        raise ValueError(f"--{name} is {value}; it must be below {MOST_INTEGER}")
+
+
+def check_names(llms: Sequence[str]) -> None:
+    """Raise ValueError for --llms that names an LLM twice, or none."""
+    if len(set(llms)) < len(llms):
+        raise ValueError(f"--llms names an LLM twice: {' '.join(llms)}")
+    if not all(map(str.strip, llms)):
+        raise ValueError(f"--llms has an empty name: {', '.join(map(repr, llms))}")
 
 
 def check_config(config: Config) -> None:
     """Raise ValueError, naming the flags, for settings that exclude each other, whatever the data are."""
-    data, training_set, model, loss = config.data, config.training_set, config.model, config.loss
-    if data.llms and len(set(data.llms)) < len(data.llms):
-        raise ValueError(f"--llms names an LLM twice: {' '.join(data.llms)}")
+    training_set, model, loss = config.training_set, config.model, config.loss
     if model.freeze_encoder and model.train_layers:
         raise ValueError("--freeze_encoder and --train_layers exclude each other; give one")
     if config.encoder.encoder == GIVEN and not model.freeze_encoder:

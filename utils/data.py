@@ -3,6 +3,7 @@
 import hashlib
 import math
 import sys
+from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from utils.config import DataConfig
-from utils.formats import DataError, read_rows
+from utils.formats import DataError, is_id, read_bytes, read_rows, shown
 from utils.tasks import KINDS, kind_of, task_of
 
 MISSING = ("error", "drop")  # what to do with a row that lacks a score or a cost
@@ -131,48 +132,121 @@ def load(
     Raises: DataError that names file and row.
     """
     path = Path(path)
-    raw, rows = _read(path)
+    raw = read_bytes(path)
     task = task_of(path)
     kind = _checked_kind(path, task, kind or kind_of(task), flag)
-    llms = _llms_of_first_row(path, rows)
-    priced = any(isinstance(row, dict) and row.get("costs") is not None for row in rows)
-    scores = np.empty((len(rows), len(llms)), dtype=np.float32)
-    costs = np.empty((len(rows), len(llms)), dtype=np.float64) if priced else None
-    for number, row in enumerate(rows):
-        name = f"{path}, row {number}"
-        _check_question_and_scores(row, llms, name)
-        scores[number] = _numbers(row["scores"], llms, "score", 1, name, missing)
-        if priced:
-            costs[number] = _numbers(_prices(row, llms, name), llms, "cost", math.inf, name, missing)
-        if need_clusters:
-            _check_cluster(row, name)
-
-    clusters = None
-    if all(isinstance(row.get("cluster_id"), int) for row in rows):
-        clusters = np.array([row["cluster_id"] for row in rows], dtype=np.int64)
-    whole = [row["question"] for row in rows]
-    questions = [cut(question, characters, keep) for question in whole]
     sha256 = hashlib.sha256(raw).hexdigest()
-    data = RoutingData(task, kind, questions, scores, llms, clusters, str(path), sha256, costs)
-    data.whole = whole if characters else None
-    if all(isinstance(row.get("embedding"), np.ndarray) for row in rows):
-        data.embeddings = np.stack([row["embedding"] for row in rows])
+    rows = read_rows(path, raw)
+    del raw  # the rows need no more than their text
+    columns = _Columns(path, need_clusters, missing)
+    for row in rows:
+        columns.add(row)
+    whole = columns.questions
+    data = RoutingData(
+        task=task,
+        kind=kind,
+        questions=[cut(question, characters, keep) for question in whole],
+        scores=columns.table(columns.scores, np.float32),
+        llms=columns.llms,
+        clusters=None if columns.clusters is None else np.array(columns.clusters, dtype=np.int64),
+        path=str(path),
+        sha256=sha256,
+        costs=None if columns.costs is None else columns.table(columns.costs, np.float64),
+        embeddings=np.stack(columns.embeddings) if columns.embeddings else None,
+        whole=whole if characters else None,
+    )
     return _without_gaps(data)
 
 
-def _read(path: Path) -> tuple[bytes, list]:
-    """The bytes and the rows of a file. Raises: DataError if it is not there, or has no rows."""
-    if not path.is_file():
-        raise DataError(
-            f"{path}: no such file. `python -m utils.download` fetches the released data "
-            "(RouterBench: --datasets routerbench); --data_paths and --test_data_paths name your own"
+class _Columns:
+    """The rows of a file as columns: each row is checked, added and left behind.
+
+    scores: as many numbers as LLMs for each row, end to end. costs: likewise, NaN where a row has none; None while no
+    row has any. clusters: the id of each row; None as soon as one has none. NaN is a gap, see `_without_gaps`.
+    """
+
+    def __init__(self, path: Path, need_clusters: bool, missing: str):
+        self.path, self.need_clusters, self.missing = path, need_clusters, missing
+        self.number = 0  # of the row that is read
+        self.llms: tuple[str, ...] = ()
+        self.names: set[str] = set()  # of the LLMs
+        self.questions: list[str] = []
+        self.scores = array("f")
+        self.costs: array | None = None
+        self.clusters: array | None = array("q")
+        self.embeddings: list[np.ndarray] = []
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        """Add a row. Raises: DataError that names it, for what it lacks or what is wrong."""
+        self._check_llms(row.get("scores"))
+        self.scores.extend(self._numbers(row["scores"], "score", 1))
+        if self.costs is not None or row.get("costs") is not None:
+            self._add_costs(row)
+        cluster = row.get("cluster_id")
+        if self.need_clusters and not is_id(cluster):
+            raise self._no_cluster(cluster)
+        if self.clusters is not None and is_id(cluster):
+            self.clusters.append(cluster)
+        else:
+            self.clusters = None
+        if isinstance(row.get("embedding"), np.ndarray):  # all rows of a file have one, or none
+            self.embeddings.append(row["embedding"])
+        self.questions.append(row["question"])
+        self.number += 1
+
+    def table(self, values: array, dtype: type) -> np.ndarray:
+        """The values as (N, T)."""
+        return np.array(values, dtype=dtype).reshape(-1, len(self.llms))
+
+    def _error(self, problem: str) -> DataError:
+        return DataError(f"{self.path}, row {self.number}: {problem}")
+
+    def _check_llms(self, scores: Any) -> None:
+        """Raise DataError unless a row has scores for the LLMs of row 0, which all have names."""
+        if not isinstance(scores, dict) or not scores:
+            raise self._error(f"'scores' must map each LLM to its score, found {shown(scores)}")
+        if not self.llms:
+            self.llms, self.names = tuple(scores), set(scores)
+            if not all(map(str.strip, scores)):
+                raise self._error(f"an LLM has an empty name; the names are {', '.join(map(repr, scores))}")
+        if scores.keys() != self.names:
+            raise self._error(f"scores are for other LLMs than in row 0{_difference(self.llms, scores)}")
+
+    def _add_costs(self, row: Mapping[str, Any]) -> None:
+        """Add the costs of a row, a gap for every LLM where it has none; so have all rows before the first costs."""
+        if self.costs is None:
+            self.costs = array("d")
+            number = self.number
+            for self.number in range(number):
+                self._add_costs({})
+            self.number = number
+        prices = row.get("costs") or dict.fromkeys(self.llms)
+        if not isinstance(prices, dict) or prices.keys() != self.names:
+            raise self._error(
+                f"'costs' must map each LLM with a score to its cost in US dollars, found {shown(prices)}"
+            )
+        self.costs.extend(self._numbers(prices, "cost", sys.float_info.max))
+
+    def _numbers(self, values: Mapping[str, Any], what: str, most: float) -> list[float]:
+        """The values of all LLMs, from 0 to `most`; NaN for None where rows with a gap will be dropped."""
+        numbers = [values[llm] for llm in self.llms]
+        for place, value in enumerate(numbers):
+            if type(value) in (float, int) and 0 <= value <= most:
+                continue
+            if value is not None or self.missing != "drop":
+                expected = "a number in [0, 1]" if what == "score" else "a number of US dollars, at least 0"
+                remedy = ". --missing_cells drop leaves such rows out and counts them" if value is None else ""
+                raise self._error(f"the {what} of {self.llms[place]} must be {expected}, found {shown(value)}{remedy}")
+            numbers[place] = math.nan
+        return numbers
+
+    def _no_cluster(self, cluster: Any) -> DataError:
+        size = " of 64 bits" if isinstance(cluster, int) else ""
+        return self._error(
+            f"'cluster_id' must be an integer{size}, found {shown(cluster)}. The sample-sample loss needs it: make "
+            "ids with `python -m utils.clustering`, or contrast by task: --missing_clusters task, "
+            "or --cluster_loss_weight 0 --sample_loss_weight 1 (with --target_groups task)"
         )
-    raw = path.read_bytes()
-    rows = read_rows(path, raw)
-    if not isinstance(rows, list) or not rows:
-        found = "an empty list" if rows == [] else type(rows).__name__
-        raise DataError(f"{path}: expected a list of at least one row, found {found}")
-    return raw, rows
 
 
 def _checked_kind(path: Path, task: str, kind: str | None, flag: str) -> str:
@@ -181,60 +255,6 @@ def _checked_kind(path: Path, task: str, kind: str | None, flag: str) -> str:
         return kind
     problem = f"the task {task!r} is none of the paper's" if kind is None else f"{kind!r} is no score kind"
     raise DataError(f"{path}: {problem}; give its kind with {flag}: {' or '.join(KINDS)}")
-
-
-def _llms_of_first_row(path: Path, rows: list) -> tuple[str, ...]:
-    """The LLMs, in the order of row 0. Raises: DataError if it has none."""
-    _check_question_and_scores(rows[0], None, f"{path}, row 0")
-    return tuple(rows[0]["scores"])
-
-
-def _check_question_and_scores(row: Any, llms: Sequence[str] | None, name: str) -> None:
-    """Raise DataError unless a row has a question and scores, for these LLMs where they are given."""
-    if not isinstance(row, dict):
-        raise DataError(f"{name}: expected an object, found {type(row).__name__}")
-    question, scores = row.get("question"), row.get("scores")
-    if not isinstance(question, str) or not question.strip():
-        raise DataError(f"{name}: 'question' must be a non-empty string, found {question!r}")
-    if not isinstance(scores, dict) or not scores:
-        raise DataError(f"{name}: 'scores' must map each LLM to its score, found {scores!r}")
-    if llms is not None and scores.keys() != set(llms):
-        raise DataError(f"{name}: scores are for other LLMs than in row 0{_difference(llms, scores)}")
-
-
-def _prices(row: Mapping[str, Any], llms: Sequence[str], name: str) -> Mapping[str, Any]:
-    """The costs of a row; None for every LLM where it has none. Raises: DataError for costs of other LLMs."""
-    prices = row.get("costs") or dict.fromkeys(llms)
-    if not isinstance(prices, dict) or prices.keys() != set(llms):
-        raise DataError(f"{name}: 'costs' must map each LLM with a score to its cost in US dollars, found {prices!r}")
-    return prices
-
-
-def _check_cluster(row: Mapping[str, Any], name: str) -> None:
-    """Raise DataError unless a row has an integer cluster_id."""
-    cluster = row.get("cluster_id")
-    if isinstance(cluster, bool) or not isinstance(cluster, int):
-        raise DataError(
-            f"{name}: 'cluster_id' must be an integer, found {cluster!r}. The sample-sample loss needs it: make ids "
-            "with `python -m utils.clustering`, or contrast by task: --missing_clusters task, "
-            "or --cluster_loss_weight 0 --sample_loss_weight 1 (with --target_groups task)"
-        )
-
-
-def _numbers(
-    values: Mapping[str, Any], llms: Sequence[str], what: str, most: float, name: str, missing: str
-) -> list[float]:
-    """The values of `llms`, from 0 to `most`; NaN for None where rows with a gap will be dropped."""
-    for llm in llms:
-        value = values[llm]
-        if value is None and missing == "drop":
-            continue
-        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if not is_number or not math.isfinite(value) or not 0 <= value <= most:
-            expected = "a number in [0, 1]" if what == "score" else "a number of US dollars, at least 0"
-            remedy = ". --missing_cells drop leaves such rows out and counts them" if value is None else ""
-            raise DataError(f"{name}: the {what} of {llm} must be {expected}, found {value!r}{remedy}")
-    return [math.nan if values[llm] is None else values[llm] for llm in llms]
 
 
 def _without_gaps(data: RoutingData) -> RoutingData:
@@ -314,11 +334,37 @@ def load_all(
         if set(data.llms) != set(loaded[0].llms):
             difference = _difference(loaded[0].llms, data.llms)
             raise DataError(f"{data.path}: scores are for other LLMs than in {loaded[0].path}{difference}")
+    for data in loaded:
+        _note_contradictions(data)
     tasks = [data.task for data in loaded]
     for task in tasks:
         if tasks.count(task) > 1:
             raise DataError(f"{names[0]}: two files are for the task {task!r}; give each task's file once")
     return [data.for_llms(loaded[0].llms) for data in loaded]
+
+
+def check_choice(data: RoutingData) -> None:
+    """Raise DataError if there is one LLM alone."""
+    if len(data.llms) == 1:
+        raise DataError(f"{data.path}: one LLM alone, {data.llms[0]}; a router chooses among two or more")
+
+
+def _note_contradictions(data: RoutingData) -> None:
+    """Say on stderr how many questions have several rows with different scores. All their rows count."""
+    if len(set(data.identity)) == len(data):
+        return
+    first: dict[str, int] = {}
+    contradicted = set()
+    for number, question in enumerate(data.identity):
+        other = first.setdefault(question, number)
+        if other != number and not np.array_equal(data.scores[other], data.scores[number]):
+            contradicted.add(question)
+    if contradicted:
+        print(
+            f"note: {data.path}: {len(contradicted)} of its questions stand in several rows with different scores; "
+            "each row counts",
+            file=sys.stderr,
+        )
 
 
 def embedding_size(files: Sequence[RoutingData]) -> int | None:

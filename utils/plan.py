@@ -345,6 +345,8 @@ def runs_of(
     threads: of each run, 0 for as many as cores.
     """
     runs, given = [], ("--threads", str(threads)) if threads else ()
+    if wrong := [variant.name for variant in variants if ".." in Path(variant.name).parts]:
+        raise ValueError(f"{wrong[0]}: the folder of a run stands in {folder}; give a name without ..")
     own_seeds = [seed for variant in variants for seed in variant.seeds or ()]
     for seed in dict.fromkeys(chosen or [*seeds, *own_seeds]):
         for variant in variants:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from utils.config import GIVEN, DataConfig, EncoderConfig, TrainingSetConfig
-from utils.data import RoutingData, embedding_size, gains, load_all, net, reading_of
+from utils.data import RoutingData, check_choice, embedding_size, gains, load_all, net, reading_of
 from utils.denoise import group_means, pool_targets
 
 
@@ -29,7 +29,8 @@ def split_validation(data: RoutingData, fraction: float, seed: int) -> tuple[np.
     held = max(1, round(fraction * len(first))) if fraction else 0
     if held >= len(first):
         raise ValueError(
-            f"{data.path}: {len(first)} distinct questions cannot be split with --validation_fraction {fraction}"
+            f"{data.path}: {len(first)} distinct questions cannot be split with --validation_fraction {fraction}; "
+            "take a file with more, or --validation_fraction 0 --selection last"
         )
     chosen = np.isin(group, np.random.default_rng(seed).permutation(len(first))[:held])
     return np.flatnonzero(~chosen), np.flatnonzero(chosen)
@@ -93,11 +94,13 @@ class TaskRows:
 
 
 def load_training_files(data: DataConfig, need_clusters: bool = False) -> list[RoutingData]:
-    """The training files with the columns of --llms. Raises: DataError for bad files."""
+    """The training files with the columns of --llms. Raises: DataError for bad files, or one LLM alone."""
     files = load_all(
         data.data_paths, data.data_type, ("--data_paths", "--data_type"), need_clusters, **reading_of(data)
     )
-    return [file.for_llms(data.llms) for file in files] if data.llms else files
+    files = [file.for_llms(data.llms) for file in files] if data.llms else files
+    check_choice(files[0])
+    return files
 
 
 def check_encoder_reads(encoder: EncoderConfig, files: Sequence[RoutingData]) -> None:

@@ -22,7 +22,8 @@ def read(source: Path, allow_pickle: bool = False) -> Pairs:
     if "eval_name" not in columns:
         raise DataError(f"{source}: not RouterBench's table; it has no column eval_name")
     pairs = Pairs()
-    for number, row in enumerate(table_rows(source, columns, records)):
+    lines = ([*record.values()] for record in records)
+    for number, row in enumerate(table_rows(source, columns, lines)):
         where, name = f"{source}, row {number}", records[number]["eval_name"]
         check_text(name, "eval_name, the task,", where)
         task = "mmlu" if name.startswith("mmlu-") else name

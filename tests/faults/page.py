@@ -21,7 +21,7 @@ PARTS = {  # the runners, and what each of them tries
     "logs": "Logs of the harness and published routing data, likewise.",
     "attacks": "Programs that try to break out of the sandbox or to pass without an answer.",
     "scale": "Seconds of one call, by the number of rows and LLMs.",
-    "threads": "Seconds to embed 200 queries on all cores, by how threads wait for one another; 60 is where it stopped.",
+    "threads": "Seconds to embed 200 queries on all cores, by how threads wait for one another; at 60 it was stopped.",
 }
 HEAD = """# What was tried to break it
 

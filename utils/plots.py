@@ -3,6 +3,7 @@
 Those of the report, which compare runs, are in `utils.report.drawings`.
 """
 
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -54,8 +55,11 @@ def save(figure: Figure, target: Path, dpi: int = 150, pdf: bool = True) -> None
     use_fonts(figure)
     paths = [target, target.with_suffix(".pdf")] if pdf and target.suffix == ".png" else [target]
     for path in paths:
-        with replacing(path) as part, matplotlib.rc_context(EMBEDDED_FONTS):
-            figure.savefig(part, dpi=dpi, format=path.suffix[1:], metadata=METADATA[path.suffix])
+        picture = io.BytesIO()  # written below: of a full disk matplotlib says nothing that helps
+        with matplotlib.rc_context(EMBEDDED_FONTS):
+            figure.savefig(picture, dpi=dpi, format=path.suffix[1:], metadata=METADATA[path.suffix])
+        with replacing(path) as part:
+            part.write_bytes(picture.getvalue())
     plt.close(figure)
 
 

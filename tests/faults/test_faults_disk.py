@@ -5,9 +5,12 @@ from pathlib import Path
 
 import disk
 import kills
+import matplotlib.pyplot as plt
 import pytest
 from disk import Counts, Disk
 from kills import Program
+
+from utils.plots import save
 
 
 def check(rows: list[Counts], notes: list[str]) -> None:
@@ -65,6 +68,25 @@ def quiet(words: list[str]) -> int:
 def raw(words: list[str]) -> int:
     Path("file").write_text("x" * 9000)
     return 0
+
+
+def drawing(words: list[str]) -> int:
+    """Draws a figure whose file has some 6,000 bytes."""
+    figure, axes = plt.subplots()
+    axes.plot([1, 2])
+    try:
+        save(figure, Path("figure.pdf"))
+    except OSError as error:
+        print(f"error: {error}")
+        return 2
+    return 0
+
+
+def test_a_figure_that_does_not_fit_is_named(tmp_path):
+    found, row = Disk(Program("figure", drawing, []), tmp_path), Counts("largest file")
+    found.largest_file(row, [0, 500, 3000, found.largest - 1])
+    check([row], found.notes)
+    assert row.errors == 4
 
 
 @pytest.mark.parametrize("main", [silent, leaving, quiet, raw])

@@ -1009,7 +1009,7 @@ def test_a_spec_may_replace_a_task_of_the_paper_and_use_patterns(place, capsys):
     about = json.loads((place / "mine" / "convert.json").read_text())
     assert about["conversions"][0]["conversion"]["leaves"] == ["mmlu_games", "mmlu_toys"]
     assert run(place, records=[record | {"leaves": ["mmlu_*", "mmlu_x*"]}]) == 2
-    assert "mmlu: 'leaves' has 'mmlu_x*', which no leaf task with a log matches" in capsys.readouterr().err
+    assert "--spec: 'leaves' of 'mmlu' has 'mmlu_x*', which no leaf task with a log matches" in capsys.readouterr().err
 
 
 def test_a_folder_with_files_of_others_is_left_alone(place, capsys):

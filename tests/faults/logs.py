@@ -844,7 +844,8 @@ def judge(loader: Loader, root: Path) -> tuple[str, str]:
     error = text.splitlines()[-1] if text else ""
     if [path for path in root.iterdir() if path.name.lstrip(".").startswith("out")]:
         return "left behind", error
-    says_which = str(root) in error or ("leaf" in error and any(llm in error for llm in LLMS)) or "--run_code" in error
+    is_flag = error.startswith("error: --") or "--run_code" in error
+    says_which = str(root) in error or ("leaf" in error and any(llm in error for llm in LLMS)) or is_flag
     return ("refused" if error.startswith("error: ") and says_which else "unnamed"), error
 
 

@@ -5,6 +5,7 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,12 @@ def csv_lines(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
         progress.update(size - progress.n)
 
 
+@cache
+def file_of(task: str, split: str) -> Key:
+    """The file in which the rows of a task and split go, by their names in the source."""
+    return re.sub(r"[^a-z0-9.]+", "_", task.lower()).strip("_.") or "task", SPLITS.get(split.lower(), "")
+
+
 class Pairs:
     """Scores, and costs where there are some, of (LLM, query) pairs, joined to one row a query.
 
@@ -96,19 +103,15 @@ class Pairs:
             if value is not None and not _is_number(value, most):
                 raise DataError(f"{where}: the {what} of {llm} must be a number from 0 to {words}, found {value!r:.60}")
         self.llms.setdefault(llm)
-        place = (
-            task.lower(),
-            split.lower(),
-            key,
-        )  # names that become one, such as "a-b" and "a_b", have keys of their own
-        task = re.sub(r"[^a-z0-9.]+", "_", place[0]).strip("_.") or "task"
-        rows = self.rows.setdefault((task, SPLITS.get(place[1], "")), {})
+        file = file_of(task, split)
+        rows = self.rows.setdefault(file, {})
+        place = (task.lower(), split.lower(), key)  # names that share a file, such as "a-b" and "a_b", stay apart
         if place not in rows or rows[place]["question"] != question:
             check_text(question, "the text of the query", where)
         row = rows.setdefault(place, {"question": question, "scores": {}, "costs": {}})
         if row["question"] != question:
             raise DataError(
-                f"{where}: query {key} of {task} is {question!r:.60} here and {row['question']!r:.60} for another "
+                f"{where}: query {key} of {file[0]} is {question!r:.60} here and {row['question']!r:.60} for another "
                 "LLM; their records do not belong together"
             )
         if score is None:

@@ -280,9 +280,9 @@ class Texts(Formatter):
 
     def format_field(self, value: Any, format_spec: str) -> str:
         """The text of one field."""
-        if not isinstance(value, str | int | float):
+        if not isinstance(value, (str, int, float)):
             raise TypeError(f"a field is {type(value).__name__}, not text")
-        return super().format_field(value, format_spec)
+        return format(value, format_spec)
 
 
 def question_of(sample: Sample, template: str) -> str:
@@ -590,7 +590,9 @@ def logs_of(record: Conversion, llms: Sequence[str], folders: Mapping[str, Path]
     matched = sorted({leaf for logs in by_llm.values() for leaf in logs})
     for pattern in set(record.leaves).difference(named):
         if not any(fnmatchcase(leaf, pattern) for leaf in matched):
-            raise LogError(f"{record.task}: 'leaves' has {pattern!r}, which no leaf task with a log matches")
+            raise LogError(
+                f"--spec: 'leaves' of {record.task!r} has {pattern!r}, which no leaf task with a log matches"
+            )
     leaves = list(dict.fromkeys([*named, *matched]))
     for llm, logs in by_llm.items():
         if missing := [leaf for leaf in leaves if leaf not in logs]:

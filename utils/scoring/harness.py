@@ -207,7 +207,7 @@ def _lines(log: Log) -> Iterator[tuple[str, dict[str, Any]]]:
 
     Raises: LogError for a log that was cut off.
     """
-    digest, seen = hashlib.sha256(), 0
+    digest, seen, name = hashlib.sha256(), 0, str(log)
     remedy = f"a truncated copy or a stopped run; copy it again, or {AGAIN}"
     with log.path.open("rb") as file:
         if file.read(1) == b"[":  # 2024
@@ -215,12 +215,12 @@ def _lines(log: Log) -> Iterator[tuple[str, dict[str, Any]]]:
             digest.update(raw)
             lines = parsed(raw, f"{log}: the list is cut off or broken", remedy)
             for seen, line in enumerate(lines, 1):
-                yield f"{log}, entry {seen}", line
+                yield f"{name}, entry {seen}", line
         else:
             file.seek(0)
             for seen, raw in enumerate(file, 1):
                 digest.update(raw)
-                where = f"{log}, line {seen}"
+                where = f"{name}, line {seen}"
                 line = parsed(raw, f"{where}: cut off or broken", remedy)
                 if not raw.endswith(b"\n"):
                     raise LogError(f"{where}: cut off or broken (no line end); {remedy}")
@@ -235,16 +235,11 @@ def _sample(where: str, line: Any) -> Sample:
     try:
         doc, responses, arguments = line["doc"], line["resps"], _arguments(line["arguments"])
         doc_id, digest = line["doc_id"], line.get("doc_hash") or doc_hash(doc)
-        fits = {
-            "doc": isinstance(doc, dict),
-            "resps": _are_lists(responses),
-            "arguments": _are_lists(arguments),
-            "doc_id": type(doc_id) is int,
-            "doc_hash": isinstance(digest, str),
-            "filter": isinstance(line.get("filter"), str | None),
-        }
-        if wrong := [name for name in fits if not fits[name]]:
-            raise TypeError(", ".join(wrong))
+        fits = (isinstance(doc, dict), _are_lists(responses), _are_lists(arguments))
+        fits += (type(doc_id) is int, isinstance(digest, str), isinstance(line.get("filter"), (str, type(None))))
+        if not all(fits):
+            names = ("doc", "resps", "arguments", "doc_id", "doc_hash", "filter")
+            raise TypeError(", ".join(name for name, is_right in zip(names, fits) if not is_right))
         return Sample(where, doc_id, digest, doc, line["target"], arguments, responses, line)
     except FIELD_ERRORS as error:
         raise LogError(
@@ -257,7 +252,10 @@ def _are_lists(value: Any) -> bool:
     """Whether this is a list with a list, of one entry at least, for each request."""
     if not isinstance(value, list) or not value:
         return False
-    return all(isinstance(of_request, list) and of_request for of_request in value)
+    for of_request in value:
+        if not isinstance(of_request, list) or not of_request:
+            return False
+    return True
 
 
 def _arguments(arguments: Any) -> Any:

@@ -58,14 +58,18 @@ def choice(sample: Sample) -> Outcome:
     Paper, section 3.1.
     Raises: LogError if the log-likelihoods or the right option are not what they should be.
     """
+    pairs = [answers[0] for answers in sample.responses]  # of each option [log-likelihood, is greedy]
     try:
-        values = np.array([_log_likelihood(answers[0]) for answers in sample.responses])
+        values = np.array([float(value) for value, _ in pairs])
+        if {*map(type, pairs)} != {list} or bool in [type(value) for value, _ in pairs]:
+            raise TypeError("no log-likelihoods")
     except (TypeError, ValueError, OverflowError):
         raise LogError(
             f"{sample.where}: not the log-likelihoods of a multiple choice: {str(sample.responses)[:80]}; "
             "is the rule of this task right?"
         ) from None
-    if np.isnan(values).any() or not np.isfinite(values.max()):
+    highest = values.max()
+    if np.isnan(values).any() or not np.isfinite(highest):
         raise LogError(
             f"{sample.where}: log-likelihoods {values.tolist()}: the LLM's arithmetic overflowed "
             "(try another dtype); score it again"
@@ -83,18 +87,11 @@ def choice(sample: Sample) -> Outcome:
             f"{sample.where}: the right option is {sample.target!r}, "
             f"which is none of the {len(values)} options {options}"
         )
-    probabilities = np.exp(values - values.max())
+    probabilities = np.exp(values - highest)
     probabilities /= probabilities.sum()
     best = int(values.argmax())
     score = float(probabilities[right]) if best == right else 0
     return Outcome(score, [best], [best == right], right)
-
-
-def _log_likelihood(answer: Any) -> float:
-    """The first of [log-likelihood, is greedy]. Raises: TypeError, ValueError or OverflowError for something else."""
-    if not isinstance(answer, list) or len(answer) != 2 or isinstance(answer[0], bool):
-        raise TypeError("no log-likelihood")
-    return float(answer[0])
 
 
 def texts(sample: Sample) -> list[str]:

@@ -959,6 +959,8 @@ def test_names_that_are_not_there(place, capsys):
         (["--tasks", "nothing"], "no conversion for nothing; known: quiz, sums, mmlu"),
         (["--tasks", "mmlu"], "--tasks mmlu: no logs of mmlu_abstract_algebra"),
         (["--workers", 0], "--workers is 0"),
+        (["--time_limit", "nan"], "--time_limit is nan"),
+        (["--time_limit", "inf"], "--time_limit is inf"),
     ):
         assert run(place, *flags) == 2 and words in capsys.readouterr().err
     assert main(["--logs", str(place / "no"), "--output", str(place / "x")]) == 2

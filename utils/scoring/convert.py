@@ -730,7 +730,7 @@ class Converted:
 def check_options(args: argparse.Namespace, files: Collection[str]) -> None:
     """Raise ValueError for a number that makes no sense, or a folder that cannot be replaced by these files."""
     for name, least in {"workers": 1, "time_limit": 0.1, "memory_limit": 16, "seed": 0}.items():
-        if getattr(args, name) < least:
+        if not least <= getattr(args, name) < float("inf"):
             raise ValueError(f"--{name} is {getattr(args, name)}; it must be at least {least}")
     check_folder("--output", args.output, "convert.json", files)
     if args.answers:

@@ -6,13 +6,12 @@ The programs stand in utils/scoring/attacks.txt. An attack is "held" if it came 
 where `python -m utils.scoring.sandbox` prints NO, and "bad" if it succeeded where that prints yes.
 """
 
-import argparse
-import json
 import os
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
+
+from runner import command_line, finish
 
 from utils.scoring import sandbox
 from utils.scoring.attacks import Attack, read_attacks, succeeds
@@ -74,15 +73,9 @@ def rows(modes: Sequence[Mode], attacks: Sequence[Attack], most: int) -> list[di
 
 def main(argv: list[str] | None = None) -> int:
     """Command line; 0 if nothing is bad."""
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--count", type=int, default=0, help="attacks on each claim in each mode, 0 for all")
-    p.add_argument("--output", type=Path, required=True, help="JSON file to write")
-    args = p.parse_args(argv)
-    start = time.monotonic()
-    found = rows(possible_modes(), read_attacks(), args.count)
-    report = {"command": "python tests/faults/attacks.py", "seconds": round(time.monotonic() - start), "rows": found}
-    args.output.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    return int(any(row["bad"] for row in found))
+    args = command_line(__doc__, 0, "attacks on each claim in each mode, 0 for all").parse_args(argv)
+    begun = time.monotonic()
+    return finish(__file__, argv, args, begun, rows(possible_modes(), read_attacks(), args.count))
 
 
 if __name__ == "__main__":

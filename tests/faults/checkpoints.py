@@ -8,7 +8,6 @@ are made anew after the damage, as by somebody who makes it to do harm. Of the l
 under "another router": digests are no signature, and where there are none, what is valid loads.
 """
 
-import argparse
 import contextlib
 import io
 import json
@@ -28,6 +27,7 @@ from typing import Any
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 import torch
+from runner import command_line, finish
 from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertModel, BertTokenizer
 from transformers.utils import logging
@@ -356,23 +356,13 @@ def quietly() -> Iterator[None]:
         logging.set_verbosity(before[1])
 
 
-def main() -> int:
+def main(argv: list[str] | None = None) -> int:
     """Command line; returns 1 if anything was bad."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--count", type=int, default=6400, help="checkpoints to damage")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--output", type=Path, help="write the counts as JSON")
-    args = parser.parse_args()
-    start = time.monotonic()
+    args = command_line(__doc__, 6400, "checkpoints to damage", seed=0).parse_args(argv)
+    begun = time.monotonic()
     with quietly():
         rows = run(args.count, args.seed)
-    command = f"python tests/faults/checkpoints.py --count {args.count} --seed {args.seed}"
-    result = {"command": command, "seconds": round(time.monotonic() - start), "seed": args.seed, "rows": rows}
-    text = json.dumps(result, indent=1)
-    if args.output:
-        args.output.write_text(text + "\n")
-    print(text)
-    return int(any(row["bad"] for row in rows))
+    return finish(__file__, argv, args, begun, rows)
 
 
 if __name__ == "__main__":

@@ -8,12 +8,9 @@ nothing half-written, and end as if nothing had been when it is started again wi
 each must end well, or with one line that says that the other is there.
 """
 
-import argparse
-import json
 import os
 import random
 import resource
-import shlex
 import shutil
 import stat
 import subprocess
@@ -26,6 +23,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from kills import Program, child, differences, files_below, programs
+from runner import command_line, finish
 
 LIMIT = 240  # seconds for one start
 UNFINISHED = (".part", ".old", ".probe", ".tmp", ".new")  # parts of names that nothing may have after an error
@@ -231,13 +229,9 @@ def faults(program: Program, place: Path, count: int, rng: random.Random) -> tup
 
 def main(argv: list[str] | None = None) -> int:
     """Command line; returns the exit status: 0, or 1 if anything went wrong."""
-    words = sys.argv[1:] if argv is None else argv
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--count", type=int, default=8, help="tries of each fault")
-    parser.add_argument("--seed", type=int, default=1)
+    parser = command_line(__doc__, 8, "tries of each fault", seed=1)
     parser.add_argument("--only", nargs="+", help="programs whose names have one of these in them")
-    parser.add_argument("--output", type=Path, required=True, help="JSON file")
-    args = parser.parse_args(words)
+    args = parser.parse_args(argv)
     begun, rows = time.monotonic(), []
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder).resolve()
@@ -247,10 +241,7 @@ def main(argv: list[str] | None = None) -> int:
             counts, notes = faults(program, place, args.count, random.Random(f"{args.seed} {program.name}"))
             rows += [vars(row) for row in counts]
             print(*[vars(row) for row in counts], *notes, sep="\n", flush=True)
-    command = f"PYTHONPATH=. python tests/faults/disk.py {shlex.join(words)}"
-    result = {"command": command, "seconds": round(time.monotonic() - begun, 1), "seed": args.seed, "rows": rows}
-    args.output.write_text(json.dumps(result, indent=1) + "\n")
-    return int(any(row["bad"] for row in rows))
+    return finish(__file__, argv, args, begun, rows)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ Each input begins as a good file with made-up rows. Then values are exchanged, n
 changed; one in eight stays good, and must load. The other reader shares no code with the project.
 """
 
-import argparse
 import ast
 import contextlib
 import functools
@@ -15,7 +14,6 @@ import json
 import math
 import random
 import re
-import shlex
 import signal
 import sys
 import tempfile
@@ -31,6 +29,7 @@ import numpy as np
 import pandas
 import pyarrow
 from pyarrow import parquet
+from runner import command_line, finish
 
 from utils.cluster_files import load_files, unique_queries, write_clustered
 from utils.data import DataError, load
@@ -475,24 +474,15 @@ def run_all(count: int, seed: int, keep: Path | None = None) -> list[dict[str, A
     return rows
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--count", type=int, default=3000, help="inputs for each loader")
-    parser.add_argument("--seed", type=int, default=1)
+def main(argv: list[str] | None = None) -> int:
+    """Command line; returns 1 if anything was bad."""
+    parser = command_line(__doc__, 3000, "inputs for each loader", seed=1)
     parser.add_argument("--keep", type=Path, help="a folder for the inputs that went wrong")
-    parser.add_argument("--output", type=Path)
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     if args.keep:
         args.keep.mkdir(parents=True, exist_ok=True)
     begun = time.monotonic()
-    rows = run_all(args.count, args.seed, args.keep)
-    command = shlex.join(["python", "tests/faults/inputs.py", *sys.argv[1:]])
-    result = {"command": command, "seconds": round(time.monotonic() - begun, 1), "seed": args.seed, "rows": rows}
-    text = json.dumps(result, indent=1)
-    if args.output:
-        args.output.write_text(text + "\n", encoding="utf-8")
-    print(text)
-    return int(any(row["bad"] for row in rows))
+    return finish(__file__, argv, args, begun, run_all(args.count, args.seed, args.keep))
 
 
 if __name__ == "__main__":

@@ -7,11 +7,9 @@ for writing, renamed or removed, or a folder made or removed, below the program'
 before it. At the end every file must be that of a run that nobody stopped, but for NOT_COMPARED and TIMES.
 """
 
-import argparse
 import json
 import os
 import random
-import shlex
 import shutil
 import signal
 import sys
@@ -31,6 +29,7 @@ import test_download
 import test_report
 import torch.utils.tensorboard  # training imports it late, and every copy would again
 from conftest import TRAINED, FakeData, arguments, make_data, make_tiny_bert, words_of
+from runner import command_line, finish
 from tqdm import tqdm
 
 import evaluation_router
@@ -385,13 +384,9 @@ def light_programs(place: Path) -> Iterator[Program]:
 
 def main(argv: list[str] | None = None) -> int:
     """Command line; returns the exit status: 0, or 1 if a file differs or a program fails."""
-    words = sys.argv[1:] if argv is None else argv
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--count", type=int, default=10, help="kills of each program at random times")
-    parser.add_argument("--seed", type=int, default=1)
+    parser = command_line(__doc__, 10, "kills of each program at random times", seed=1)
     parser.add_argument("--only", nargs="+", help="programs whose names have one of these in them")
-    parser.add_argument("--output", type=Path, required=True, help="JSON file")
-    args = parser.parse_args(words)
+    args = parser.parse_args(argv)
     begun, rows = time.monotonic(), []
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder).resolve()
@@ -405,10 +400,7 @@ def main(argv: list[str] | None = None) -> int:
             bad = counts.differences + counts.errors
             rows.append({"name": program.name, "events": len(attempts.events), **vars(counts), "bad": bad})
             print(rows[-1], *attempts.notes, sep="\n", flush=True)
-    command = f"PYTHONPATH=. python tests/faults/kills.py {shlex.join(words)}"
-    result = {"command": command, "seconds": round(time.monotonic() - begun, 1), "seed": args.seed, "rows": rows}
-    args.output.write_text(json.dumps(result, indent=1) + "\n")
-    return int(any(row["bad"] for row in rows))
+    return finish(__file__, argv, args, begun, rows)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ with an error that names a file, and leave nothing behind, or load what a reader
 format's description alone, finds in the same files. At the end pairs of programs write one folder at the same time.
 """
 
-import argparse
 import ast
 import contextlib
 import csv
@@ -34,6 +33,7 @@ from typing import Any
 
 import numpy as np
 import pandas
+from runner import command_line, finish
 
 from utils.importers import __main__ as importers
 from utils.scoring import convert
@@ -945,12 +945,9 @@ def pair_row(name: str, count: int, seed: int) -> dict[str, Any]:
 
 def main(argv: list[str] | None = None) -> int:
     """Command line; returns 1 if a trial ended as none may."""
-    p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    p.add_argument("--count", type=int, default=3000, help="trials of each program, and thirty times the pairs")
-    p.add_argument("--seed", type=int, default=0, help="number of the first trial")
-    p.add_argument("--only", help="programs with this in their name")
-    p.add_argument("--output", type=Path, help="JSON file for the counts")
-    args = p.parse_args(argv)
+    parser = command_line(__doc__, 3000, "trials of each program, and thirty times the pairs", seed=0)
+    parser.add_argument("--only", help="programs with this in their name")
+    args = parser.parse_args(argv)
     begun, rows = time.monotonic(), []
     for loader in LOADERS:
         if args.only is None or args.only in loader.name:
@@ -960,11 +957,7 @@ def main(argv: list[str] | None = None) -> int:
         if args.only is None or args.only in name:
             rows.append(pair_row(name, -(-args.count // 30), args.seed))
             print(json.dumps(rows[-1]), flush=True)
-    command = f"PYTHONPATH=. python tests/faults/logs.py --count {args.count} --seed {args.seed}"
-    result = {"command": command, "seconds": round(time.monotonic() - begun, 1), "seed": args.seed, "rows": rows}
-    if args.output:
-        args.output.write_text(json.dumps(result, indent=1) + "\n")
-    return 1 if any(row["bad"] for row in rows) else 0
+    return finish(__file__, argv, args, begun, rows)
 
 
 if __name__ == "__main__":

@@ -5,9 +5,7 @@
 A row tells the median seconds of one call. PYTHONPATH may name another checkout, to compare with.
 """
 
-import argparse
 import json
-import resource
 import statistics
 import sys
 import tempfile
@@ -16,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from runner import command_line, finish
 
 from utils.baselines.base import Rows, choose, unit
 from utils.baselines.knn import KNN
@@ -127,19 +126,12 @@ def measure(largest: int) -> list[dict]:
     return measured
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> int:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--largest", type=int, default=10**6, help="rows")
-    parser.add_argument("--output", type=Path, required=True)
-    args = parser.parse_args()
+    args = command_line(__doc__, 10**6, "rows at most").parse_args(argv)
     begun = time.monotonic()
-    rows = measure(args.largest)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
-    command = f"PYTHONPATH=. python tests/faults/scale.py --largest {args.largest} --output {args.output}"
-    result = {"command": command, "seconds": time.monotonic() - begun, "peak_megabytes": peak, "rows": rows}
-    args.output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    return finish(__file__, argv, args, begun, measure(args.count))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

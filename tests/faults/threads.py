@@ -5,14 +5,13 @@
 utils/__init__.py sets the short spin. Each cell is the median of several fresh processes, taken in turns.
 """
 
-import argparse
-import json
 import os
 import statistics
 import subprocess
 import sys
 import time
-from pathlib import Path
+
+from runner import command_line, finish
 
 WAYS = {  # what the environment says
     "OpenMP's own spin": {"GOMP_SPINCOUNT": "300000"},
@@ -68,18 +67,12 @@ def measure(times: int) -> list[dict]:
     return rows
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> int:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--count", type=int, default=5, help="processes for each cell")
-    parser.add_argument("--output", type=Path, required=True)
-    args = parser.parse_args()
+    args = command_line(__doc__, 5, "processes for each cell").parse_args(argv)
     begun = time.monotonic()
-    rows = measure(args.count)
-    command = f"PYTHONPATH=. python tests/faults/threads.py --count {args.count} --output {args.output}"
-    result = {"command": command, "seconds": time.monotonic() - begun, "cores": os.cpu_count(), "rows": rows}
-    args.output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    return finish(__file__, argv, args, begun, measure(args.count))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -286,7 +286,8 @@ def test_llms_that_are_unknown_or_named_twice_are_errors(fake, tiny_bert, tmp_pa
     for llms, expected in (
         ([LLMS[0], "lab/psi"], "no scores for lab/psi"),
         ([LLMS[0], LLMS[0]], "--llms names an LLM twice"),
-        ([LLMS[0]], "--top_k is 3; with 1 LLMs"),
+        ([LLMS[0]], f"one LLM alone, {LLMS[0]}"),
+        ([LLMS[0], LLMS[2]], "--top_k is 3; with 2 LLMs"),
     ):
         assert train_router_mdeberta.main(arguments(fake, tiny_bert, tmp_path / "run", llms=llms)) == 2
         assert expected in capsys.readouterr().err

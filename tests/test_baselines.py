@@ -319,8 +319,8 @@ def test_test_files_are_those_of_training(fake, line, tmp_path):
         assert (found.path, found.llms) == (expected.path, expected.llms) and (found.scores == expected.scores).all()
     with pytest.raises(DataError, match="no training file has scores for lab/other"):
         Problem(parse([*line("x"), *flags]))
-    with pytest.raises(DataError, match="no scores for lab/delta"):
-        Problem(parse([*line("x"), *flags, "--llms", LLMS[3]]))
+    with pytest.raises(DataError, match="its LLMs are lab/gamma-8b, those of .* lab/delta, lab/gamma-8b; all test files"):
+        Problem(parse([*line("x"), *flags, "--llms", LLMS[3], LLMS[2]]))
 
 
 def test_refit_uses_the_validation_rows_too(run, tmp_path):

@@ -227,7 +227,7 @@ def test_the_report_is_what_the_files_say(made, inputs, tiny_bert):
 def test_the_silhouette_of_many_points_is_that_of_some_drawn(monkeypatch):
     """Its work would grow with the square of their number: 300 of 2,000 give it within their own standard error."""
     points, ids = groups([700, 800, 500])
-    points = points + np.random.default_rng(1).normal(scale=3, size=points.shape)
+    points = points + np.random.default_rng(1).normal(scale=20, size=points.shape)
     assert silhouette(points, ids) == round(float(silhouette_score(points, ids)), 4)
     of_all = silhouette_samples(points, ids)
     monkeypatch.setattr(clustering, "SILHOUETTE_POINTS", 300)

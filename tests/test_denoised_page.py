@@ -14,7 +14,8 @@ def write(tmp_path):
     def write(seed, label="mine", **more):
         folder = tmp_path / label / f"seed_{seed}"
         folder.mkdir(parents=True)
-        (folder / "results.json").write_text(json.dumps({"recipe": label, "settings": {"seed": seed}, **more}))
+        results = {"router": "RouterDC", "recipe": label, "settings": {"seed": seed}, **more}
+        (folder / "results.json").write_text(json.dumps(results))
 
     return write
 

@@ -431,13 +431,7 @@ def test_a_setting_that_an_older_run_does_not_know_counts_as_its_default(train, 
 
 
 def test_a_run_that_diverges_is_an_error_and_leaves_no_results(fake, tiny_bert, tmp_path, capsys):
-    flags = {
-        "learning_rate": 1e30,
-        "similarity_function": "inner",
-        "selection": "last",
-        "training_steps": 12,
-        "eval_steps": 12,
-    }
+    flags = {"learning_rate": 1e30, "similarity_function": "inner", "selection": "last", "training_steps": 12}
     assert program.main(arguments(fake, tiny_bert, tmp_path / "run", **flags)) == 2
     assert "at step 6: training has diverged. Lower --learning_rate (1e+30)" in capsys.readouterr().err
     assert not (tmp_path / "run" / "results.json").exists()

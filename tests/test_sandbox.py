@@ -592,7 +592,13 @@ def test_ctrl_c_ends_everything_at_once(plain):
         "Mode", "sandbox.Mode"
     )
     code += f"sandbox.judge([sandbox.Program('python', {named('interrupted') + ASIDE!r})] * 3, workers=2, seconds=50)"
-    caller = subprocess.Popen([sys.executable, "-c", code], cwd=REPO, stderr=subprocess.PIPE, text=True)
+    caller = subprocess.Popen(
+        [sys.executable, "-c", code],
+        cwd=REPO,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
+    )
     for _ in range(100):
         if len(alive("interrupted")) >= 4:
             break

@@ -156,8 +156,8 @@ def planned(commands, monkeypatch):
 
 
 def changed(run, other) -> set[str]:
-    """The settings in which two runs differ."""
-    return {name for name, value in vars(run).items() if value != getattr(other, name)} - LABELS
+    """The settings in which two runs differ; a plan gives each run one thread."""
+    return {name for name, value in vars(run).items() if value != getattr(other, name)} - LABELS - {"threads"}
 
 
 @pytest.mark.parametrize("name", SCRIPTS)

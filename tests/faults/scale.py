@@ -24,7 +24,7 @@ from utils.experiment import batch_rows
 from utils.metrics import references
 
 SIZES = [(10**4, 7), (10**5, 7), (10**6, 7), (10**4, 100), (10**5, 100), (10**4, 1000)]  # rows, LLMs
-NEIGHBOURS = (10**4, 10**5)  # rows of the search for neighbours, whose work is quadratic
+NEIGHBOURS = (10**4, 3 * 10**4)  # rows of the search for neighbours, whose work is quadratic
 SILHOUETTES = (10**4, 3 * 10**4)
 DIMENSIONS = 384  # of an embedding
 
@@ -118,7 +118,7 @@ def measure(largest: int) -> list[dict]:
     """All rows of at most `largest` rows."""
     measured = []
     for rows, llms in SIZES:
-        if rows * llms <= 7 * largest:
+        if rows * llms <= 10 * largest:
             measured += files_and_tables(rows, llms)
     measured += [batches(rows) for rows in (10**4, 10**5, 10**6) if rows <= largest]
     measured += [clusters(rows) for rows in SILHOUETTES if rows <= largest]

@@ -319,7 +319,7 @@ def test_test_files_are_those_of_training(fake, line, tmp_path):
         assert (found.path, found.llms) == (expected.path, expected.llms) and (found.scores == expected.scores).all()
     with pytest.raises(DataError, match="no training file has scores for lab/other"):
         Problem(parse([*line("x"), *flags]))
-    with pytest.raises(DataError, match="its LLMs are lab/gamma-8b, those of .* lab/delta, lab/gamma-8b; all test files"):
+    with pytest.raises(DataError, match="its LLMs are lab/gamma-8b, those of .* lab/delta, lab/gamma-8b; all"):
         Problem(parse([*line("x"), *flags, "--llms", LLMS[3], LLMS[2]]))
 
 

@@ -178,8 +178,10 @@ class _Columns:
 
     def add(self, row: Mapping[str, Any]) -> None:
         """Add a row. Raises: DataError that names it, for what it lacks or what is wrong."""
-        self._check_llms(row.get("scores"))
-        self.scores.extend(self._numbers(row["scores"], "score", 1))
+        scores = row.get("scores")
+        if not isinstance(scores, dict) or tuple(scores) != self.llms:  # the order of row 0 needs no second look
+            self._check_llms(scores)
+        self.scores.fromlist(self._numbers(scores, "score", 1))
         if self.costs is not None or row.get("costs") is not None:
             self._add_costs(row)
         cluster = row.get("cluster_id")
@@ -225,11 +227,11 @@ class _Columns:
             raise self._error(
                 f"'costs' must map each LLM with a score to its cost in US dollars, found {shown(prices)}"
             )
-        self.costs.extend(self._numbers(prices, "cost", sys.float_info.max))
+        self.costs.fromlist(self._numbers(prices, "cost", sys.float_info.max))
 
     def _numbers(self, values: Mapping[str, Any], what: str, most: float) -> list[float]:
         """The values of all LLMs, from 0 to `most`; NaN for None where rows with a gap will be dropped."""
-        numbers = [values[llm] for llm in self.llms]
+        numbers = list(map(values.__getitem__, self.llms))
         for place, value in enumerate(numbers):
             if type(value) in (float, int) and 0 <= value <= most:
                 continue

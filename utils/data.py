@@ -179,7 +179,8 @@ class _Columns:
     def add(self, row: Mapping[str, Any]) -> None:
         """Add a row. Raises: DataError that names it, for what it lacks or what is wrong."""
         scores = row.get("scores")
-        if not isinstance(scores, dict) or tuple(scores) != self.llms:  # the order of row 0 needs no second look
+        in_known_order = scores and isinstance(scores, dict) and tuple(scores) == self.llms
+        if not in_known_order:
             self._check_llms(scores)
         self.scores.fromlist(self._numbers(scores, "score", 1))
         if self.costs is not None or row.get("costs") is not None:

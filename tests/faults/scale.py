@@ -64,7 +64,7 @@ def files_and_tables(rows: int, llms: int) -> list[dict]:
 
     def read() -> RoutingData:
         begun = time.perf_counter()
-        data = load(path, "multi_attempt")
+        data = load(path, "probability")
         seconds["read"] = time.perf_counter() - begun
         return data
 

@@ -16,10 +16,12 @@ PARTS = {  # the runners, and what each of them tries
     "kills": "Programs killed at each of their file-system events and at random times, started again until they end. "
     "Every file that they leave is compared with that of an unbroken run, byte for byte but for times and paths.",
     "disk": "A full disk, folders that cannot be written, and two processes on one folder.",
-    "checkpoints": "Checkpoints with changed bytes, exchanged or missing files, edited settings, code or pickles.",
+    "checkpoints": "Checkpoints with changed bytes, exchanged or missing files, edited settings, code or pickles. "
+    "Without digests, or with digests made anew, some damage makes another router: digests are no signature.",
     "inputs": "Data files with errors of every kind, in every format, read beside an independent reader.",
     "logs": "Logs of the harness and published routing data, likewise.",
-    "attacks": "Programs that try to break out of the sandbox or to pass without an answer.",
+    "attacks": "Programs that try to break out of the sandbox or to pass without an answer, in each mode of it. What "
+    "succeeded is stated by `python -m utils.scoring.sandbox` as not held.",
     "scale": "Seconds of one call, by the number of rows and LLMs.",
     "threads": "Seconds to embed 200 queries on all cores, by how threads wait for one another; at 60 it was stopped.",
 }
@@ -27,7 +29,10 @@ HEAD = """# What was tried to break it
 
 Made by `bash tests/faults/run.sh`; a fixed, quick part of it runs with the tests. `bad` counts what must not happen: a
 file that differs after a kill, another result without a word, an error that does not name its file, a hang, a claim
-of the sandbox that an attack disproved.
+of the sandbox that an attack disproved. All runs: 2 busy cores (x86_64), one thread, as root.
+
+Known flaws of the packages are what `pip-audit -r requirements.txt` prints. Its database could not be reached where
+these runs were made, so there is no result of it here.
 """
 
 

@@ -148,7 +148,7 @@ def test_a_frozen_encoder_embeds_once(encoder, tmp_path, monkeypatch):
     torch.testing.assert_close(queries.embed(np.array([5, 0, 5])), expected[[5, 0, 5]], rtol=1e-4, atol=1e-5)
     assert not queries.embed().requires_grad
     (file,) = tmp_path.iterdir()  # one file, no remains
-    assert list(load_file(file)) == ["values"]
+    assert list(load_file(file)) == ["checksum", "values"]
 
     def forbidden(*args, **kwargs):
         raise AssertionError("the encoder ran although its output is cached")

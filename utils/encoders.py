@@ -5,6 +5,7 @@ import hashlib
 import importlib.util
 import re
 import sys
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -319,6 +320,11 @@ def hidden_below(encoder: Encoder, tokens: Ragged, hardware: Hardware, progress:
     return states
 
 
+def checksum(values: Tensor) -> int:
+    """CRC-32 of a tensor on the CPU."""
+    return zlib.crc32(values.contiguous().reshape(-1).view(torch.uint8).numpy())
+
+
 def check_readable(
     encoder: Encoder | Given, questions: Sequence[str] | np.ndarray, trained_layers: TrainedLayers, title: str
 ) -> None:
@@ -416,7 +422,10 @@ class Queries:
         rows = len(tokens.values) if self.trained_layers == "last" else len(tokens)
         expected = (rows, self.encoder.hidden_size)
         try:
-            values = load_file(path)["values"]
+            kept = load_file(path)
+            values = kept["values"]
+            if "checksum" in kept and kept["checksum"] != checksum(values):  # older files have none
+                raise ValueError("its checksum is another")
             if values.shape != expected or not values.is_floating_point():
                 raise ValueError(f"it has {tuple(values.shape)} values, expected {expected}")
         except (SafetensorError, KeyError, ValueError) as error:
@@ -435,7 +444,7 @@ class Queries:
         if path:
             path.parent.mkdir(parents=True, exist_ok=True)
             with replacing(path) as part:
-                part.write_bytes(save({"values": values}))
+                part.write_bytes(save({"values": values, "checksum": torch.tensor(checksum(values))}))
         return values
 
     def __len__(self) -> int:

@@ -16,6 +16,7 @@ PARTS = {  # the runners, and what each of them tries
     "kills": "Programs killed at each of their file-system events and at random times, started again until they end. "
     "Every file that they leave is compared with that of an unbroken run, byte for byte but for times and paths.",
     "disk": "A full disk, folders that cannot be written, and two processes on one folder.",
+    "kept": "Damaged files that a run keeps for itself: its state is refused by name, its cache is computed again.",
     "checkpoints": "Checkpoints with changed bytes, exchanged or missing files, edited settings, code or pickles. "
     "Without digests, or with digests made anew, some damage makes another router: digests are no signature.",
     "inputs": "Data files with errors of every kind, in every format, read beside an independent reader.",

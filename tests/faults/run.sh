@@ -7,7 +7,7 @@ cd "$(dirname "$0")/../.."
 export PYTHONPATH=. HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 mkdir -p results/faults
 if [ $# = 0 ]; then
-  set -- kills disk checkpoints inputs logs attacks scale threads
+  set -- kills disk kept checkpoints inputs logs attacks scale threads
 fi
 for name in "$@"; do
   python "tests/faults/$name.py" --output "results/faults/$name.json"

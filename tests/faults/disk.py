@@ -15,15 +15,14 @@ import shutil
 import stat
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from kills import Program, child, differences, files_below, programs
-from runner import command_line, finish
+from kills import Program, child, chosen_programs, differences, files_below, parse
+from runner import finish
 
 LIMIT = 240  # seconds for one start
 UNFINISHED = (".part", ".old", ".probe", ".tmp", ".new")  # parts of names that nothing may have after an error
@@ -229,18 +228,12 @@ def faults(program: Program, place: Path, count: int, rng: random.Random) -> tup
 
 def main(argv: list[str] | None = None) -> int:
     """Command line; returns the exit status: 0, or 1 if anything went wrong."""
-    parser = command_line(__doc__, 8, "tries of each fault", seed=1)
-    parser.add_argument("--only", nargs="+", help="programs whose names have one of these in them")
-    args = parser.parse_args(argv)
+    args = parse(__doc__, argv, 8, "tries of each fault")
     begun, rows = time.monotonic(), []
-    with tempfile.TemporaryDirectory() as folder:
-        place = Path(folder).resolve()
-        for program in programs(place):
-            if args.only and not any(word in program.name for word in args.only):
-                continue
-            counts, notes = faults(program, place, args.count, random.Random(f"{args.seed} {program.name}"))
-            rows += [vars(row) for row in counts]
-            print(*[vars(row) for row in counts], *notes, sep="\n", flush=True)
+    for program, place in chosen_programs(args.only):
+        counts, notes = faults(program, place, args.count, random.Random(f"{args.seed} {program.name}"))
+        rows += [vars(row) for row in counts]
+        print(*[vars(row) for row in counts], *notes, sep="\n", flush=True)
     return finish(__file__, argv, args, begun, rows)
 
 

@@ -385,12 +385,9 @@ def as_loaded(rows: list[Row], drops: bool) -> tuple[list, list, list | None, li
 
 
 def is_read_as(data: Any, raw: bytes, suffix: str, drops: bool) -> bool:
-    """Whether loaded data are what the other reader finds."""
-    try:
-        rows = READERS[suffix](raw)
-        questions, scores, costs, clusters = as_loaded(rows, drops)
-    except Exception:
-        return False
+    """Whether loaded data are what the other reader finds. Raises: what that raises for a file that it cannot read."""
+    rows = READERS[suffix](raw)
+    questions, scores, costs, clusters = as_loaded(rows, drops)
     ours = data.questions if data.embeddings is None else data.embeddings.tolist()
     same = ours == questions and list(data.llms) == list(rows[0][1]) and data.scores.tolist() == scores
     same = same and (None if data.costs is None else data.costs.tolist()) == costs

@@ -53,8 +53,9 @@ def tried(name: str, count: int, folder: Path, rng: random.Random, read: Callabl
                 counts[read()] += 1
         except ValueError as error:
             counts["refused" if str(folder) in str(error) else "raw"] += 1
-        except Exception:
+        except Exception as error:  # whatever a library raises is what is counted here, and shown
             counts["raw"] += 1
+            print(f"{name}: {type(error).__name__}: {error}")
         for path, content in whole.items():
             path.write_bytes(content)
     return {"name": name, "tried": count, **counts, "bad": counts["raw"] + counts["different"]}

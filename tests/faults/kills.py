@@ -7,6 +7,7 @@ for writing, renamed or removed, or a folder made or removed, below the program'
 before it. At the end every file must be that of a run that nobody stopped, but for NOT_COMPARED and TIMES.
 """
 
+import argparse
 import json
 import os
 import random
@@ -17,7 +18,7 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -382,24 +383,34 @@ def light_programs(place: Path) -> Iterator[Program]:
     yield Program("download", with_manifest, ["--root", "datasets", "--mirror", str(make_mirror(place / "mirror"))])
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Command line; returns the exit status: 0, or 1 if a file differs or a program fails."""
-    parser = command_line(__doc__, 10, "kills of each program at random times", seed=1)
+def parse(description: str, argv: Sequence[str] | None, count: int, what: str) -> argparse.Namespace:
+    """The flags of a runner that tries these programs; what: is counted by --count."""
+    parser = command_line(description, count, what, seed=1)
     parser.add_argument("--only", nargs="+", help="programs whose names have one of these in them")
-    args = parser.parse_args(argv)
-    begun, rows = time.monotonic(), []
+    return parser.parse_args(argv)
+
+
+def chosen_programs(only: Sequence[str] | None) -> Iterator[tuple[Program, Path]]:
+    """The programs whose names have one of these words in them, by default all, each with a folder to work in."""
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder).resolve()
         for program in programs(place):
-            if args.only and not any(word in program.name for word in args.only):
-                continue
-            attempts = Attempts(program, place)
-            attempts.at_events(list(range(1, len(attempts.events) + 1, program.every)))
-            attempts.at_random(args.count, random.Random(f"{args.seed} {program.name}"))
-            counts = attempts.counts
-            bad = counts.differences + counts.errors
-            rows.append({"name": program.name, "events": len(attempts.events), **vars(counts), "bad": bad})
-            print(rows[-1], *attempts.notes, sep="\n", flush=True)
+            if not only or any(word in program.name for word in only):
+                yield program, place
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Command line; returns the exit status: 0, or 1 if a file differs or a program fails."""
+    args = parse(__doc__, argv, 10, "kills of each program at random times")
+    begun, rows = time.monotonic(), []
+    for program, place in chosen_programs(args.only):
+        attempts = Attempts(program, place)
+        attempts.at_events(list(range(1, len(attempts.events) + 1, program.every)))
+        attempts.at_random(args.count, random.Random(f"{args.seed} {program.name}"))
+        counts = attempts.counts
+        bad = counts.differences + counts.errors
+        rows.append({"name": program.name, "events": len(attempts.events), **vars(counts), "bad": bad})
+        print(rows[-1], *attempts.notes, sep="\n", flush=True)
     return finish(__file__, argv, args, begun, rows)
 
 

@@ -29,9 +29,9 @@ FLOORS = (
         "torch_backend",
     ),  # work on files and runs
     ("training", "importers", "report.summary", "router"),
-    ("baselines", "ceiling", "jobs"),  # routers beside ours, what is possible, and many trainings
-    ("report",),  # pages and figures of all of them
-    ("plan",),  # many runs and their report
+    ("baselines", "ceiling", "jobs", "explain"),  # routers beside ours, what is possible, and many trainings
+    ("report", "route_lines"),  # pages and figures of all of them
+    ("plan", "route"),  # many runs and their report
 )
 
 

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from utils.checkpoint_files import CheckpointError, find, read_config
+from utils.checkpoint_files import CheckpointError, content_hash, find, read_config
 from utils.choice import check_finite, check_queries, columns_of
 from utils.reading import cut, reading
 
@@ -146,7 +146,7 @@ class Router:
 
     def probabilities(self, queries: Sequence[str], llms: Sequence[str] | None = None) -> np.ndarray:
         """P(right) of each LLM on each query, (N, T). Raises: ValueError also for a checkpoint without calibration."""
-        return self._calibrated(self.similarities(queries, llms), llms)
+        return self.calibrated(self.similarities(queries, llms), llms)
 
     def route(
         self,
@@ -178,8 +178,30 @@ class Router:
         fallback = self._stored("best_llm", "a threshold")
         if fallback not in names:
             raise ValueError(f"threshold: below it {fallback} answers, the best single LLM, and it is not among llms")
-        right = np.take_along_axis(self._calibrated(similarity, llms), best[:, None], axis=1)[:, 0]
+        right = np.take_along_axis(self.calibrated(similarity, llms), best[:, None], axis=1)[:, 0]
         return [llm if certain else fallback for llm, certain in zip(chosen, right >= threshold)]
+
+    def calibrated(self, similarity: np.ndarray, llms: Sequence[str] | None = None) -> np.ndarray:
+        """P(right), (N, T), by similarities as `similarities` returned them. Raises: ValueError as `probabilities`."""
+        calibration = self._stored("calibration", "P(right)")
+        from utils.calibration import probabilities
+
+        return probabilities(similarity, calibration, list(self.llms if llms is None else llms))
+
+    def check_stored(self, cost_rate: float = 0.0, threshold: float | None = None) -> None:
+        """Raise ValueError, saying how to get it, if the checkpoint lacks what a cost_rate or a threshold needs."""
+        if cost_rate:
+            self._stored("costs", "a cost_rate")
+        if threshold is not None:
+            self._stored("best_llm", "a threshold")
+        if cost_rate or threshold is not None:
+            self._stored("calibration", "P(right)")
+
+    def identity(self) -> str:
+        """SHA-256 that tells this router from any other: of the config with all digests; of an older one, of its
+        files.
+        """
+        return self.config.get("sha256") or content_hash(self.folder)
 
     def _columns(self, llms: Sequence[str] | None) -> list[int]:
         """Position of each LLM. Raises: ValueError for unknown ones, none, or one named twice."""
@@ -211,14 +233,7 @@ class Router:
             raise ValueError(f"cost_rate is {cost_rate}; it must be a number that is at least 0")
         costs = self._stored("costs", "a cost_rate")
         prices = np.array([costs[name] for name in (self.llms if llms is None else llms)])  # (T,)
-        return self._calibrated(similarity, llms) - cost_rate * prices
-
-    def _calibrated(self, similarity: np.ndarray, llms: Sequence[str] | None) -> np.ndarray:
-        """P(right) by similarities (N, T)."""
-        calibration = self._stored("calibration", "P(right)")
-        from utils.calibration import probabilities
-
-        return probabilities(similarity, calibration, list(self.llms if llms is None else llms))
+        return self.calibrated(similarity, llms) - cost_rate * prices
 
     def _stored(self, key: str, what: str) -> Any:
         """What training stores in the config. Raises: ValueError, saying how to get it, if it is not there."""

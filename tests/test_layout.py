@@ -19,6 +19,7 @@ FLOORS = (
     ("data", "encoders"),  # what is read
     ("metrics", "model", "denoise", "ceiling.known"),  # what is made of it
     ("training_set", "evaluate", "tables", "plots", "checkpoint", "baselines.base"),
+    ("calibration",),  # what is known of a router
     ("run", "clustering", "benchmark", "scoring", "miniature", "report.runs"),  # work on files and runs
     ("training", "importers", "report.summary"),
     ("baselines", "ceiling", "jobs"),  # routers beside ours, what is possible, and many trainings

@@ -19,15 +19,8 @@ FLOORS = (
     ("data", "encoders"),  # what is read
     ("metrics", "model", "denoise", "ceiling.known"),  # what is made of it
     ("training_set", "evaluate", "tables", "plots", "checkpoint", "baselines.base"),
-    (
-        "run",
-        "clustering",
-        "benchmark",
-        "scoring",
-        "miniature",
-        "report.runs",
-        "torch_backend",
-    ),  # work on files and runs
+    ("calibration",),  # what is known of a router
+    ("run", "clustering", "benchmark", "scoring", "miniature", "report.runs", "torch_backend"),  # files and runs
     ("training", "importers", "report.summary", "router"),
     ("baselines", "ceiling", "jobs"),  # routers beside ours, what is possible, and many trainings
     ("report",),  # pages and figures of all of them

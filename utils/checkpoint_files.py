@@ -5,6 +5,7 @@
 
 import hashlib
 import json
+import math
 import sys
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
@@ -58,6 +59,27 @@ def _are_tests(value: Any) -> bool:
     return all(isinstance(test, dict) and _is_text(test.get("path")) and _is_text(test.get("kind")) for test in value)
 
 
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _are_costs(value: Any) -> bool:
+    return isinstance(value, dict) and all(_is_number(cost) and cost >= 0 for cost in value.values())
+
+
+def _is_calibration(value: Any) -> bool:
+    """Whether `utils.calibration.probabilities` can apply it."""
+    if not isinstance(value, dict) or not _is_number(value.get("temperature")) or value["temperature"] <= 0:
+        return False
+    llms = value.get("llms")
+    if not isinstance(llms, dict):
+        return False
+    return all(
+        isinstance(line, dict) and _is_number(line.get("slope")) and _is_number(line.get("intercept"))
+        for line in llms.values()
+    )
+
+
 def _is_one_of(words: Collection[str]) -> Callable[[Any], bool]:
     return lambda value: isinstance(value, str) and value in words
 
@@ -88,6 +110,9 @@ NEEDED_IF_THERE: dict[str, tuple[Callable[[Any], bool], str]] = {
     "settings.data_type": (_are_kinds_or_null, "null or a list of score kinds"),
     "settings.data": (_are_digests, "an object with the SHA-256 of files"),
     "settings.dataset": (_is_one_of(tuple(DATASETS)), " or ".join(DATASETS)),
+    "best_llm": (_is_text, "a name"),
+    "costs": (_are_costs, "an object with a number of US dollars for each LLM"),
+    "calibration": (_is_calibration, "an object with a temperature, and slope and intercept of each LLM"),
 }
 EMBEDS = ("pooling", "max_length", "head")  # keys of the config that change the embedding of a query
 

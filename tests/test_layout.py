@@ -12,8 +12,8 @@ SCRIPTS = ("train_router_mdeberta", "evaluation_router")
 # The house from the ground up. A room is a module of utils or a package; a module of a package may have a room of its
 # own on another floor. Rooms import what is on lower floors, and themselves.
 FLOORS = (
-    ("files", "distributed"),  # how anything is written, and by which of several processes
-    ("choice", "experiment", "fonts", "formats", "losses", "meters", "reading", "tasks", "download"),  # tools and facts
+    ("files", "distributed", "choice", "lines", "reading"),  # how anything is written, by whom, read and chosen
+    ("experiment", "fonts", "formats", "losses", "meters", "tasks", "download"),  # tools and facts
     ("ceiling.features", "ceiling.learners", "ceiling.repeats", "report.statistics"),  # mathematics on arrays
     ("config", "cluster_files", "checkpoint_files"),  # settings, and what a folder stands for or must hold
     ("data", "encoders"),  # what is read

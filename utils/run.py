@@ -20,6 +20,7 @@ from utils import checkpoint
 from utils.checkpoint_files import CONFIG, WEIGHTS
 from utils.config import Config, changed_settings, settings_of
 from utils.distributed import is_main
+from utils.evaluate import picks_text
 from utils.files import atomic_folder, read_json, recover, remove_folder, write_json, write_text
 from utils.model import RouterDC
 from utils.plots import training_curve
@@ -225,7 +226,7 @@ class RunFolder:
         text = "No test sets were read (--no_final_eval).\n"
         if test:
             text = tables(test, f"{results['router']} (this run)")
-            write_text(self.work / "picks.json", json.dumps(test["picks"]) + "\n")
+            write_text(self.work / "picks.json", picks_text(test))
         write_text(self.work / "tables.md", text + "\n")
         write_json(self.work / RESULTS, results)
         remove_leftovers(self.path)

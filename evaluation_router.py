@@ -17,10 +17,11 @@ from typing import Any
 import torch
 
 from utils import checkpoint
+from utils.choice import check_finite, check_queries
 from utils.config import HardwareConfig, Kind, parse_arguments
 from utils.data import DataError, RoutingData, cut, load_all, reading
 from utils.encoders import Queries
-from utils.evaluate import check_finite, check_kinds, evaluate
+from utils.evaluate import check_kinds, evaluate
 from utils.experiment import Hardware, choose_hardware
 from utils.files import writable_folder, write_json
 from utils.model import RouterDC, trained_layers_of
@@ -77,15 +78,11 @@ def choose(
     columns = model.columns(llms)
     if not queries:
         raise ValueError("--query -: standard input is empty; give one query a line")
-    for number, query in enumerate(queries):
-        if not query.strip():
-            raise ValueError(f"--query: number {number} is empty; give the text that an LLM would get")
-        if query != query.encode(errors="ignore").decode():
-            raise ValueError(f"--query: number {number} is not valid UTF-8: {query[:80]!r}")
+    check_queries(queries, "--query")
     texts = [cut(query, characters, keep) for query in queries]
     embedded = Queries(model.encoder, texts, hardware, "all").embed()
     similarity = model(embedded)[1][:, columns]  # (N, T)
-    check_finite(similarity, "--query")
+    check_finite(similarity.cpu().numpy(), "--query")
     routed = []
     for query, row in zip(queries, similarity.tolist()):
         best = max(range(len(llms)), key=row.__getitem__)

@@ -13,15 +13,15 @@ SCRIPTS = ("train_router_mdeberta", "evaluation_router")
 # own on another floor. Rooms import what is on lower floors, and themselves.
 FLOORS = (
     ("files",),  # how anything is written
-    ("experiment", "fonts", "formats", "losses", "meters", "tasks", "download"),  # tools and facts
+    ("choice", "experiment", "fonts", "formats", "losses", "meters", "reading", "tasks", "download"),  # tools and facts
     ("ceiling.features", "ceiling.learners", "ceiling.repeats", "report.statistics"),  # mathematics on arrays
-    ("config", "cluster_files"),  # settings, and which files a folder stands for
+    ("config", "cluster_files", "checkpoint_files"),  # settings, and what a folder stands for or must hold
     ("data", "encoders"),  # what is read
     ("metrics", "model", "denoise", "ceiling.known"),  # what is made of it
     ("training_set", "evaluate", "tables", "plots", "checkpoint", "baselines.base"),
     ("calibration",),  # what is known of a router
-    ("run", "clustering", "benchmark", "scoring", "miniature", "report.runs"),  # work on files and runs
-    ("training", "importers", "report.summary"),
+    ("run", "clustering", "benchmark", "scoring", "miniature", "report.runs", "torch_backend"),  # files and runs
+    ("training", "importers", "report.summary", "router"),
     ("baselines", "ceiling", "jobs"),  # routers beside ours, what is possible, and many trainings
     ("report",),  # pages and figures of all of them
     ("plan",),  # many runs and their report

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 from tqdm.auto import tqdm
 
 from utils.ceiling.known import known_ceilings
+from utils.choice import check_finite
 from utils.data import DataError, RoutingData, gains, net
 from utils.encoders import Queries, TrainedLayers
 from utils.experiment import Hardware
@@ -17,19 +17,6 @@ from utils.meters import bar
 from utils.metrics import accuracy, averages, earned, references, shares
 from utils.model import RouterDC
 from utils.tasks import TRAIN_ORDER
-
-
-def check_finite(similarity: Tensor, title: str = "queries") -> None:
-    """Raise ValueError unless all similarities (N, T) are finite: an arg-max over others picks an LLM without a reason.
-
-    title: of the queries, for the error.
-    """
-    wrong = int((~similarity.isfinite()).any(dim=1).sum())
-    if wrong:
-        raise ValueError(
-            f"{title}: the similarities of {wrong} of {len(similarity)} are not finite, so no LLM is the nearest: "
-            "training has diverged. Train again with a lower --learning_rate"
-        )
 
 
 def check_kinds(tests: Sequence[RoutingData], kinds: Mapping[str, str]) -> None:
@@ -64,7 +51,7 @@ def route(
     model.eval()
     try:
         similarity = model(queries.embed(rows, progress))[1]  # (N, T)
-        check_finite(similarity)
+        check_finite(similarity.cpu().numpy())
         return similarity[:, model.columns(llms)].argmax(dim=1).cpu().numpy()
     finally:
         model.train(was_training)

@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from utils import checkpoint
+from utils.checkpoint_files import CONFIG, WEIGHTS
 from utils.config import Config, changed_settings, settings_of
 from utils.files import atomic_folder, read_json, recover, remove_folder, write_json, write_text
 from utils.model import RouterDC
@@ -123,7 +124,7 @@ class RunFolder:
         """
         if self.overwrite or not (self.work / RESULTS).is_file():
             return False
-        for name in (f"checkpoint/{checkpoint.CONFIG}", f"checkpoint/{checkpoint.WEIGHTS}", "tables.md"):
+        for name in (f"checkpoint/{CONFIG}", f"checkpoint/{WEIGHTS}", "tables.md"):
             if not (self.work / name).is_file():
                 raise ValueError(f"{self.work / name}: not there any more; bring it back, or train again (--overwrite)")
         return True

@@ -19,9 +19,9 @@ FLOORS = (
     ("data", "encoders"),  # what is read
     ("metrics", "model", "denoise", "ceiling.known"),  # what is made of it
     ("training_set", "evaluate", "tables", "plots", "checkpoint", "baselines.base"),
-    ("calibration",),  # what is known of a router
+    ("calibration", "llm_embedding"),  # what is known of a router, and what it can learn later
     ("run", "clustering", "benchmark", "scoring", "miniature", "report.runs", "torch_backend"),  # files and runs
-    ("training", "importers", "report.summary", "router"),
+    ("training", "importers", "add_llm", "report.summary", "router"),
     ("baselines", "ceiling", "jobs"),  # routers beside ours, what is possible, and many trainings
     ("report",),  # pages and figures of all of them
     ("plan",),  # many runs and their report

@@ -16,7 +16,7 @@ FLOORS = (
     ("choice", "experiment", "fonts", "formats", "losses", "meters", "reading", "tasks", "download"),  # tools and facts
     ("ceiling.features", "ceiling.learners", "ceiling.repeats", "report.statistics"),  # mathematics on arrays
     ("config", "cluster_files", "checkpoint_files"),  # settings, and what a folder stands for or must hold
-    ("data", "encoders"),  # what is read
+    ("data", "encoders", "onnx_files"),  # what is read
     ("metrics", "model", "denoise", "ceiling.known"),  # what is made of it
     ("training_set", "evaluate", "tables", "plots", "checkpoint", "baselines.base"),
     (
@@ -27,8 +27,9 @@ FLOORS = (
         "miniature",
         "report.runs",
         "torch_backend",
+        "onnx_backend",
     ),  # work on files and runs
-    ("training", "importers", "report.summary", "router"),
+    ("training", "importers", "report.summary", "router", "onnx_export"),
     ("baselines", "ceiling", "jobs"),  # routers beside ours, what is possible, and many trainings
     ("report",),  # pages and figures of all of them
     ("plan",),  # many runs and their report

@@ -16,12 +16,13 @@ FLOORS = (
     ("experiment", "fonts", "formats", "losses", "meters", "tasks", "download"),  # tools and facts
     ("ceiling.features", "ceiling.learners", "ceiling.repeats", "report.statistics"),  # mathematics on arrays
     ("config", "cluster_files", "checkpoint_files"),  # settings, and what a folder stands for or must hold
-    ("data", "encoders"),  # what is read
+    ("data", "encoders", "onnx_files"),  # what is read
     ("metrics", "model", "denoise", "ceiling.known"),  # what is made of it
     ("training_set", "evaluate", "tables", "plots", "checkpoint", "baselines.base"),
     ("calibration", "llm_embedding"),  # what is known of a router, and what it can learn later
-    ("run", "clustering", "benchmark", "scoring", "miniature", "report.runs", "torch_backend"),  # files and runs
-    ("training", "importers", "add_llm", "report.summary", "router"),
+    ("run", "clustering", "benchmark", "scoring", "miniature", "report.runs"),  # work on files and runs
+    ("torch_backend", "onnx_backend"),  # what computes for a router in use
+    ("training", "importers", "add_llm", "report.summary", "router", "onnx_export"),
     ("baselines", "ceiling", "jobs"),  # routers beside ours, what is possible, and many trainings
     ("report",),  # pages and figures of all of them
     ("plan",),  # many runs and their report

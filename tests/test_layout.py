@@ -22,7 +22,7 @@ FLOORS = (
     ("calibration",),  # what is known of a router
     ("run", "clustering", "benchmark", "scoring", "miniature", "report.runs", "torch_backend"),  # files and runs
     ("training", "importers", "report.summary", "router"),
-    ("baselines", "ceiling", "jobs"),  # routers beside ours, what is possible, and many trainings
+    ("baselines", "ceiling", "gateway", "jobs"),  # routers beside ours, what is possible, and many trainings
     ("report",),  # pages and figures of all of them
     ("plan",),  # many runs and their report
 )

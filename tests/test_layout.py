@@ -23,7 +23,7 @@ FLOORS = (
     ("run", "clustering", "benchmark", "scoring", "miniature", "report.runs"),  # work on files and runs
     ("torch_backend", "onnx_backend"),  # what computes for a router in use
     ("training", "importers", "add_llm", "report.summary", "router", "onnx_export"),
-    ("baselines", "ceiling", "jobs"),  # routers beside ours, what is possible, and many trainings
+    ("baselines", "ceiling", "gateway", "jobs"),  # routers beside ours, what is possible, and many trainings
     ("report",),  # pages and figures of all of them
     ("plan",),  # many runs and their report
 )

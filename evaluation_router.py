@@ -165,7 +165,8 @@ def load_test_files(args: Arguments, model: RouterDC, config: dict[str, Any]) ->
     if not paths:
         raise ValueError(f"--ckpt {args.ckpt}: its training run read no test files; name them with --test_data_paths")
     tests = load_all(paths, kinds, ("--test_data_paths", "--test_data_type"), **reading(config["settings"]))
-    if args.test_data_paths is None and config["settings"].get("llms"):  # the run read these columns alone
+    chose_llms = config["settings"].get("llms") or config.get("changes")
+    if args.test_data_paths is None and chose_llms:  # not the router of all LLMs that the files have
         tests = [data.for_llms([name for name in data.llms if name in model.llms]) for data in tests]
     model.check_knows(tests[0].llms)
     check_kinds(tests, kinds_of_run(config))

@@ -5,6 +5,7 @@
 
 import hashlib
 import json
+import math
 import sys
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
@@ -58,6 +59,27 @@ def _are_tests(value: Any) -> bool:
     return all(isinstance(test, dict) and _is_text(test.get("path")) and _is_text(test.get("kind")) for test in value)
 
 
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _are_costs(value: Any) -> bool:
+    return isinstance(value, dict) and all(_is_number(cost) and cost >= 0 for cost in value.values())
+
+
+def _is_calibration(value: Any) -> bool:
+    """Whether `utils.calibration.probabilities` can apply it."""
+    if not isinstance(value, dict) or not _is_number(value.get("temperature")) or value["temperature"] <= 0:
+        return False
+    llms = value.get("llms")
+    if not isinstance(llms, dict):
+        return False
+    return all(
+        isinstance(line, dict) and _is_number(line.get("slope")) and _is_number(line.get("intercept"))
+        for line in llms.values()
+    )
+
+
 def _is_one_of(words: Collection[str]) -> Callable[[Any], bool]:
     return lambda value: isinstance(value, str) and value in words
 
@@ -88,6 +110,9 @@ NEEDED_IF_THERE: dict[str, tuple[Callable[[Any], bool], str]] = {
     "settings.data_type": (_are_kinds_or_null, "null or a list of score kinds"),
     "settings.data": (_are_digests, "an object with the SHA-256 of files"),
     "settings.dataset": (_is_one_of(tuple(DATASETS)), " or ".join(DATASETS)),
+    "best_llm": (_is_text, "a name"),
+    "costs": (_are_costs, "an object with a number of US dollars for each LLM"),
+    "calibration": (_is_calibration, "an object with a temperature, and slope and intercept of each LLM"),
 }
 EMBEDS = ("pooling", "max_length", "head")  # keys of the config that change the embedding of a query
 
@@ -98,11 +123,11 @@ class CheckpointError(RuntimeError):
 
 def write_config(folder: Path, config: Mapping[str, Any]) -> None:
     """Write the config of a checkpoint whose other files are there, with the digests of them and of itself."""
-    config = {**config, "files": _digests(folder)}
+    config = {**config, "files": digests(folder)}
     write_json(folder / CONFIG, config | {"sha256": _digest_of_config(config)})
 
 
-def _digests(folder: Path) -> dict[str, str]:
+def digests(folder: Path) -> dict[str, str]:
     """SHA-256 of each file that a checkpoint's model is made of, by its path in the folder; hidden files are not."""
     encoder = [path for path in sorted((folder / ENCODER).rglob("*")) if path.is_file() and path.name[0] != "."]
     digests = {}
@@ -175,7 +200,7 @@ def check_files(folder: Path, config: Mapping[str, Any]) -> None:
 
     Of a checkpoint from before there were digests only the names can be checked; a note on stderr says so.
     """
-    found = _digests(folder)
+    found = digests(folder)
     saved = config.get("files", found)
     if "files" not in config:
         print(f"note: {folder} has no digests (it is older than they are): damage may go unnoticed", file=sys.stderr)

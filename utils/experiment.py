@@ -8,6 +8,8 @@ from functools import lru_cache
 import numpy as np
 import torch
 
+from utils.distributed import own_device, own_threads
+
 
 @dataclass(frozen=True)
 class Hardware:
@@ -46,13 +48,13 @@ def choose_hardware(device: str = "auto", precision: str = "auto", threads: int 
     Args:
         device: "auto" (CUDA, then MPS, then CPU), "cpu", "cuda", "cuda:1", "mps".
         precision: "auto" (bf16 autocast over fp32 weights where the device computes in bf16), "bf16" or "fp32".
-        threads: 0 leaves the number as it is: that of the cores, or OMP_NUM_THREADS.
+        threads: 0 leaves the number as it is: that of the cores, or OMP_NUM_THREADS. Several processes share the cores.
     Raises: ValueError if the device is not there or the name is unknown.
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
-        chosen = torch.device(device)
+        chosen = torch.device(own_device(device))
     except RuntimeError:
         raise ValueError(f"--device is {device!r}; it must be auto, cpu, cuda, cuda:N or mps") from None
     if chosen.type == "cuda" and (chosen.index or 0) >= (torch.cuda.device_count() if torch.cuda.is_available() else 0):
@@ -64,7 +66,7 @@ def choose_hardware(device: str = "auto", precision: str = "auto", threads: int 
         raise ValueError("--device mps: PyTorch sees no Apple GPU. Use --device cpu")
     if precision not in ("auto", "bf16", "fp32"):
         raise ValueError(f"--precision is {precision!r}; it must be auto, bf16 or fp32")
-    if threads:
+    if threads := threads or own_threads():
         torch.set_num_threads(threads)
     bf16 = _has_bf16(chosen) if precision == "auto" else precision == "bf16"
     return Hardware(chosen, bf16, tokens=512 if chosen.type == "cpu" else 16384, multiple=16 if bf16 else 8)

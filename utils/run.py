@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from utils import checkpoint
 from utils.checkpoint_files import CONFIG, WEIGHTS
 from utils.config import Config, changed_settings, settings_of
+from utils.distributed import is_main
 from utils.evaluate import picks_text
 from utils.files import atomic_folder, read_json, recover, remove_folder, write_json, write_text
 from utils.model import RouterDC
@@ -112,7 +113,8 @@ class RunFolder:
     def __init__(self, path: Path, settings: dict[str, Any], overwrite: bool = False):
         self.path, self.settings, self.overwrite = path, settings, overwrite
         self.saved_at = time.monotonic()
-        remove_leftovers(path)
+        if is_main():
+            remove_leftovers(path)
         replacement = path / REPLACEMENT
         is_replacing = replacement.is_dir() or (overwrite and (path / RESULTS).is_file())
         self.work = replacement if is_replacing else path
@@ -136,7 +138,7 @@ class RunFolder:
 
     def begin(self) -> None:
         """Make way for the first step: with `overwrite` nothing is left of a run that was not finished."""
-        if self.overwrite:
+        if self.overwrite and is_main():
             clear(self.work)
         self.work.mkdir(exist_ok=True)
 

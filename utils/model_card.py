@@ -15,8 +15,8 @@ from utils.router import Router  # of the code of this repository, from a checko
 router = Router.from_pretrained("{name}")
 router.route(["What is 17 * 23?"])  # which LLM should answer
 ```"""
-LIMITS = """- It was trained on the tasks above. Queries of other kinds, in other languages or much longer are routed by what they
-  look like, without a warning.
+LIMITS = """- It was trained on the tasks above. Queries of other kinds, in other languages or much longer are routed by
+  what they look like, without a warning.
 - A similarity is no probability. Where the config has a calibration, it was fitted on rows of the training tasks.
 - It knows the LLMs above as they were when they were scored. A new version of one needs new scores.
 - It decides which LLM answers, not whether an answer is right or harmless."""

@@ -21,7 +21,7 @@ from utils.config import HardwareConfig, Kind, parse_arguments
 from utils.data import DataError, RoutingData, cut, load_all, reading
 from utils.encoders import Queries
 from utils.evaluate import check_finite, check_kinds, evaluate
-from utils.experiment import Hardware, choose_hardware
+from utils.experiment import Hardware, hardware_like
 from utils.files import writable_folder, write_json
 from utils.model import RouterDC, trained_layers_of
 from utils.tables import tables
@@ -45,7 +45,7 @@ class Arguments:
     output: Path | None = None
     """write the figures, and the LLM picked for each query, as JSON"""
     hardware: HardwareConfig = field(default_factory=HardwareConfig)
-    """--precision auto: that of the training run"""
+    """--precision auto: that of the training run where the device has it"""
 
 
 def check_arguments(args: Arguments) -> None:
@@ -199,8 +199,8 @@ def main(argv: list[str] | None = None) -> int:
             Arguments, sys.argv[1:] if argv is None else argv, "python evaluation_router.py", __doc__
         )
         model, config = checkpoint.load(args.ckpt)
-        precision = config["precision"] if args.hardware.precision == "auto" else args.hardware.precision
-        hardware = choose_hardware(args.hardware.device, precision, args.hardware.threads)
+        flags = args.hardware
+        hardware = hardware_like(config["precision"], flags.device, flags.precision, flags.threads, flags.tokens)
         model.place(hardware, trained_layers_of(config["settings"]), config["settings"]["train_layers"])
         check_arguments(args)
         if args.query:

@@ -15,7 +15,7 @@ FLOORS = (
     ("files",),  # how anything is written
     ("experiment", "fonts", "formats", "losses", "meters", "tasks", "download"),  # tools and facts
     ("ceiling.features", "ceiling.learners", "ceiling.repeats", "report.statistics"),  # mathematics on arrays
-    ("config", "cluster_files"),  # settings, and which files a folder stands for
+    ("config", "cluster_files", "memory"),  # settings, which files a folder stands for, chunks that fit
     ("data", "encoders"),  # what is read
     ("metrics", "model", "denoise", "ceiling.known"),  # what is made of it
     ("training_set", "evaluate", "tables", "plots", "checkpoint", "baselines.base"),

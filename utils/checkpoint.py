@@ -21,6 +21,7 @@ from transformers.initialization import no_init_weights
 from utils.config import GIVEN
 from utils.data import ENDS, MISSING
 from utils.encoders import Encoder, Given, check_configuration, load_tokenizer
+from utils.experiment import PRECISIONS
 from utils.files import atomic_folder, write_json
 from utils.model import RouterDC
 from utils.tasks import DATASETS, KINDS
@@ -83,7 +84,7 @@ NEEDED: dict[str, tuple[Callable[[Any], bool], str]] = {
     "head": (_is_bool, "true or false"),
     "llms": (_are_different_texts, "a list of different names"),
     "router": (_is_text, "a name"),
-    "precision": (_is_one_of(("bf16", "fp32")), "bf16 or fp32"),
+    "precision": (_is_one_of(PRECISIONS), f"one of {', '.join(PRECISIONS)}"),
     "tests": (_are_tests, "a list of objects with path and kind"),
     "settings": (lambda value: isinstance(value, dict), "an object"),
     "settings.data_paths": (_are_texts, "a list of paths"),

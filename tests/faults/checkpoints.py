@@ -39,7 +39,7 @@ from utils.experiment import Hardware
 from utils.model import RouterDC
 
 SECONDS = 20  # of the processor that a checkpoint may take, a hundred times what it does take
-HARDWARE = Hardware(torch.device("cpu"), bf16=False, tokens=512, multiple=8)
+HARDWARE = Hardware(torch.device("cpu"), precision="fp32", tokens=512, multiple=8)
 WORDS = "which river mountain sum product number loop string function what is the of a".split()
 DRAW = random.Random(0)
 QUERIES = [" ".join(DRAW.choices(WORDS, k=DRAW.randint(1, 20))) + "?" for _ in range(12)]

@@ -23,9 +23,9 @@ import pytest
 from conftest import REPO
 
 sys.path.append(str(REPO / "tests" / "gateway"))
-import standin  # noqa: E402
+import standin
 
-from utils.gateway.chooser import Chooser, Options, deployments, options_of, question, ranked  # noqa: E402
+from utils.gateway.chooser import Chooser, Options, deployments, options_of, question, ranked
 
 # Requests
 

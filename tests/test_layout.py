@@ -15,7 +15,7 @@ FLOORS = (
     ("files", "distributed", "choice", "lines", "reading"),  # how anything is written, by whom, read and chosen
     ("experiment", "fonts", "formats", "losses", "meters", "tasks", "download"),  # tools and facts
     ("ceiling.features", "ceiling.learners", "ceiling.repeats", "report.statistics"),  # mathematics on arrays
-    ("config", "cluster_files", "checkpoint_files"),  # settings, and what a folder stands for or must hold
+    ("config", "cluster_files", "checkpoint_files", "memory"),  # settings; what a folder stands for; chunks that fit
     ("data", "encoders", "onnx_files"),  # what is read
     ("metrics", "model", "denoise", "ceiling.known"),  # what is made of it
     ("training_set", "evaluate", "tables", "plots", "checkpoint", "baselines.base"),

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.files import write_json
-from utils.reading import ENDS, GIVEN, MISSING
+from utils.reading import ENDS, GIVEN, MISSING, PRECISIONS
 from utils.tasks import DATASETS, KINDS
 
 FORMAT = "routerdc-checkpoint-1"
@@ -94,7 +94,7 @@ NEEDED: dict[str, tuple[Callable[[Any], bool], str]] = {
     "head": (_is_bool, "true or false"),
     "llms": (_are_different_texts, "a list of different names"),
     "router": (_is_text, "a name"),
-    "precision": (_is_one_of(("bf16", "fp32")), "bf16 or fp32"),
+    "precision": (_is_one_of(PRECISIONS), f"one of {', '.join(PRECISIONS)}"),
     "tests": (_are_tests, "a list of objects with path and kind"),
     "settings": (lambda value: isinstance(value, dict), "an object"),
     "settings.data_paths": (_are_texts, "a list of paths"),

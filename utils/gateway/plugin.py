@@ -23,7 +23,6 @@ from litellm.proxy import proxy_server
 
 from utils.gateway.chooser import MODEL, Chooser, deployments, options_of, question
 
-
 CHATS = ("acompletion", "atext_completion", "aresponses", "anthropic_messages")  # of LiteLLM, what can be routed
 
 

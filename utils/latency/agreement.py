@@ -42,17 +42,20 @@ def similarities_of(router: Router, questions: Sequence[str], cache: Path, key: 
     return np.concatenate(rows)
 
 
-def compare(ckpt: str, names: Sequence[str], threads: int, cache: Path) -> dict[str, Any]:
-    """The picks of a checkpoint's router on all its test queries, computed in several ways.
+def compare(
+    ckpt: str, names: Sequence[str], threads: int, cache: Path, count: int = 0, seed: int = 1
+) -> dict[str, Any]:
+    """The picks of a checkpoint's router on its test queries, computed in several ways.
 
     Args:
         names: of the ways; the first of all is always the reference, torch in fp32.
         cache: folder for similarities that are computed.
+        count, seed: how many of the queries, and how they are drawn; 0: all of them.
     Returns: {"queries", "ways": {way: {"equal_picks": %, "by_task": {task: %}, "largest_difference", "id_avg",
         "ood_avg", "tasks": {task: accuracy}}}}.
     """
     folder = find(ckpt)
-    config, tests = read_config(folder), test_files(ckpt)
+    config, tests = read_config(folder), test_files(ckpt, count, seed)
     inside = [task_of(path) for path in config["settings"]["data_paths"]]
     ways = {name: options for name, options in ways_of(folder).items() if name in {REFERENCE, *names}}
     made_of = json.dumps(source_of(folder, config))

@@ -30,11 +30,22 @@ def ways_of(folder: Path) -> dict[str, dict[str, Any]]:
     }
 
 
-def test_files(ckpt: str) -> list[RoutingData]:
-    """The test files of a checkpoint's training run. Raises: DataError for bad files."""
+def test_files(ckpt: str, count: int = 0, seed: int = 1) -> list[RoutingData]:
+    """The test files of a checkpoint's training run, or `count` rows of them all, drawn by the seed.
+
+    Raises: DataError for bad files.
+    """
     config = read_config(find(ckpt))
     paths, kinds = ([test[key] for test in config["tests"]] for key in ("path", "kind"))
-    return load_all(paths, kinds, ("tests", "kinds"), **reading(config["settings"]))
+    tests = load_all(paths, kinds, ("tests", "kinds"), **reading(config["settings"]))
+    total = sum(map(len, tests))
+    if not count or count >= total:
+        return tests
+    drawn = np.sort(np.random.default_rng(seed).permutation(total)[:count])
+    ends = np.cumsum([len(data) for data in tests])
+    rows = np.split(drawn, np.searchsorted(drawn, ends[:-1]))
+    starts = ends - [len(data) for data in tests]
+    return [data.rows(chosen - start) for data, chosen, start in zip(tests, rows, starts) if len(chosen)]
 
 
 def sample(questions: list[str], count: int, seed: int) -> list[str]:

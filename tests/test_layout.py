@@ -21,11 +21,11 @@ FLOORS = (
     ("training_set", "evaluate", "tables", "plots", "checkpoint", "baselines.base"),
     ("calibration", "llm_embedding"),  # what is known of a router, and what it can learn later
     ("run", "clustering", "benchmark", "scoring", "miniature", "report.runs"),  # work on files and runs
-    ("torch_backend", "onnx_backend"),  # what computes for a router in use
+    ("torch_backend", "onnx_backend", "model_card"),  # what computes for a router in use, and tells of it
     ("training", "importers", "add_llm", "report.summary", "router", "onnx_export"),
-    ("baselines", "ceiling", "gateway", "jobs"),  # routers beside ours, what is possible, and many trainings
-    ("report",),  # pages and figures of all of them
-    ("plan",),  # many runs and their report
+    ("baselines", "ceiling", "gateway", "jobs", "explain"),  # routers beside ours, what is possible, and many trainings
+    ("report", "route_lines"),  # pages and figures of all of them
+    ("plan", "route"),  # many runs and their report
 )
 
 

@@ -1,31 +1,16 @@
-"""The gateway: questions, choices and threads without LiteLLM; then its real proxy, the real client, and failing LLMs.
-
-The proxy's tests need an environment with utils/gateway/requirements.txt. It is the one whose Python ROUTERDC_GATEWAY
-names, or .cache/gateway, which is made once where packages can be had; else they are skipped.
-"""
+"""The gateway without LiteLLM: what a request asks, which LLMs there are for it, and the thread that chooses."""
 
 import asyncio
-import json
-import os
-import secrets
-import socket
-import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 from conftest import REPO
 
 sys.path.append(str(REPO / "tests" / "gateway"))
-import standin  # noqa: E402
+import standin
 
-from utils.gateway.chooser import Chooser, Options, deployments, options_of, question, ranked  # noqa: E402
+from utils.gateway.chooser import Chooser, Options, deployments, options_of, question, ranked
 
 # Requests
 
@@ -149,136 +134,3 @@ def test_an_error_of_the_router_reaches_its_request_and_the_next_is_answered():
         assert (await chooser.choose("dead: x", router.llms, Options())).llms[0] == "dead"
 
     asyncio.run(run())
-
-
-# The real proxy
-
-ENVIRONMENT = REPO / ".cache" / "gateway"
-KEY = f"sk-{secrets.token_hex(16)}"
-
-
-@pytest.fixture(scope="module")
-def python() -> str:
-    """A Python with LiteLLM's proxy."""
-    if given := os.environ.get("ROUTERDC_GATEWAY"):
-        return given
-    program = ENVIRONMENT / "bin" / "python"
-    requirements = (REPO / "utils" / "gateway" / "requirements.txt").read_text(encoding="utf-8")
-    stamp = ENVIRONMENT / "requirements.txt"
-    if not stamp.is_file() or stamp.read_text(encoding="utf-8") != requirements:
-        install = [program, "-m", "pip", "install", "-q", "--no-compile", "--timeout", "5", "--retries", "0"]
-        for command in ([sys.executable, "-m", "venv", "--clear", ENVIRONMENT], [*install, "-r", "/dev/stdin"]):
-            run = subprocess.run(command, input=requirements, capture_output=True, text=True, timeout=300)
-            if run.returncode:
-                pytest.skip(f"LiteLLM's proxy could not be installed: {run.stderr[-300:]}")
-        stamp.write_text(requirements, encoding="utf-8")
-    return str(program)
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
-
-
-@contextmanager
-def served(command: list[str], url: str, log: Path, **environment: str) -> Iterator[None]:
-    """A server that runs until the end of the block; it is there when the address answers anything."""
-    with log.open("w") as out, subprocess.Popen(command, stdout=out, stderr=out, env=environment, cwd=REPO) as process:
-        try:
-            for _ in range(600):
-                try:
-                    urllib.request.urlopen(url, timeout=5).close()
-                    break
-                except urllib.error.HTTPError:
-                    break
-                except OSError:
-                    assert process.poll() is None, log.read_text()[-3000:]
-                    time.sleep(0.1)
-            else:
-                raise AssertionError(f"{url} does not answer: {log.read_text()[-3000:]}")
-            yield
-        finally:
-            process.terminate()
-
-
-def configuration(port: int) -> dict:
-    """LiteLLM's, with every server of the stand-in; good-b has another name."""
-    models = [{"model_name": "routerdc", "litellm_params": {"model": "openai/x", "api_base": "http://127.0.0.1:9"}}]
-    for llm in standin.LLMS:
-        address = f"http://127.0.0.1:{9 if llm == 'dead' else port}/{llm}/v1"
-        params = {"model": f"openai/{llm}-1", "api_base": address, "api_key": "none", "timeout": 1, "stream_timeout": 1}
-        models.append({"model_name": llm, "litellm_params": params})
-    models[2] |= {"model_name": "the-other", "model_info": {"routerdc": "good-b"}}
-    return {
-        "model_list": models,
-        "litellm_settings": {"callbacks": "standin_plugin.plugin"},
-        "router_settings": {"num_retries": 0, "disable_cooldowns": True},
-    }
-
-
-@dataclass(frozen=True)
-class Proxy:
-    """LiteLLM's proxy that runs with the stand-in."""
-
-    python: str
-    url: str
-    environment: dict[str, str]
-    log: Path
-
-    def ask(self, *requests: dict, clients: int = 64) -> list[dict]:
-        """Answers of the real client, by utils/gateway/client.py in a process of its own."""
-        command = [self.python, "-m", "utils.gateway.client", "--url", self.url, "--clients", str(clients)]
-        options = {"capture_output": True, "text": True, "env": self.environment, "cwd": REPO, "timeout": 120}
-        run = subprocess.run(command, input=json.dumps(requests), **options)
-        assert run.returncode == 0, run.stderr
-        return json.loads(run.stdout)
-
-
-@pytest.fixture(scope="module")
-def proxy(python, tmp_path_factory) -> Iterator[Proxy]:
-    folder = tmp_path_factory.mktemp("gateway")
-    port, backends = free_port(), free_port()
-    path = folder / "config.yaml"
-    path.write_text(json.dumps(configuration(backends)))
-    own = {"PYTHONPATH": f"{REPO}:{REPO / 'tests' / 'gateway'}", "LITELLM_MASTER_KEY": KEY, "OPENAI_API_KEY": KEY}
-    environment = os.environ | own | {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_LOG": "INFO"}
-    llms = [python, "-m", "utils.gateway.backends", "--port", str(backends)]
-    program = [
-        str(Path(python).with_name("litellm")),
-        "--config",
-        str(path),
-        "--host",
-        "127.0.0.1",
-        "--port",
-        str(port),
-    ]
-    url = f"http://127.0.0.1:{port}"
-    with ExitStack() as servers:
-        servers.enter_context(served(llms, f"http://127.0.0.1:{backends}", folder / "llms.log", **environment))
-        servers.enter_context(served(program, f"{url}/health/liveliness", folder / "proxy.log", **environment))
-        yield Proxy(python, f"{url}/v1", environment, folder / "proxy.log")
-
-
-def asked(text: str, model: str = "routerdc", **others: object) -> dict:
-    return {"model": model, **chat(text), **others}
-
-
-def routed(answer: dict) -> str | None:
-    return answer["headers"].get("x-routerdc-llm")
-
-
-@pytest.mark.parametrize("stream", [False, True])
-def test_a_request_goes_to_the_llm_that_the_router_chooses(proxy, stream):
-    first, other, named = proxy.ask(
-        asked("good-a: hello", stream=stream),
-        asked("good-b slow: hello", stream=stream),
-        asked("good-b: hello", "good-a", stream=stream),
-    )
-    assert first["text"] == "good-a|good-a-1|good-a: hello" and routed(first) == "good-a"
-    assert other["text"] == "good-b|good-b-1|good-b slow: hello" and routed(other) == "good-b"
-    assert first["headers"]["x-routerdc-similarity"] == "1.0000" and first["model"] == "routerdc"
-    assert other["headers"]["x-litellm-model-group"] == "the-other"
-    assert named["text"] == "good-a|good-a-1|good-b: hello" and routed(named) is None  # it named its model
-    log = proxy.log.read_text()
-    assert "routerdc: {'llms': ('good-b', 'slow', 'good-a'," in log

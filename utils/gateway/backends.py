@@ -23,7 +23,8 @@ app = FastAPI()
 async def chat(kind: str, request: Request) -> Response:
     """Answer a chat, in one piece or streamed by characters."""
     asked = await request.json()
-    text = "|".join((kind, asked["model"], asked["messages"][-1]["content"]))
+    content = asked["messages"][-1]["content"]
+    text = "|".join((kind, asked["model"], content if isinstance(content, str) else json.dumps(content)))
     if kind == "slow":
         await asyncio.sleep(60)
     if kind == "html":

@@ -188,12 +188,9 @@ def known_of(model: "RouterDC", embedded: "Tensor | None", data: "TrainingSet") 
     import torch
 
     from utils.data import gains
-    from utils.metrics import single_accuracies
 
-    trained = [part.data.rows(part.train) for part in data.parts]
-    accuracies = np.mean([single_accuracies(file) for file in trained], axis=0)
-    known = {"best_llm": min(zip(-accuracies, data.llms))[1]}
-    prices = [file.costs for file in trained if file.costs is not None]
+    known: dict[str, Any] = {"best_llm": best_single_llm(data, data.llms)}
+    prices = [part.data.costs[part.train] for part in data.parts if part.data.costs is not None]
     if prices:
         known["costs"] = dict(zip(data.llms, np.concatenate(prices).mean(axis=0).tolist()))
     if embedded is not None:
@@ -202,6 +199,15 @@ def known_of(model: "RouterDC", embedded: "Tensor | None", data: "TrainingSet") 
         right = [gains(held.scores, held.kind) for held, _ in data.validation]
         known["calibration"] = fit(similarities, np.concatenate(right), data.llms)
     return known
+
+
+def best_single_llm(data: "TrainingSet", llms: Sequence[str]) -> str:
+    """The one of these LLMs that is best on the rows that train, see `known_of`."""
+    from utils.metrics import single_accuracies
+
+    trained = [part.data.rows(part.train).for_llms(llms) for part in data.parts]
+    accuracies = np.mean([single_accuracies(file) for file in trained], axis=0)
+    return min(zip(-accuracies, llms))[1]
 
 
 def held_out_rows(data: "TrainingSet", settings: Mapping[str, Any]) -> np.ndarray | None:
@@ -248,14 +254,14 @@ def add(args: Arguments) -> str:
     """
     from utils import checkpoint
     from utils.encoders import Queries
-    from utils.experiment import choose_hardware
+    from utils.experiment import hardware_like
     from utils.model import trained_layers_of
     from utils.training_set import reopen_training_set
 
     folder = checkpoint.find(args.ckpt)
     model, config = checkpoint.load(folder)
     settings = config["settings"]
-    hardware = choose_hardware(args.device, config["precision"])
+    hardware = hardware_like(config["precision"], args.device)
     layers = trained_layers_of(settings)
     model.place(hardware, layers, settings["train_layers"])
     data = reopen_training_set(settings, folder)

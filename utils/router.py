@@ -135,11 +135,13 @@ class Router:
         """
         return self._worth(self.similarities(queries, llms), llms, cost_rate)
 
-    def similarities(self, queries: Sequence[str], llms: Sequence[str] | None = None) -> np.ndarray:
-        """Similarity of each query to each LLM, (N, T) float32."""
+    def similarities(
+        self, queries: Sequence[str], llms: Sequence[str] | None = None, title: str = "queries"
+    ) -> np.ndarray:
+        """Similarity of each query to each LLM, (N, T) float32. title: of the queries, for errors."""
         columns = self._columns(llms)
-        similarity = self._computed(self.engine.similarities, queries, width=len(self.llms))[:, columns]
-        check_finite(similarity)
+        similarity = self._computed(self.engine.similarities, queries, len(self.llms), title)[:, columns]
+        check_finite(similarity, title)
         return similarity
 
     def probabilities(self, queries: Sequence[str], llms: Sequence[str] | None = None) -> np.ndarray:
@@ -188,12 +190,12 @@ class Router:
         return columns_of(llms, self.llms)
 
     def _computed(
-        self, compute: Callable[[list[str]], np.ndarray], queries: Sequence[str], width: int = 0
+        self, compute: Callable[[list[str]], np.ndarray], queries: Sequence[str], width: int = 0, title: str = "queries"
     ) -> np.ndarray:
         """Rows of the engine for all queries, in batches. width: of a row, where there may be no query."""
         if isinstance(queries, (str, bytes)):
             raise ValueError("queries is one text; give a list of them")
-        check_queries(queries)
+        check_queries(queries, title)
         options = reading(self.config["settings"])
         rows = [np.empty((0, width), np.float32)] if width or not len(queries) else []
         for start in range(0, len(queries), BATCH):

@@ -61,7 +61,7 @@ def main() -> None:
     """Serve until interrupted."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--port", type=int, required=True)
-    uvicorn.run(app, port=parser.parse_args().port, log_level="warning")
+    uvicorn.run(app, port=parser.parse_args().port, log_level="warning", timeout_keep_alive=600)
 
 
 if __name__ == "__main__":

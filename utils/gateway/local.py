@@ -54,7 +54,7 @@ def served(
                 time.sleep(0.1)
             yield
         finally:
-            process.terminate()
+            process.kill()
 
 
 @dataclass(frozen=True)

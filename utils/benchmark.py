@@ -327,7 +327,7 @@ def benchmark(args: Arguments, arguments: Sequence[str]) -> dict:
         },
         "encoder": args.encoder,
         "device": hardware.describe(),
-        "precision": "bf16" if hardware.bf16 else "fp32",
+        "precision": hardware.precision,
         **{name: getattr(args, name) for name in ("batch_size", "steps", "released_steps", "eval_queries", "seed")},
         "mean_tokens": round(float(tokens), 1),
         "mean_tokens_evaluation": round(float(test_tokens), 1),

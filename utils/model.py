@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from utils.choice import columns_of
 from utils.encoders import Encoder, Given, TrainedLayers
 from utils.experiment import Hardware
 from utils.losses import SIMILARITIES
@@ -61,14 +62,11 @@ class RouterDC(nn.Module):
 
     def columns(self, llms: Sequence[str]) -> list[int]:
         """Position of each name of `llms` among this router's LLMs. Raises: ValueError as `check_knows`."""
-        self.check_knows(llms)
-        return [self.llms.index(name) for name in llms]
+        return columns_of(llms, self.llms)
 
     def check_knows(self, llms: Sequence[str]) -> None:
         """Raise ValueError, naming them, for LLMs that the router was not trained with."""
-        unknown = [name for name in llms if name not in self.llms]
-        if unknown:
-            raise ValueError(f"the router was not trained with {', '.join(unknown)}; it knows {', '.join(self.llms)}")
+        columns_of(llms, self.llms)
 
 
 def trained_layers_of(settings: Mapping[str, object]) -> TrainedLayers:

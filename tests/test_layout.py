@@ -13,7 +13,7 @@ SCRIPTS = ("train_router_mdeberta", "evaluation_router")
 # own on another floor. Rooms import what is on lower floors, and themselves.
 FLOORS = (
     ("files",),  # how anything is written
-    ("experiment", "fonts", "formats", "losses", "meters", "tasks", "download"),  # tools and facts
+    ("experiment", "deberta", "fonts", "formats", "losses", "meters", "tasks", "download"),  # tools and facts
     ("ceiling.features", "ceiling.learners", "ceiling.repeats", "report.statistics"),  # mathematics on arrays
     ("config", "cluster_files", "memory"),  # settings, which files a folder stands for, chunks that fit
     ("data", "encoders"),  # what is read

@@ -1,6 +1,7 @@
 """utils/memory.py: what a step keeps is as much as was estimated, and a step that finds no memory is done again."""
 
 import gc
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -68,13 +69,15 @@ def test_a_layer_keeps_what_was_estimated(kind, half):
 
 def test_chunks_that_fit():
     """A tenth of the memory, a tenth of the tokens, down to one row, where nothing is kept for a second chunk."""
-    model, big = make_model("bert", 2), Hardware(CPU, "fp32", tokens=16384, multiple=8)
-    assert fitted(big, model, 100) is big  # a CPU
+    model, big = make_model("bert", 2), Hardware(torch.device("cuda"), "fp32", tokens=16384, multiple=8)
     a_token = 2 * layer_bytes(model.config, 100, False, False)
     of_weights = 12 * sum(value.numel() for value in model.parameters())
     for tokens, expected in ((10**6, 16384), (16384, 16384), (5000, 4096), (1000, 512), (90, 100), (0, 100)):
         found = fitted(big, model, 100, free=int((tokens * a_token + of_weights) / 0.8) + 1)
         assert (found.tokens, found.kept) == (expected, tokens)
+        on_cpu = fitted(replace(big, device=CPU), model, 100, free=int((tokens * a_token + of_weights) / 0.8) + 1)
+        assert (on_cpu.tokens, on_cpu.kept) == (16384, tokens)
+    assert 0 < fitted(replace(big, device=CPU), model, 100).kept < np.inf  # of this machine
     model.encoder.layer[0].requires_grad_(False)
     model.embeddings.requires_grad_(False)
     assert fitted(big, model, 100, free=2**24).kept > 2 * fitted(big, make_model("bert", 2), 100, free=2**24).kept

@@ -1,8 +1,9 @@
 """Checkpoints are folders that describe themselves: safetensors weights, a JSON config, the tokenizer.
 
-Nothing is unpickled, and no code of a checkpoint runs. The config has the SHA-256 of every file and of itself, so that
-damage is noticed. They are no signature: who can write the folder can write them, too. Checkpoints from before them
-still load, with a note on stderr.
+One may name its encoder in place of holding it (`save`): it then has the weights that trained, and the SHA-256 of the
+others. Nothing is unpickled, and no code of a checkpoint runs. The config has the SHA-256 of every file and of itself,
+so that damage is noticed. They are no signature: who can write the folder can write them, too. Checkpoints from before
+them still load, with a note on stderr.
 """
 
 import hashlib
@@ -20,7 +21,7 @@ from transformers.initialization import no_init_weights
 
 from utils.config import GIVEN
 from utils.data import ENDS, MISSING
-from utils.encoders import Encoder, Given, check_configuration, load_tokenizer
+from utils.encoders import Encoder, EncoderError, Given, check_configuration, load_encoder, load_tokenizer
 from utils.experiment import PRECISIONS
 from utils.files import atomic_folder, write_json
 from utils.model import RouterDC
@@ -29,6 +30,7 @@ from utils.tasks import DATASETS, KINDS
 FORMAT = "routerdc-checkpoint-1"
 WEIGHTS, CONFIG, ENCODER = "model.safetensors", "config.json", "encoder"
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
+NAMED = "named_encoder"  # key of the config: SHA-256 of the weights that the checkpoint does not hold
 AGAIN = "the checkpoint is damaged, train or copy it again"
 
 
@@ -93,6 +95,7 @@ NEEDED: dict[str, tuple[Callable[[Any], bool], str]] = {
 }
 # The same for keys that older checkpoints do not have.
 NEEDED_IF_THERE: dict[str, tuple[Callable[[Any], bool], str]] = {
+    NAMED: (_is_text, "a SHA-256"),
     "settings.max_characters": (_is_count_or_null, "null or a number of characters"),
     "settings.keep_characters": (_is_one_of(ENDS), " or ".join(ENDS)),
     "settings.missing_cells": (_is_one_of(MISSING), " or ".join(MISSING)),
@@ -108,10 +111,13 @@ class CheckpointError(RuntimeError):
     """A folder is not a checkpoint of this project, or is damaged; the message says which file and why."""
 
 
-def save(model: RouterDC, folder: Path, about: dict[str, Any]) -> None:
+def save(model: RouterDC, folder: Path, about: dict[str, Any], named: bool = False) -> None:
     """Write a checkpoint atomically, with the digests that `load` verifies.
 
-    about: settings, data hashes, metrics, ...: kept in the config. NEEDED says what `load` asks of it.
+    Args:
+        about: settings, data hashes, metrics, ...: kept in the config. NEEDED says what `load` asks of it.
+        named: leave out the weights of the encoder that are not marked as trained; `load` finds the encoder by its
+            name, and proves by NAMED, the SHA-256 of these weights, that it is the same.
     """
     encoder = model.encoder
     config = {
@@ -125,6 +131,13 @@ def save(model: RouterDC, folder: Path, about: dict[str, Any]) -> None:
         **about,
     }
     weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    if named:
+        untrained = {
+            name for name, value in model.encoder.named_parameters(prefix="encoder") if not value.requires_grad
+        }
+        left_out = {name: weights.pop(name) for name in untrained}
+        if left_out:
+            config[NAMED] = _digest_of_weights(left_out)
     with atomic_folder(folder) as unfinished:
         if encoder.name != GIVEN:
             encoder.backbone.config.save_pretrained(unfinished / ENCODER)
@@ -147,6 +160,37 @@ def _digests(folder: Path) -> dict[str, str]:
         with path.open("rb") as file:
             digests[path.relative_to(folder).as_posix()] = hashlib.file_digest(file, "sha256").hexdigest()
     return digests
+
+
+def _digest_of_weights(weights: Mapping[str, Tensor]) -> str:
+    """SHA-256 of tensors on the CPU and their names; their order is no part of it."""
+    digest = hashlib.sha256()
+    for name, value in sorted(weights.items()):
+        digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
+        digest.update(value.contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def _named_weights(folder: Path, config: Mapping[str, Any], held: Collection[str]) -> dict[str, Tensor]:
+    """The weights of the encoder that a checkpoint names and does not hold.
+
+    Raises: CheckpointError if there is no such encoder, or its weights are others.
+    """
+    name = config["encoder"]
+    names_it = f"{folder} names its encoder, {name}, and does not hold it (--checkpoint_encoder named)"
+    try:
+        encoder = load_encoder(name, config["pooling"], config["max_length"])
+    except EncoderError as error:
+        raise CheckpointError(f"{names_it}; {str(error).removeprefix(f'--encoder {name}: ')}") from None
+    weights = {f"encoder.{part}": value for part, value in encoder.state_dict().items()}
+    weights = {part: value for part, value in weights.items() if part not in held}
+    found = _digest_of_weights(weights)
+    if found != config[NAMED]:
+        raise CheckpointError(
+            f"{names_it}; the one there now is another (SHA-256 of its weights is {found}, expected {config[NAMED]}): "
+            "bring back the one of the training run"
+        )
+    return weights
 
 
 def _digest_of_config(config: Mapping[str, Any]) -> str:
@@ -232,7 +276,8 @@ def content_hash(folder: Path) -> str:
     When, where and how it was trained is no part of it. Raises: CheckpointError as `read_config`.
     """
     config = read_config(folder)
-    digest = hashlib.sha256(json.dumps([config[name] for name in EMBEDS]).encode())
+    named = [config[NAMED]] if NAMED in config else []
+    digest = hashlib.sha256(json.dumps([*(config[name] for name in EMBEDS), *named]).encode())
     for path in [folder / WEIGHTS, *sorted((folder / ENCODER).glob("*"))]:
         digest.update(path.name.encode())
         digest.update(hashlib.sha256(path.read_bytes()).digest())
@@ -283,13 +328,15 @@ def load(folder: str | Path) -> tuple[RouterDC, dict[str, Any]]:
 
     All digests, shapes and values are checked before memory is taken for the model.
     Raises: CheckpointError for another format, missing, damaged or edited files, code in the encoder's configuration,
-        or a config without something NEEDED.
+        a config without something NEEDED, or a named encoder that is not there.
     """
     folder = find(folder)
     config = read_config(folder)
     check_files(folder, config)
     try:
         weights = load_file(folder / WEIGHTS)
+        if NAMED in config:
+            weights |= _named_weights(folder, config, weights)
         tokenizer = None
         if config["encoder"] != GIVEN:
             check_configuration(folder / ENCODER)

@@ -4,6 +4,7 @@ import gc
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -73,28 +74,38 @@ def layer_bytes(config: PreTrainedConfig, width: int, half: bool, dropout: bool)
     return needed
 
 
+def free_memory(device: torch.device) -> int | None:
+    """Bytes that a device can still give; None where that is not known."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    facts = Path("/proc/meminfo")
+    if device.type != "cpu" or not facts.is_file():
+        return None
+    return 1024 * int(facts.read_text().split("MemAvailable:")[1].split()[0])
+
+
 def fitted(hardware: Hardware, backbone: PreTrainedModel, longest: int, free: int | None = None) -> Hardware:
-    """Hardware whose chunks, and what a training step keeps of them, fit in a GPU's free memory.
+    """Hardware whose chunks, and what a training step keeps of them, fit in a device's free memory.
 
     Of that, a fifth is left alone, and gradients and both moments of AdamW get theirs: three times the trained values.
     The rest holds so many tokens, each with `layer_bytes` a trained layer. A chunk has at most hardware.tokens of them,
-    rounded down to a power of two, and at least one row. A batch of more is computed twice, see `Hardware.kept`.
+    rounded down to a power of two, and at least one row; on a CPU they are as many as ever. A batch of more is computed
+    twice, see `Hardware.kept`.
 
     Args:
         backbone: on the device, its trained parameters marked. longest: tokens of the longest row.
-        free: bytes; None: of a CUDA device what it says, and on others no limit.
+        free: bytes; None: what the device says.
     """
-    if free is None:
-        if hardware.device.type != "cuda":
-            return hardware
-        free = torch.cuda.mem_get_info(hardware.device)[0]
+    free = free_memory(hardware.device) if free is None else free
     trained = sum(value.numel() for value in backbone.parameters() if value.requires_grad)
     layers = sum(any(value.requires_grad for value in layer.parameters()) for layer in backbone.encoder.layer)
-    if not layers:
+    if not layers or free is None:
         return hardware
     config = backbone.config
     dropout = config.hidden_dropout_prob > 0 or config.attention_probs_dropout_prob > 0
     a_token = layers * layer_bytes(config, longest, hardware.dtype.itemsize == 2, dropout)
     kept = max(0, int(0.8 * free) - 3 * 4 * trained) // a_token
+    if hardware.device.type == "cpu":
+        return replace(hardware, kept=kept)
     power = 2 ** (kept.bit_length() - 1) if kept else 0
     return replace(hardware, tokens=max(min(power, hardware.tokens), longest), kept=kept)

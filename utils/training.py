@@ -126,7 +126,7 @@ def prepare(config: Config, hardware: Hardware, data: TrainingSet) -> Training:
     model.place(hardware, trained_layers, config.model.train_layers)
     queries = Queries(encoder, data.inputs, hardware, trained_layers, cache, "training queries")
 
-    if trained_layers != "none" and not config.hardware.tokens:
+    if trained_layers != "none":
         queries.hardware = fitted(hardware, encoder.backbone, queries.longest)
 
     estimated = {}

@@ -8,6 +8,7 @@ checkpoint, then scores the test sets once and prints their tables beside the pa
 """
 
 import utils  # noqa: F401  # isort: skip  # before torch, which takes from it how its threads wait
+import contextlib
 import math
 import shlex
 import sys
@@ -21,13 +22,23 @@ from tqdm.auto import tqdm
 
 from utils.config import PROGRAM, Config, parse_config, settings_of
 from utils.data import RoutingData
+from utils.distributed import (
+    any_process,
+    average_gradients,
+    barrier,
+    check_alike,
+    is_main,
+    main_first,
+    own_stream,
+    processes,
+)
 from utils.encoders import EncoderError
 from utils.evaluate import evaluate, route
 from utils.experiment import Hardware, batch_rows, choose_hardware, on_device, stream_seed
 from utils.files import locked, writable_folder
 from utils.losses import cosine_classifier_loss, sample_llm_loss, sample_sample_loss, zooter_loss
 from utils.memory import with_less
-from utils.meters import MetricsLog, Speed, bar
+from utils.meters import MetricsLog, NoLog, Speed, bar
 from utils.metrics import utility
 from utils.model import trained_layers_of
 from utils.run import Interrupt, Progress, RunFolder, host_copy, trainable
@@ -103,29 +114,35 @@ def objective(training: Training, batch: np.ndarray, pairs: torch.Generator, tie
 
 
 def backward(training: Training, step: int, stream: int, pairs: torch.Generator, ties: torch.Generator) -> Tensor:
-    """The gradients of optimizer step `step` (from 0), of all its micro-batches.
+    """Give every parameter its gradient of one step: summed over micro-batches, and the same in all processes.
 
     When memory runs out, all of it is done again with smaller chunks; its randomness depends on the step alone.
 
-    Returns: the loss, a scalar without a gradient, still on the device.
+    Args:
+        step: from 0.
+        stream: see `draw_batch`.
+        pairs, ties: see `objective`; they are seeded here.
+    Returns: the loss of the step, a scalar on the device.
     """
     config = training.config.optimization
 
     def attempt(hardware: Hardware) -> Tensor:
         training.queries.hardware = hardware
         training.optimizer.zero_grad(set_to_none=True)
-        torch.manual_seed(stream_seed(config.seed, STREAM_DROPOUT, step, stream))
-        total = torch.zeros((), device=hardware.device)
+        torch.manual_seed(stream_seed(config.seed, STREAM_DROPOUT, step, stream, *own_stream()))
+        losses = []
         for micro in range(config.gradient_accumulation):
             pairs.manual_seed(stream_seed(config.seed, STREAM_PAIRS, step, micro, stream))
             ties.manual_seed(stream_seed(config.seed, STREAM_TIES, step, micro, stream))
             batch = draw_batch(training, step * config.gradient_accumulation + micro, stream)
             loss = objective(training, batch, pairs, ties) / config.gradient_accumulation
             training.scaler.scale(loss).backward()
-            total += loss.detach()
-        return total
+            losses.append(loss.detach())
+        return torch.stack(losses).sum()
 
-    return with_less(attempt, training.queries.hardware, training.queries.longest)
+    loss = with_less(attempt, training.queries.hardware, training.queries.longest)
+    average_gradients(trainable(training.model).values())
+    return loss
 
 
 def validate(training: Training) -> dict[str, float]:
@@ -156,7 +173,8 @@ def fit(training: Training, run: RunFolder, begun: float) -> Progress:
         training.go_on(progress)
         print(f"{run.path}: resumed at step {progress.step}")
     begun -= progress.seconds
-    log, speed = MetricsLog(run.work, progress.step), Speed()
+    check_alike(progress.step, "step to go on from: --save_path must be a folder that all hosts share")
+    log, speed = MetricsLog(run.work, progress.step) if is_main() else NoLog(), Speed()
     pairs, ties = torch.Generator(device), torch.Generator(device)
     loss_sum = torch.tensor(progress.loss_sum, device=device)  # of the steps since the last line of the log
     model.train()
@@ -185,13 +203,16 @@ def fit(training: Training, run: RunFolder, begun: float) -> Progress:
                 if select(training, progress, log):
                     best = host_copy(trainable(model))
                 speed.resume()
-            if interrupt.asked or last or time.monotonic() - run.saved_at > 60 * training.config.run.resume_minutes:
+            asked = any_process(interrupt.asked)  # so that all stop after the same step
+            if asked or last or time.monotonic() - run.saved_at > 60 * training.config.run.resume_minutes:
                 progress.seconds, progress.loss_sum = time.monotonic() - begun, float(loss_sum)
                 progress.tokens, progress.scaler = training.queries.hardware.tokens, training.scaler.state_dict()
-                run.save_state(model, optimizer, best, progress)
-            if interrupt.asked and not last:
+                if is_main():
+                    run.save_state(model, optimizer, best, progress)
+            if asked and not last:
                 run.wait()
                 log.close()
+                barrier()
                 raise KeyboardInterrupt(stop_message(progress.step, training.config))
     log.close()
     with torch.no_grad():
@@ -247,14 +268,17 @@ def train(config: Config, command: str) -> Path:
         saved.
     """
     path = Path(config.run.save_path)
-    writable_folder(path, "--save_path")
     taken = f"--save_path {path}: another process is training there; wait for it, or choose another folder"
-    with locked(path, taken):
+    with main_first():
+        writable_folder(path, "--save_path")
+    with locked(path, taken) if is_main() else contextlib.nullcontext():
         flags = config.hardware
         hardware = choose_hardware(flags.device, flags.precision, flags.threads, flags.tokens)
         writable_folder(config.hardware.cache_dir, "--cache_dir")
         config, data = load_data(config)
-        run = RunFolder(path, settings_of(config) | {"data": data.digests}, config.run.overwrite)
+        with main_first():
+            run = RunFolder(path, settings_of(config) | {"data": data.digests}, config.run.overwrite)
+        check_alike(run.settings, "settings or data files; give all the same")
         run.check_settings()
         if run.is_finished():
             old_tables = (path / "tables.md").read_text(encoding="utf-8")
@@ -263,16 +287,18 @@ def train(config: Config, command: str) -> Path:
 
         begun = time.monotonic()
         training = prepare(config, hardware, data.training)
-        run.begin()
+        with main_first():
+            run.begin()
         print(introduction(training))
         progress = fit(training, run, begun)
         tested_from = time.monotonic()
         test = test_once(training, data.tests)
         progress.seconds += time.monotonic() - tested_from
-        results = results_of(training, run, data, progress, command)
-        named = config.run.checkpoint_encoder == "named"
-        new_tables = run.finish(training.model, results, test, named)
-        print(f"\n{new_tables}\n\n{conclusion(progress, config)}\n{run.describe()}")
+        if is_main():
+            results = results_of(training, run, data, progress, command)
+            named = config.run.checkpoint_encoder == "named"
+            new_tables = run.finish(training.model, results, test, named)
+            print(f"\n{new_tables}\n\n{conclusion(progress, config)}\n{run.describe()}")
     return path
 
 
@@ -301,7 +327,8 @@ def main(argv: list[str] | None = None) -> int:
     """Command line; returns the exit status: 0, 2 for bad input, 130 when interrupted (resumable)."""
     arguments = sys.argv[1:] if argv is None else argv
     try:
-        train(parse_config(arguments, __doc__), f"{PROGRAM} {shlex.join(arguments)}".strip())
+        with processes():
+            train(parse_config(arguments, __doc__), f"{PROGRAM} {shlex.join(arguments)}".strip())
     except (EncoderError, ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -21,7 +21,7 @@ from test_encoders import QUESTIONS, SMALL, hostile
 
 import evaluation_router as program
 from utils import checkpoint
-from utils.checkpoint import CheckpointError
+from utils.checkpoint_files import CheckpointError, content_hash
 from utils.encoders import Given, Queries, load_encoder
 from utils.model import RouterDC
 
@@ -274,11 +274,11 @@ def test_a_checkpoint_without_digests_loads_with_a_note(saved, capsys):
     model, folder = saved
     checkpoint.load(folder)
     assert capsys.readouterr().err == ""
-    before = checkpoint.content_hash(folder)
+    before = content_hash(folder)
     older(folder)
     assert torch.equal(similarities(checkpoint.load(folder)[0]), similarities(model))
     assert capsys.readouterr().err.startswith(f"note: {folder} has no digests")
-    assert checkpoint.content_hash(folder) == before
+    assert content_hash(folder) == before
     (folder / "encoder" / "tokenizer.json").unlink()
     assert f"{folder / 'encoder' / 'tokenizer.json'}: no such file" in message_of(folder)
     checkpoint.write_config(folder, json.loads((folder / "config.json").read_text()))
@@ -388,7 +388,7 @@ def test_a_damaged_encoder_is_named(saved):
     message_of(saved[1])
 
 
-@pytest.mark.parametrize("stage", ["write_json", "save_file"])
+@pytest.mark.parametrize("stage", ["write_config", "save_file"])
 def test_an_interrupted_save_leaves_the_old_checkpoint(saved, stage, monkeypatch):
     model, folder = saved
     before = {path: path.read_bytes() for path in folder.parent.rglob("*") if path.is_file()}

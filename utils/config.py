@@ -20,11 +20,11 @@ from typing import Annotated, Any, Literal, TypeVar
 import tyro
 import yaml
 
+from utils.reading import GIVEN
 from utils.tasks import BY_NAME, DATASETS, TASKS, TRAIN_ORDER, kind_of, task_of
 
 RECIPES = Path(__file__).parents[1] / "train_scripts" / "recipes"
 MDEBERTA = "microsoft/mdeberta-v3-base"
-GIVEN = "given"  # --encoder: the data files have embeddings in place of text
 CUSTOM = "custom"  # the label of a run that has none of its own
 PROGRAM = "python train_router_mdeberta.py"
 RECIPE_HELP = """--recipe NAME: settings of train_scripts/recipes/NAME.yaml

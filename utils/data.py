@@ -13,10 +13,8 @@ import numpy as np
 
 from utils.config import DataConfig
 from utils.formats import DataError, is_id, read_bytes, read_rows, shown
+from utils.reading import cut, reading
 from utils.tasks import KINDS, kind_of, task_of
-
-MISSING = ("error", "drop")  # what to do with a row that lacks a score or a cost
-ENDS = ("last", "first")  # which characters of a query are kept
 
 
 @dataclass
@@ -280,22 +278,6 @@ def _without_gaps(data: RoutingData) -> RoutingData:
         raise DataError(f"{summary}; no row is left")
     print(summary, file=sys.stderr)
     return replace(data.rows(np.flatnonzero(~has_gap)), left_out=int(has_gap.sum()))
-
-
-def cut(question: str, characters: int | None, keep: str = "last") -> str:
-    """The `characters` of a question at one of its ENDS; None or 0 keeps all."""
-    if not characters:
-        return question
-    return question[:characters] if keep == "first" else question[-characters:]
-
-
-def reading(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of `load` that a run's settings hold; where a run is older than an option, its default."""
-    return {
-        "missing": settings.get("missing_cells", "error"),
-        "characters": settings.get("max_characters"),
-        "keep": settings.get("keep_characters", "last"),
-    }
 
 
 def reading_of(config: DataConfig) -> dict[str, Any]:

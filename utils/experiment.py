@@ -11,10 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from utils.distributed import own_device, own_threads
+from utils.reading import PRECISIONS
+
 MOST_TOKENS = {"cpu": 512}  # that the encoder takes at once, by device; 512 measured best on a CPU
 MOST_TOKENS_ELSEWHERE = 16384
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
-PRECISIONS = (*HALF, "tf32", "fp32")
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ def choose_device(device: str) -> torch.device:
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
-        chosen = torch.device(device)
+        chosen = torch.device(own_device(device))
     except RuntimeError:
         raise ValueError(f"--device is {device!r}; it must be auto, cpu, cuda, cuda:N or mps") from None
     if chosen.type == "cuda" and (chosen.index or 0) >= (torch.cuda.device_count() if torch.cuda.is_available() else 0):
@@ -117,13 +119,13 @@ def choose_hardware(device: str = "auto", precision: str = "auto", threads: int 
     Args:
         device: see `choose_device`.
         precision: "auto" or one of PRECISIONS, see `choose_precision`; weights are float32 in each.
-        threads: 0 leaves the number as it is: that of the cores, or OMP_NUM_THREADS.
+        threads: 0 leaves the number as it is: that of the cores, or OMP_NUM_THREADS. Several processes share the cores.
         tokens: that the encoder takes at once; 0: 512 on a CPU; elsewhere `utils.memory.fitted` lowers 16,384 to what
             fits.
     Raises: ValueError if the device is not there or a name is unknown.
     """
     chosen = choose_device(device)
-    if threads:
+    if threads := threads or own_threads():
         torch.set_num_threads(threads)
     precision = choose_precision(chosen, precision)
     torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")

@@ -20,7 +20,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from utils import checkpoint
+from utils.checkpoint_files import CONFIG, WEIGHTS
 from utils.config import Config, changed_settings, settings_of
+from utils.distributed import is_main
+from utils.evaluate import picks_text
 from utils.files import atomic_folder, read_json, recover, remove_folder, write_json, write_text
 from utils.model import RouterDC
 from utils.plots import training_curve
@@ -121,6 +124,8 @@ class RunFolder:
     def __init__(self, path: Path, settings: dict[str, Any], overwrite: bool = False):
         self.path, self.settings, self.overwrite = path, settings, overwrite
         self.saved_at = time.monotonic()
+        if is_main():
+            remove_leftovers(path)
         self.writer: Executor | None = None  # in `saving`
         self.written: Future | None = None  # the state that it was last given
         remove_leftovers(path)
@@ -136,7 +141,7 @@ class RunFolder:
         """
         if self.overwrite or not (self.work / RESULTS).is_file():
             return False
-        for name in (f"checkpoint/{checkpoint.CONFIG}", f"checkpoint/{checkpoint.WEIGHTS}", "tables.md"):
+        for name in (f"checkpoint/{CONFIG}", f"checkpoint/{WEIGHTS}", "tables.md"):
             if not (self.work / name).is_file():
                 raise ValueError(f"{self.work / name}: not there any more; bring it back, or train again (--overwrite)")
         return True
@@ -147,7 +152,7 @@ class RunFolder:
 
     def begin(self) -> None:
         """Make way for the first step: with `overwrite` nothing is left of a run that was not finished."""
-        if self.overwrite:
+        if self.overwrite and is_main():
             clear(self.work)
         self.work.mkdir(exist_ok=True)
 
@@ -262,7 +267,7 @@ class RunFolder:
         text = "No test sets were read (--no_final_eval).\n"
         if test:
             text = tables(test, f"{results['router']} (this run)")
-            write_text(self.work / "picks.json", json.dumps(test["picks"]) + "\n")
+            write_text(self.work / "picks.json", picks_text(test))
         write_text(self.work / "tables.md", text + "\n")
         write_json(self.work / RESULTS, results)
         remove_leftovers(self.path)

@@ -7,9 +7,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from utils.calibration import held_out_rows, known_of, why_not
 from utils.config import GIVEN, Config, Fidelity, settings_of
 from utils.data import RoutingData, check_alike, count_training_questions, load_tests
 from utils.denoise import describe
+from utils.distributed import world_size
 from utils.encoders import Given, Queries, load_encoder
 from utils.evaluate import check_kinds
 from utils.experiment import Hardware, stream_seed
@@ -177,6 +179,8 @@ def introduction(training: Training) -> str:
         f"{validation_rows} validation rows, {training.hardware.describe()}",
         f"{len(model.llms)} LLMs: {', '.join(model.llms)}",
     ]
+    if world_size() > 1:
+        lines.append(f"{world_size()} processes share the work")
     if training.clusters_are_missing:
         lines.append("The rows have no cluster_id: the sample-sample loss is by task (--missing_clusters task)")
     return "\n".join(lines)
@@ -201,8 +205,23 @@ def results_of(training: Training, run: RunFolder, data: Data, progress: Progres
         "precision": training.hardware.precision,
         "command": command,
     }
+    results |= known_for_routing(training)
+    if world_size() > 1:
+        results["processes"] = world_size()
     if training.clusters_are_missing:
         results["sample_sample_loss"] = "by task: the training rows have no cluster_id"
     if training.estimated:
         results["target_pooling"] = training.estimated
     return results
+
+
+def known_for_routing(training: Training) -> dict[str, Any]:
+    """What `utils.calibration.known_of` says of a trained router; prints why there is no calibration, if so."""
+    settings = settings_of(training.config)
+    rows = held_out_rows(training.data, settings)
+    if rows is None:
+        print(f"note: {why_not(settings)}")
+        return known_of(training.model, None, training.data)
+    training.model.eval()
+    with torch.no_grad():
+        return known_of(training.model, training.queries.embed(rows), training.data)

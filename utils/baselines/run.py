@@ -20,7 +20,7 @@ from utils.baselines.voting import answers_of, voting
 from utils.ceiling.known import known_ceilings
 from utils.config import changed_settings
 from utils.data import RoutingData
-from utils.evaluate import measure
+from utils.evaluate import measure, picks_text
 from utils.experiment import Hardware, choose_hardware
 from utils.files import read_json, writable_folder, write_json, write_text
 from utils.meters import bar
@@ -168,7 +168,7 @@ def write_run(run: Run, results: dict[str, Any], test: dict[str, Any], earned: d
     """
     run.folder.mkdir(parents=True, exist_ok=True)
     if earned is None:
-        write_text(run.folder / "picks.json", json.dumps(test["picks"]) + "\n")
+        write_text(run.folder / "picks.json", picks_text(test))
         write_text(run.folder / "tables.md", tables(test, f"{results['router']} (this run)") + "\n")
     else:
         gains = {task: values.round(6).tolist() for task, values in earned.items()}

@@ -20,7 +20,7 @@ from utils.choice import check_queries, columns_of
 from utils.config import HardwareConfig, Kind, parse_arguments
 from utils.data import RoutingData, load_all, reading
 from utils.evaluate import check_kinds, evaluate
-from utils.experiment import choose_hardware
+from utils.experiment import hardware_like
 from utils.files import writable_folder, write_json
 from utils.lines import arriving, drop_output, leave_closed_pipe
 from utils.model import RouterDC, trained_layers_of
@@ -46,7 +46,7 @@ class Arguments:
     output: Path | None = None
     """write the figures, and the LLM picked for each query, as JSON"""
     hardware: HardwareConfig = field(default_factory=HardwareConfig)
-    """--precision auto: that of the training run"""
+    """--precision auto: that of the training run where the device has it"""
 
 
 def check_arguments(args: Arguments) -> None:
@@ -178,8 +178,8 @@ def evaluate_files(args: Arguments) -> None:
     """Print the tables of the test files."""
     model, config = checkpoint.load(locate(args.ckpt, "--ckpt"))
     settings = config["settings"]
-    precision = config["precision"] if args.hardware.precision == "auto" else args.hardware.precision
-    hardware = choose_hardware(args.hardware.device, precision, args.hardware.threads)
+    flags = args.hardware
+    hardware = hardware_like(config["precision"], flags.device, flags.precision, flags.threads, flags.tokens)
     model.place(hardware, trained_layers_of(settings), settings["train_layers"])
     tests = load_test_files(args, model, config)
     inside = [task_of(path) for path in settings["data_paths"]]

@@ -34,13 +34,14 @@ from utils.distributed import (
 )
 from utils.encoders import EncoderError
 from utils.evaluate import evaluate, route
-from utils.experiment import batch_rows, choose_hardware, stream_seed
+from utils.experiment import Hardware, batch_rows, choose_hardware, on_device, stream_seed
 from utils.files import locked, writable_folder
 from utils.losses import cosine_classifier_loss, sample_llm_loss, sample_sample_loss, zooter_loss
+from utils.memory import with_less
 from utils.meters import MetricsLog, NoLog, Speed, bar
 from utils.metrics import utility
 from utils.model import trained_layers_of
-from utils.run import Interrupt, Progress, RunFolder, trainable
+from utils.run import Interrupt, Progress, RunFolder, host_copy, trainable
 from utils.tasks import task_of
 from utils.training import (
     STREAM_DROPOUT,
@@ -74,7 +75,7 @@ def objective(training: Training, batch: np.ndarray, pairs: torch.Generator, tie
     Returns: the loss, a scalar with a gradient.
     """
     loss, fidelity = training.config.loss, training.fidelity
-    rows = torch.from_numpy(batch).to(training.hardware.device)
+    rows = on_device(batch, training.hardware.device)
     embedded, similarity = training.model(training.queries.embed(batch))  # (B, p), (B, T)
     targets = training.targets[rows]  # (B, T)
     if loss.loss == "cosine_classifier":
@@ -115,23 +116,33 @@ def objective(training: Training, batch: np.ndarray, pairs: torch.Generator, tie
 def backward(training: Training, step: int, stream: int, pairs: torch.Generator, ties: torch.Generator) -> Tensor:
     """Give every parameter its gradient of one step: summed over micro-batches, and the same in all processes.
 
+    When memory runs out, all of it is done again with smaller chunks; its randomness depends on the step alone.
+
     Args:
+        step: from 0.
         stream: see `draw_batch`.
         pairs, ties: see `objective`; they are seeded here.
     Returns: the loss of the step, a scalar on the device.
     """
     config = training.config.optimization
-    torch.manual_seed(stream_seed(config.seed, STREAM_DROPOUT, step, stream, *own_stream()))
-    losses = []
-    for micro in range(config.gradient_accumulation):
-        pairs.manual_seed(stream_seed(config.seed, STREAM_PAIRS, step, micro, stream))
-        ties.manual_seed(stream_seed(config.seed, STREAM_TIES, step, micro, stream))
-        batch = draw_batch(training, step * config.gradient_accumulation + micro, stream)
-        loss = objective(training, batch, pairs, ties) / config.gradient_accumulation
-        loss.backward()
-        losses.append(loss.detach())
+
+    def attempt(hardware: Hardware) -> Tensor:
+        training.queries.hardware = hardware
+        training.optimizer.zero_grad(set_to_none=True)
+        torch.manual_seed(stream_seed(config.seed, STREAM_DROPOUT, step, stream, *own_stream()))
+        losses = []
+        for micro in range(config.gradient_accumulation):
+            pairs.manual_seed(stream_seed(config.seed, STREAM_PAIRS, step, micro, stream))
+            ties.manual_seed(stream_seed(config.seed, STREAM_TIES, step, micro, stream))
+            batch = draw_batch(training, step * config.gradient_accumulation + micro, stream)
+            loss = objective(training, batch, pairs, ties) / config.gradient_accumulation
+            training.scaler.scale(loss).backward()
+            losses.append(loss.detach())
+        return torch.stack(losses).sum()
+
+    loss = with_less(attempt, training.queries.hardware, training.queries.longest)
     average_gradients(trainable(training.model).values())
-    return torch.stack(losses).sum()
+    return loss
 
 
 def validate(training: Training) -> dict[str, float]:
@@ -159,6 +170,7 @@ def fit(training: Training, run: RunFolder, begun: float) -> Progress:
     device = training.hardware.device
     best, progress = run.load_state(model, optimizer) if run.can_resume() else ({}, Progress())
     if progress.step:
+        training.go_on(progress)
         print(f"{run.path}: resumed at step {progress.step}")
     begun -= progress.seconds
     check_alike(progress.step, "step to go on from: --save_path must be a folder that all hosts share")
@@ -166,13 +178,14 @@ def fit(training: Training, run: RunFolder, begun: float) -> Progress:
     pairs, ties = torch.Generator(device), torch.Generator(device)
     loss_sum = torch.tensor(progress.loss_sum, device=device)  # of the steps since the last line of the log
     model.train()
-    with Interrupt() as interrupt, bar(config.training_steps, "train", "step", progress.step) as shown:
+    with Interrupt() as interrupt, run.saving(), bar(config.training_steps, "train", "step", progress.step) as shown:
         for step in range(progress.step, config.training_steps):
             stream = progress.evaluations if training.fidelity.evaluation_draws else 0
             loss_sum += backward(training, step, stream, pairs, ties)
-            speed.add(config.batch_size * config.gradient_accumulation)
-            optimizer.step()
+            training.scaler.step(optimizer)
+            training.scaler.update()
             optimizer.zero_grad(set_to_none=True)
+            speed.add(config.batch_size * config.gradient_accumulation)
 
             progress.step = step + 1
             shown.update()
@@ -181,21 +194,23 @@ def fit(training: Training, run: RunFolder, begun: float) -> Progress:
             if progress.step % LOG_STEPS == 0 or validates:  # reading the loss makes the host wait for the device
                 mean_loss = float(loss_sum) / (step % LOG_STEPS + 1)
                 check_finite(mean_loss, progress.step, training.config)
-                if progress.step % LOG_STEPS == 0:
+                if progress.step % LOG_STEPS == 0 or last:
                     log.write(progress.step, {"loss": mean_loss, "queries_per_second": speed.rate()})
                     show(shown, mean_loss, speed, progress)
                     loss_sum.zero_()
             if validates:
                 speed.pause()
                 if select(training, progress, log):
-                    best = {name: value.detach().clone() for name, value in trainable(model).items()}
+                    best = host_copy(trainable(model))
                 speed.resume()
             asked = any_process(interrupt.asked)  # so that all stop after the same step
             if asked or last or time.monotonic() - run.saved_at > 60 * training.config.run.resume_minutes:
                 progress.seconds, progress.loss_sum = time.monotonic() - begun, float(loss_sum)
+                progress.tokens, progress.scaler = training.queries.hardware.tokens, training.scaler.state_dict()
                 if is_main():
                     run.save_state(model, optimizer, best, progress)
             if asked and not last:
+                run.wait()
                 log.close()
                 barrier()
                 raise KeyboardInterrupt(stop_message(progress.step, training.config))
@@ -257,7 +272,8 @@ def train(config: Config, command: str) -> Path:
     with main_first():
         writable_folder(path, "--save_path")
     with locked(path, taken) if is_main() else contextlib.nullcontext():
-        hardware = choose_hardware(config.hardware.device, config.hardware.precision, config.hardware.threads)
+        flags = config.hardware
+        hardware = choose_hardware(flags.device, flags.precision, flags.threads, flags.tokens)
         writable_folder(config.hardware.cache_dir, "--cache_dir")
         config, data = load_data(config)
         with main_first():
@@ -280,7 +296,8 @@ def train(config: Config, command: str) -> Path:
         progress.seconds += time.monotonic() - tested_from
         if is_main():
             results = results_of(training, run, data, progress, command)
-            new_tables = run.finish(training.model, results, test)
+            named = config.run.checkpoint_encoder == "named"
+            new_tables = run.finish(training.model, results, test, named)
             print(f"\n{new_tables}\n\n{conclusion(progress, config)}\n{run.describe()}")
     return path
 

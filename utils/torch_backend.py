@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from utils import checkpoint
 from utils.encoders import Given, Queries
-from utils.experiment import choose_hardware
+from utils.experiment import hardware_like
 
 
 def keep_weights_in_bf16(module: nn.Module) -> None:
@@ -25,9 +25,9 @@ class TorchBackend:
 
     Args:
         folder, config: of the checkpoint.
-        device, precision, threads: as of `choose_hardware`; the precision "auto" is that of the training run.
+        device, precision, threads: as of `hardware_like`; the precision "auto" is that of the training run.
         file: must be None; other backends have several files to choose from.
-    Raises: CheckpointError as `checkpoint.load`; ValueError as `choose_hardware`, or for a `file`.
+    Raises: CheckpointError as `checkpoint.load`; ValueError as `hardware_like`, or for a `file`.
     """
 
     def __init__(
@@ -41,10 +41,10 @@ class TorchBackend:
     ):
         if file is not None:
             raise ValueError(f"file is {file!r}, which is for the backend onnx; the backend torch has one model alone")
-        self.hardware = choose_hardware(device, config["precision"] if precision == "auto" else precision, threads)
+        self.hardware = hardware_like(config["precision"], device, precision, threads)
         self.model, _ = checkpoint.load(folder)
         self.model.place(self.hardware, "none")
-        if self.hardware.bf16 and not isinstance(self.model.encoder, Given):
+        if self.hardware.precision == "bf16" and not isinstance(self.model.encoder, Given):
             keep_weights_in_bf16(self.model.encoder.backbone)
 
     def describe(self) -> str:

@@ -199,7 +199,7 @@ def run_one(
         "questions_in_training_files": problem.overlap,
         "seconds": round(time.monotonic() - begun, 1),
         "device": hardware.describe(),
-        "precision": "bf16" if hardware.bf16 else "fp32",
+        "precision": hardware.precision,
         "command": command,
     }
     write_run(run, results, test | {"dataset": args.data.dataset}, earned)
@@ -207,7 +207,8 @@ def run_one(
 
 def run_all(args: Arguments, command: str) -> list[Path]:
     """Fit, test and write every (router, seed) that is not finished; returns the folders of all of them."""
-    hardware = choose_hardware(args.hardware.device, args.hardware.precision, args.hardware.threads)
+    flags = args.hardware
+    hardware = choose_hardware(flags.device, flags.precision, flags.threads, flags.tokens)
     root = Path(args.save_path)
     writable_folder(root, "--save_path")
     writable_folder(args.hardware.cache_dir, "--cache_dir")

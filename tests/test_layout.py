@@ -23,7 +23,14 @@ FLOORS = (
     ("run", "clustering", "benchmark", "scoring", "miniature", "report.runs"),  # work on files and runs
     ("torch_backend", "onnx_backend", "model_card"),  # what computes for a router in use, and tells of it
     ("training", "importers", "add_llm", "report.summary", "router", "onnx_export"),
-    ("baselines", "ceiling", "gateway", "jobs", "explain"),  # routers beside ours, what is possible, and many trainings
+    (
+        "baselines",
+        "ceiling",
+        "gateway",
+        "jobs",
+        "explain",
+        "latency",
+    ),  # others beside ours, the possible, many trainings
     ("report", "route_lines"),  # pages and figures of all of them
     ("plan", "route"),  # many runs and their report
 )

@@ -94,6 +94,8 @@ def test_all_others_stay_all_others():
     of_four = losses_of(similarity, values, SETTINGS, 3)
     assert float(of_four) == pytest.approx(np.log(4))
     assert float(losses_of(similarity, values, SETTINGS | {"last_k": 1}, 3)) == pytest.approx(np.log(2))
+    few = losses_of(similarity[:, 2:], values[:, 2:], SETTINGS | {"top_k": 3, "last_k": 3}, 1)  # more than there are
+    assert float(few) == pytest.approx(2 * np.log(3))
 
 
 def test_the_mean_is_weighted_by_how_much_better_the_new_one_is():

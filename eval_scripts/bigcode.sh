@@ -106,7 +106,7 @@ for model in "${models[@]}"; do
       # It writes generations_<task>.json beside the path given and references_<task>.json into the folder it runs in.
       if ! run "$part" "${command[@]}" "$@"; then
         echo "error: $name, $task: generating failed, see above; going on with the others" >&2
-        if [[ "$DRY_RUN" != 1 ]]; then rm -rf "$part"; fi
+        if [[ "$DRY_RUN" != 1 ]]; then rm -rf "$part" && release "$part"; fi
         failed+=("$name $task")
         continue
       fi
@@ -115,12 +115,14 @@ for model in "${models[@]}"; do
           if [[ ! -s "$part/${file}_$task.json" ]]; then
             echo "error: $name, $task: the harness left no ${file}_$task.json in $part;" \
               "is it the commit that this was written for?" >&2
+            release "$part"
             failed+=("$name $task")
             continue 2
           fi
         done
         echo "$settings" > "$part/settings.txt"
         mv "$part" "$folder"
+        release "$part"
       fi
     fi
     if [[ "$RUN_CODE" == 1 ]]; then

@@ -2,6 +2,8 @@
 # Let LLMs answer the tasks of the paper with lm-evaluation-harness 0.4.13; utils.scoring.convert reads the answers.
 #   bash eval_scripts/score.sh                  the paper's seven LLMs, all tasks, vllm
 #   DRY_RUN=1 bash eval_scripts/score.sh        print the commands, run nothing
+#   bash eval_scripts/score.sh --list           the cells: number, LLM, group, and whether it is done
+#   CELL=17 bash eval_scripts/score.sh          cell number 17 alone; score_slurm.sh and score_ray.sh do so on a cluster
 #   MODELS="org/a mine=runs/b" TASKS="mmlu gsm8k_test" bash eval_scripts/score.sh    one's own; name=path loads the path
 #
 # A path with spaces is quoted in MODELS: MODELS="org/a 'mine=my runs/b'".
@@ -9,6 +11,8 @@
 # Relative paths are seen from the root of the repository. The harness is called once per LLM and group of tasks. Its
 # logs go to $OUT/<org>__<name>/<group>/ when it has succeeded. Finished ones are skipped, so a stopped run goes on with
 # the same command. A failing call is reported, the others still run, and the exit code is 1.
+# A cell is one LLM and one group. Cells are numbered from 1 in the order of MODELS, and for each LLM in that of TASKS.
+# A number means the same as long as no LLM before it is added or removed, and TASKS stays as it is.
 # Per LLM: about 162,000 log-likelihoods, 23,000 answers to GSM8K, 900 to MATH, 8,300 programs. With 7B LLMs these are
 # hours on one GPU. Not timed.
 #
@@ -27,6 +31,9 @@
 #                    examples)
 #   MODEL_ARGS       further arguments for the backend (dtype=bfloat16,max_model_len=4096)
 #   BATCH_SIZE       for the backend; further flags go to lm_eval run
+#   SHARE=1          several processes share the work: each does the cells that no other has, and in the end waits for
+#                    those that others have, and does them if these were stopped
+#   LOCK=none        for a file system without locks: the caller sees to it that no cell is started twice at a time
 #   REDO=1           replace finished outputs that were made with other settings (without it they are an error)
 #
 # MATH needs lm_eval[math]. C-Eval, CMMLU and HumanEvalPack may need datasets < 4. Programs are only written here;
@@ -67,6 +74,10 @@ LIMIT="${LIMIT:-}"
 INCLUDE="${INCLUDE:-}"
 DRY_RUN="${DRY_RUN:-0}"
 REDO="${REDO:-0}"
+SHARE="${SHARE:-0}"
+CELL="${CELL:-}"
+LIST=0
+if [[ "${1:-}" == --list ]]; then LIST=1 && shift; fi
 
 case "$BACKEND" in
   vllm) BATCH_SIZE="${BATCH_SIZE:-auto}" ;;
@@ -114,7 +125,13 @@ for model in "${models[@]}"; do
   [[ "$model" != *,* ]] || fail "MODELS has '$model'; the harness takes no path with a comma"
 done
 
-if [[ "$DRY_RUN" != 1 ]]; then
+count=$((${#models[@]} * ${#entries[@]}))
+if [[ -n "$CELL" ]]; then
+  [[ "$CELL" =~ ^[1-9][0-9]{0,8}$ && "$CELL" -le "$count" ]] \
+    || fail "CELL is '$CELL'; it must be a number from 1 to $count: bash eval_scripts/score.sh --list"
+fi
+
+if [[ "$DRY_RUN" != 1 && "$LIST" != 1 ]]; then
   source train_scripts/env.sh
   if [[ "$LM_EVAL" == "python -m lm_eval" ]]; then
     needs="lm_eval"
@@ -164,65 +181,105 @@ settings() {
     "model arguments: ${MODEL_ARGS:-none}" "flags: ${*:5}"
 }
 
-trap 'echo "interrupted: finished outputs stay in $OUT, and the same command goes on" >&2; exit 130' INT TERM
-finished=0 skipped=0 failed=()
-for model in "${models[@]}"; do
-  name="${model%%=*}" path="${model#*=}"
+state_of() {  # FOLDER SETTINGS: whether a cell is done, or open, or its folder was made with other settings
+  if [[ ! -d "$1" ]]; then
+    echo open
+  elif [[ "$(cat "$1/settings.txt" 2>/dev/null)" == "$2" ]]; then
+    echo done
+  else
+    echo "other settings"
+  fi
+}
+
+say_other_settings() {  # FOLDER SETTINGS
+  local found
+  found="$(cat "$1/settings.txt" 2>/dev/null || echo "settings unknown: not made by this script")"
+  echo "error: $1 was made with other settings. There (<) and wanted (>):" >&2
+  diff <(echo "$found") <(echo "$2") | grep '^[<>]' >&2 || true
+  echo "Choose another OUT, remove that folder, or set REDO=1 to replace it" >&2
+}
+
+# What the harness left in $part becomes the cell's folder $kept, if it is whole.
+keep() {
+  local code="$1" results samples
+  # The harness exits with 0 even if it could not write its files.
+  results="$(find "$part" -name 'results_*.json' -size +0)"
+  samples="$(find "$part" -name 'samples_*.jsonl' -size +0)"
+  if [[ "$code" == 0 && -n "$results" && -n "$samples" ]]; then
+    echo "$wanted" > "$part/settings.txt"
+    echo "$line" > "$part/command.txt"
+    rm -rf "$kept"
+    mv "$part" "$kept"
+    finished=$((finished + 1))
+  else
+    rm -rf "$part"
+    failed+=("$name $group (exit code $code)")
+    echo "error: $name, $group: the harness failed (exit code $code, see above) or left no logs;" \
+      "going on with the others" >&2
+  fi
+}
+
+# One cell: NUMBER, "" or -w (wait for another run that has it), flags of the harness.
+score() {
+  local number="$1" patience="$2" code=0
+  local model="${models[($1 - 1) / ${#entries[@]}]}" entry="${entries[($1 - 1) % ${#entries[@]}]}"
+  shift 2
+  local name="${model%%=*}" path="${model#*=}" group="${entry%%=*}" tasks="${entry#*=}" shots=""
+  local include=eval_scripts/tasks folder state wanted line kept part
   folder="$OUT/${name//\//__}"
-  for entry in "${entries[@]}"; do
-    group="${entry%%=*}" tasks="${entry#*=}" shots="" include=eval_scripts/tasks
-    if [[ "$tasks" == *:* ]]; then shots="${tasks##*:}"; fi
-    tasks="${tasks%%:*}"
-    tasks="${tasks//+/,}"
-    if [[ -n "$INCLUDE" && " ${TABLE[*]} " != *" $entry "* ]]; then include="$INCLUDE"; fi
-    kept="$folder/$group" part="$folder/.$group.part"
-    wanted="$(settings "$path" "$tasks" "$shots" "$include" "$@")"
-    if [[ -d "$kept" ]]; then
-      found="$(cat "$kept/settings.txt" 2>/dev/null || echo "settings unknown: not made by this script")"
-      if [[ "$found" == "$wanted" ]]; then
-        echo "done already: $kept"
-        skipped=$((skipped + 1))
-        continue
-      elif [[ "$REDO" != 1 ]]; then
-        echo "error: $kept was made with other settings. There (<) and wanted (>):" >&2
-        diff <(echo "$found") <(echo "$wanted") | grep '^[<>]' >&2 || true
-        echo "Choose another OUT, remove that folder, or set REDO=1 to replace it" >&2
-        failed+=("$name $group (other settings)")
-        continue
-      fi
+  if [[ "$tasks" == *:* ]]; then shots="${tasks##*:}"; fi
+  tasks="${tasks%%:*}"
+  tasks="${tasks//+/,}"
+  if [[ -n "$INCLUDE" && " ${TABLE[*]} " != *" $entry "* ]]; then include="$INCLUDE"; fi
+  kept="$folder/$group" part="$folder/.$group.part"
+  wanted="$(settings "$path" "$tasks" "$shots" "$include" "$@")"
+  state="$(state_of "$kept" "$wanted")"
+  if [[ "$LIST" == 1 ]]; then
+    printf '%s\t%s\t%s\t%s\n' "$number" "$name" "$group" "$state"
+    return
+  elif [[ "$state" == done ]]; then
+    echo "done already: $kept"
+    skipped=$((skipped + 1))
+    return
+  elif [[ "$state" != open && "$REDO" != 1 ]]; then
+    say_other_settings "$kept" "$wanted"
+    failed+=("$name $group (other settings)")
+    return
+  fi
+  build "$path" "$group" "$tasks" "$shots" "$include" "$@"
+  line="$(shown "${command[@]}")"
+  if [[ "$DRY_RUN" == 1 ]]; then
+    echo "$line"
+    return
+  fi
+  if ! hold "$part" $patience; then
+    if [[ "$SHARE" == 1 ]]; then
+      left+=("$number")
+      return
     fi
-    build "$path" "$group" "$tasks" "$shots" "$include" "$@"
-    line="$(shown "${command[@]}")"
-    if [[ "$DRY_RUN" == 1 ]]; then
-      echo "$line"
-      continue
-    fi
-    echo "$name, $group: $line"
-    if ! hold "$part"; then
-      echo "error: $name, $group: another run is writing $part; going on with the others" >&2
-      failed+=("$name $group (another run)")
-      continue
-    fi
-    code=0
-    "${command[@]}" || code=$?
-    # The harness exits with 0 even if it could not write its files.
-    results="$(find "$part" -name 'results_*.json' -size +0)"
-    samples="$(find "$part" -name 'samples_*.jsonl' -size +0)"
-    if [[ "$code" == 0 && -n "$results" && -n "$samples" ]]; then
-      echo "$wanted" > "$part/settings.txt"
-      echo "$line" > "$part/command.txt"
-      rm -rf "$kept"
-      mv "$part" "$kept"
-      finished=$((finished + 1))
-    else
-      rm -rf "$part"
-      failed+=("$name $group (exit code $code)")
-      echo "error: $name, $group: the harness failed (exit code $code, see above) or left no logs;" \
-        "going on with the others" >&2
-      if [[ "$code" == 130 || "$code" == 143 ]]; then exit "$code"; fi
-    fi
-  done
-done
+    echo "error: $name, $group: another run is writing $part; going on with the others" >&2
+    failed+=("$name $group (another run)")
+    return
+  fi
+  if [[ "$(state_of "$kept" "$wanted")" == done ]]; then  # by another run, before this one had the lock
+    echo "done already: $kept"
+    skipped=$((skipped + 1))
+    rm -rf "$part"
+    release "$part"
+    return
+  fi
+  echo "$name, $group: $line"
+  "${command[@]}" || code=$?
+  keep "$code"
+  release "$part"
+  if [[ "$code" == 130 || "$code" == 143 ]]; then exit "$code"; fi
+}
+
+trap 'echo "interrupted: finished outputs stay in $OUT, and the same command goes on" >&2; exit 130' INT TERM
+finished=0 skipped=0 failed=() left=()
+for number in ${CELL:-$(seq "$count")}; do score "$number" "" "$@"; done
+for number in ${left[@]+"${left[@]}"}; do score "$number" -w "$@"; done
+if [[ "$LIST" == 1 ]]; then exit; fi
 if [[ "$DRY_RUN" != 1 ]]; then echo "$finished finished, $skipped done already, ${#failed[@]} failed; logs in $OUT"; fi
 if [[ ${#failed[@]} -gt 0 ]]; then
   printf 'failed: %s\n' "${failed[@]}" >&2

@@ -242,7 +242,8 @@ def test_what_another_run_is_writing_is_left_alone(stand_in, tmp_path):
     part = tmp_path / "out" / "org__a" / ".one.part"
     part.mkdir(parents=True)
     (part / "theirs").touch()
-    with locked(part):
+    part.with_name(".one.part.lock").touch()
+    with locked(part.with_name(".one.part.lock")):
         run, called = stand_in()
         assert run.returncode == 1 and called == ["two", "one", "two"] and (part / "theirs").exists()
     assert f"org/a, one: another run is writing {part}" in run.stderr and "org/a one (another run)" in run.stderr

@@ -26,7 +26,7 @@ from utils.checkpoint_files import CONFIG, ENCODER, WEIGHTS, CheckpointError
 from utils.config import HardwareConfig, bounded, parse_arguments
 from utils.data import DataError, RoutingData, gains, load, reading
 from utils.encoders import Queries
-from utils.experiment import choose_hardware
+from utils.experiment import hardware_like
 from utils.files import replaceable_folder
 from utils.llm_embedding import METHOD, PENALTY, Scored, fit_embedding, out_of_fold, targets_with
 from utils.model import RouterDC, trained_layers_of
@@ -230,8 +230,8 @@ def add(args: Arguments, model: RouterDC, config: dict[str, Any]) -> str:
 def embed(args: Arguments, model: RouterDC, config: Mapping[str, Any], joined: Sequence[Joined]) -> Tensor:
     """Query embeddings behind the head, (n, p), of the joined rows."""
     settings = config["settings"]
-    precision = config["precision"] if args.hardware.precision == "auto" else args.hardware.precision
-    hardware = choose_hardware(args.hardware.device, precision, args.hardware.threads)
+    flags = args.hardware
+    hardware = hardware_like(config["precision"], flags.device, flags.precision, flags.threads, flags.tokens)
     layers = trained_layers_of(settings)
     model.place(hardware, layers, settings["train_layers"])
     inputs = [entry.part.data.rows(entry.rows).inputs for entry in joined]

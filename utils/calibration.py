@@ -254,14 +254,14 @@ def add(args: Arguments) -> str:
     """
     from utils import checkpoint
     from utils.encoders import Queries
-    from utils.experiment import choose_hardware
+    from utils.experiment import hardware_like
     from utils.model import trained_layers_of
     from utils.training_set import reopen_training_set
 
     folder = checkpoint.find(args.ckpt)
     model, config = checkpoint.load(folder)
     settings = config["settings"]
-    hardware = choose_hardware(args.device, config["precision"])
+    hardware = hardware_like(config["precision"], args.device)
     layers = trained_layers_of(settings)
     model.place(hardware, layers, settings["train_layers"])
     data = reopen_training_set(settings, folder)

@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from utils.files import write_json
-from utils.reading import ENDS, GIVEN, MISSING
+from utils.reading import ENDS, GIVEN, MISSING, PRECISIONS
 from utils.tasks import DATASETS, KINDS
 
 FORMAT = "routerdc-checkpoint-1"
 WEIGHTS, CONFIG, ENCODER = "model.safetensors", "config.json", "encoder"
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
+NAMED = "named_encoder"  # key of the config: SHA-256 of the weights that the checkpoint does not hold
 AGAIN = "the checkpoint is damaged, train or copy it again"
 
 
@@ -94,7 +95,7 @@ NEEDED: dict[str, tuple[Callable[[Any], bool], str]] = {
     "head": (_is_bool, "true or false"),
     "llms": (_are_different_texts, "a list of different names"),
     "router": (_is_text, "a name"),
-    "precision": (_is_one_of(("bf16", "fp32")), "bf16 or fp32"),
+    "precision": (_is_one_of(PRECISIONS), f"one of {', '.join(PRECISIONS)}"),
     "tests": (_are_tests, "a list of objects with path and kind"),
     "settings": (lambda value: isinstance(value, dict), "an object"),
     "settings.data_paths": (_are_texts, "a list of paths"),
@@ -103,6 +104,7 @@ NEEDED: dict[str, tuple[Callable[[Any], bool], str]] = {
 }
 # The same for keys that older checkpoints do not have.
 NEEDED_IF_THERE: dict[str, tuple[Callable[[Any], bool], str]] = {
+    NAMED: (_is_text, "a SHA-256"),
     "settings.max_characters": (_is_count_or_null, "null or a number of characters"),
     "settings.keep_characters": (_is_one_of(ENDS), " or ".join(ENDS)),
     "settings.missing_cells": (_is_one_of(MISSING), " or ".join(MISSING)),
@@ -123,11 +125,11 @@ class CheckpointError(RuntimeError):
 
 def write_config(folder: Path, config: Mapping[str, Any]) -> None:
     """Write the config of a checkpoint whose other files are there, with the digests of them and of itself."""
-    config = {**config, "files": _digests(folder)}
+    config = {**config, "files": digests(folder)}
     write_json(folder / CONFIG, config | {"sha256": _digest_of_config(config)})
 
 
-def _digests(folder: Path) -> dict[str, str]:
+def digests(folder: Path) -> dict[str, str]:
     """SHA-256 of each file that a checkpoint's model is made of, by its path in the folder; hidden files are not."""
     encoder = [path for path in sorted((folder / ENCODER).rglob("*")) if path.is_file() and path.name[0] != "."]
     digests = {}
@@ -200,7 +202,7 @@ def check_files(folder: Path, config: Mapping[str, Any]) -> None:
 
     Of a checkpoint from before there were digests only the names can be checked; a note on stderr says so.
     """
-    found = _digests(folder)
+    found = digests(folder)
     saved = config.get("files", found)
     if "files" not in config:
         print(f"note: {folder} has no digests (it is older than they are): damage may go unnoticed", file=sys.stderr)
@@ -220,7 +222,8 @@ def content_hash(folder: Path) -> str:
     When, where and how it was trained is no part of it. Raises: CheckpointError as `read_config`.
     """
     config = read_config(folder)
-    digest = hashlib.sha256(json.dumps([config[name] for name in EMBEDS]).encode())
+    named = [config[NAMED]] if NAMED in config else []
+    digest = hashlib.sha256(json.dumps([*(config[name] for name in EMBEDS), *named]).encode())
     for path in [folder / WEIGHTS, *sorted((folder / ENCODER).glob("*"))]:
         digest.update(path.name.encode())
         digest.update(hashlib.sha256(path.read_bytes()).digest())

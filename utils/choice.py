@@ -5,9 +5,12 @@ from collections.abc import Sequence
 import numpy as np
 
 
-def check_queries(queries: Sequence[str], title: str = "queries") -> None:
-    """Raise ValueError, naming the first, for a query that is empty or not valid UTF-8. title: of the queries."""
-    for number, query in enumerate(queries):
+def check_queries(queries: Sequence[str], title: str = "queries", first: int = 0) -> None:
+    """Raise ValueError, naming it, for a query that is empty or not valid UTF-8.
+
+    title: of the queries. first: the number of the first one.
+    """
+    for number, query in enumerate(queries, first):
         if not query.strip():
             raise ValueError(f"{title}: number {number} is empty; give the text that an LLM would get")
         if query != query.encode(errors="ignore").decode():

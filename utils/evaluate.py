@@ -1,5 +1,6 @@
 """Route the queries of test files and score what was picked; training and `evaluation_router.py` share this code."""
 
+import json
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -119,6 +120,14 @@ def measure(
         left_out = {data.task: data.left_out for data in tests}
         result |= {**charge(picks, priced, cost_rate), "cost_rate": cost_rate, "left_out": left_out}
     return result
+
+
+def picks_text(test: Mapping[str, Any]) -> str:
+    """picks.json of what `measure` returned: {"LLMs": names, task: [column of the names per query]}.
+
+    A task has small letters, so none is called "LLMs".
+    """
+    return json.dumps({"LLMs": test["llms"], **test["picks"]}) + "\n"
 
 
 def charge(picks: Mapping[str, np.ndarray], tests: Sequence[RoutingData], cost_rate: float) -> dict[str, Any]:

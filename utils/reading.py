@@ -5,6 +5,7 @@ from typing import Any
 
 GIVEN = "given"  # --encoder: the data files have embeddings in place of text
 MISSING = ("error", "drop")  # what to do with a row that lacks a score or a cost
+PRECISIONS = ("bf16", "fp16", "tf32", "fp32")  # what a run computes in
 ENDS = ("last", "first")  # which characters of a query are kept
 
 

@@ -5,11 +5,19 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from utils import checkpoint
-from utils.encoders import Queries
-from utils.experiment import choose_hardware
+from utils.encoders import Given, Queries
+from utils.experiment import hardware_like
+
+
+def keep_weights_in_bf16(module: nn.Module) -> None:
+    """Turn the weights of linear layers to bf16 for good, as autocast would at every call: the same digits, sooner."""
+    module.requires_grad_(False)
+    for part in module.modules():
+        if isinstance(part, nn.Linear):
+            part.to(torch.bfloat16)
 
 
 class TorchBackend:
@@ -17,9 +25,9 @@ class TorchBackend:
 
     Args:
         folder, config: of the checkpoint.
-        device, precision, threads: as of `choose_hardware`; the precision "auto" is that of the training run.
+        device, precision, threads: as of `hardware_like`; the precision "auto" is that of the training run.
         file: must be None; other backends have several files to choose from.
-    Raises: CheckpointError as `checkpoint.load`; ValueError as `choose_hardware`, or for a `file`.
+    Raises: CheckpointError as `checkpoint.load`; ValueError as `hardware_like`, or for a `file`.
     """
 
     def __init__(
@@ -33,10 +41,11 @@ class TorchBackend:
     ):
         if file is not None:
             raise ValueError(f"file is {file!r}, which is for the backend onnx; the backend torch has one model alone")
-        self.hardware = choose_hardware(device, config["precision"] if precision == "auto" else precision, threads)
+        self.hardware = hardware_like(config["precision"], device, precision, threads)
         self.model, _ = checkpoint.load(folder)
         self.model.place(self.hardware, "none")
-        self.model.requires_grad_(False)
+        if self.hardware.precision == "bf16" and not isinstance(self.model.encoder, Given):
+            keep_weights_in_bf16(self.model.encoder.backbone)
 
     def describe(self) -> str:
         """Device and precision in words."""

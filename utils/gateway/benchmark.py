@@ -30,6 +30,7 @@ from utils.tables import markdown
 
 QUANTILES = {"median": 50, "p95": 95, "p99": 99}
 ARMS = ("named", "routed")
+ALONE = 30  # requests of a single client
 TESTS = tuple(f"datasets/miniature/{task}_test.json" for task in ("arithmetic", "chinese", "facts", "functions"))
 
 
@@ -45,8 +46,8 @@ class Arguments:
     """data files with the questions, each put with a number of its own"""
     backend: str = "onnx"
     clients: int = 64
-    rounds: int = 5
-    requests: int = 320
+    rounds: int = 4
+    requests: int = 192
     """in each round, for each of the two ways"""
     output: Path = Path("results")
     """folder for gateway.json and gateway.md"""
@@ -73,7 +74,7 @@ def ask(proxy: Gateway, arm: str, questions: Sequence[str], picks: Sequence[str]
 
 def measure(proxy: Gateway, args: Arguments, questions: Sequence[str], picks: Sequence[str]) -> dict[str, Any]:
     """Milliseconds of each arm and round, by QUANTILES, with all clients and with one."""
-    sizes = {args.clients: len(questions), 1: min(50, len(questions))}
+    sizes = {args.clients: len(questions), 1: min(ALONE, len(questions))}
     found: dict[str, Any] = {}
     for arm in ARMS:
         ask(proxy, arm, questions[: args.clients], picks, args.clients)  # what is loaded late is loaded now
@@ -143,7 +144,7 @@ def run(args: Arguments) -> dict[str, Any]:
         "added": summary,
         "by_round": rounds,
         "rounds": args.rounds,
-        "answers": 2 * (args.clients + args.rounds * (args.requests + min(50, args.requests))),
+        "answers": 2 * (args.clients + args.rounds * (args.requests + min(ALONE, args.requests))),
         "router": f"{len(router.llms)} LLMs, {router.describe()}",
         "device": f"{platform.machine()}, {os.cpu_count()} cores",
         "seconds": time.perf_counter() - began,

@@ -25,7 +25,7 @@ FLOORS = (
     ("training", "benchmark", "importers", "add_llm", "report.summary", "router", "onnx_export"),
     ("baselines", "ceiling", "gateway", "jobs", "explain"),  # routers beside ours, what is possible, many trainings
     ("report", "route_lines"),  # pages and figures of all of them
-    ("plan", "route"),  # many runs and their report
+    ("plan", "route", "latency"),  # many runs and their report
 )
 
 

@@ -78,7 +78,7 @@ def targets_with(
 def losses_of(similarity: Tensor, values: Tensor, settings: Mapping[str, Any], known: int) -> Tensor:
     """The loss of a run with these settings per query, (n, T + 1) twice -> (n,); its sample-LLM loss, or a baseline's.
 
-    known: how many LLMs it was trained with. K- counts one more if it counted all but the K+.
+    known: T. K- counts one LLM more if it counted all but the K+.
     """
     temperature = settings["temperature"]
     if settings["loss"] == "cosine_classifier":
@@ -86,11 +86,12 @@ def losses_of(similarity: Tensor, values: Tensor, settings: Mapping[str, Any], k
     if settings["loss"] == "zooter":
         return zooter_loss(similarity, values, temperature)
     fidelity = Fidelity.parse(settings["fidelity"])
-    last_k = settings["last_k"] + (settings["last_k"] >= known - settings["top_k"])
+    counts_all_others = settings["last_k"] >= known - settings["top_k"]
+    last_k = min(settings["last_k"] + counts_all_others, known + 1)
     return sample_llm_loss(
         similarity,
         values,
-        settings["top_k"],
+        min(settings["top_k"], known + 1),
         last_k,
         temperature,
         settings["negative_below"],

@@ -72,17 +72,29 @@ def ask(proxy: Gateway, arm: str, questions: Sequence[str], picks: Sequence[str]
     return np.array([answer["seconds"] for answer in answers])
 
 
+def cpu_seconds(pid: int) -> float:
+    """Seconds that a process has computed so far, all threads together (Linux)."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")  # in user mode, and in the kernel
+
+
 def measure(proxy: Gateway, args: Arguments, questions: Sequence[str], picks: Sequence[str]) -> dict[str, Any]:
-    """Milliseconds of every request, by the number of clients (all, and one), by arm, in a list for each round."""
+    """Milliseconds of every request, by the number of clients (all, and one), by arm, in a list for each round.
+
+    And "cpu": those that the proxy computed for a request with all clients, by arm, one for each round.
+    """
     sizes = {args.clients: len(questions), 1: min(ALONE, len(questions))}
-    found: dict[str, Any] = {}
+    found: dict[str, Any] = {"cpu": {arm: [] for arm in ARMS}}
     for arm in ARMS:
         ask(proxy, arm, questions[: args.clients], picks, args.clients)  # what is loaded late is loaded now
     with bar(args.rounds, "benchmark", "round") as progress:
         for number in range(args.rounds):
             for clients, size in sizes.items():
                 for arm in ARMS if number % 2 else ARMS[::-1]:
+                    before = cpu_seconds(proxy.pid)
                     seconds = ask(proxy, arm, questions[:size], picks, clients)
+                    if clients == args.clients:
+                        found["cpu"][arm].append(1000 * (cpu_seconds(proxy.pid) - before) / size)
                     found.setdefault(str(clients), {}).setdefault(arm, []).append(np.round(1000 * seconds, 1).tolist())
             progress.update()
     return found
@@ -105,6 +117,10 @@ def page(result: dict[str, Any]) -> str:
             ends = f"{cell['range'][0]:.2f} to {cell['range'][1]:.2f}"
             numbers = [f"{cell[arm]:.0f}" for arm in ARMS]
             rows.append([f"{clients} client{'s' * (clients != '1')}, {name}", *numbers, f"{cell['ratio']:.2f}", ends])
+    named, routed = (result["cpu"][arm] for arm in ARMS)
+    ratios = [other / one for one, other in zip(named, routed)]
+    numbers = [f"{np.mean(named):.0f}", f"{np.mean(routed):.0f}", f"{np.mean(routed) / np.mean(named):.2f}"]
+    rows.append(["computed by the proxy, mean", *numbers, f"{min(ratios):.2f} to {max(ratios):.2f}"])
     table = markdown(["", "a named LLM, ms", "routed, ms", "ratio", "in single rounds"], rows)
     return f"""# What the router adds to LiteLLM's proxy
 
@@ -133,19 +149,21 @@ def run(args: Arguments) -> dict[str, Any]:
     models = [Model(llm, "echo") for llm in router.llms]
     with tempfile.TemporaryDirectory() as work, gateway(str(args.python), Path(work), models, settings) as proxy:
         rounds = measure(proxy, args, questions, picks)
+    cpu = rounds.pop("cpu")
     summary = {}
     for clients, arms in rounds.items():
         summary[clients] = {name: added(arms, percent) for name, percent in QUANTILES.items()}
     return {
         "added": summary,
         "by_round": rounds,
+        "cpu": cpu,
         "rounds": args.rounds,
         "answers": 2 * (args.clients + args.rounds * (args.requests + min(ALONE, args.requests))),
         "router": f"{len(router.llms)} LLMs, {router.describe()}",
         "device": f"{platform.machine()}, {os.cpu_count()} cores",
         "load": os.getloadavg()[1],
         "seconds": time.perf_counter() - began,
-        "command": f"python -m utils.gateway.benchmark --ckpt {args.ckpt} --python {args.python}",
+        "command": f"python -m utils.gateway.benchmark --ckpt {args.ckpt} --python {args.python} --rounds {args.rounds}",
     }
 
 

@@ -24,6 +24,7 @@ import torch.distributed as dist
 from conftest import REPO, arguments, make_rows, weights
 from test_losses import drawn, naive_sample_llm, naive_sample_sample, naive_similarity
 
+import evaluation_router
 import train_router_mdeberta as program
 from utils import encoders
 from utils.config import parse_config
@@ -110,7 +111,7 @@ def embedded(encoder: Path, folder: Path) -> dict:
     computed: how many pieces this process computed, the first time and the second.
     """
     encoder = load_encoder(str(encoder), max_length=64).eval()
-    hardware, computed = Hardware(torch.device("cpu"), False, SMALL, 8), []
+    hardware, computed = Hardware(torch.device("cpu"), "fp32", SMALL, 8), []
     piece = Queries._computed_piece
     with (
         torch.no_grad(),
@@ -392,7 +393,7 @@ def test_work_is_shared_out_evenly():
 @pytest.mark.parametrize("tokens", [SMALL, 10_000])
 def test_few_chunks_are_cut_smaller(tokens):
     lengths = np.random.default_rng(0).integers(4, 30, 64)
-    hardware = Hardware(torch.device("cpu"), False, tokens, 8)
+    hardware = Hardware(torch.device("cpu"), "fp32", tokens, 8)
     for shares in (1, 2, 4):
         shared = shared_chunks(lengths, hardware, 64, shares)
         rows = np.concatenate([chunk for share in shared for chunk, _ in share])
@@ -442,6 +443,17 @@ def test_torchrun_trains_the_run_of_one_process(fake, tiny_bert, one_run, tmp_pa
     assert json.loads((folder / "results.json").read_text())["processes"] == 2
     names = sorted(path.name for path in one_run.iterdir())
     assert sorted(path.name for path in folder.iterdir()) == names
+
+
+def test_an_evaluation_prints_the_same_tables_once(one_run, tmp_path, capsys):
+    command = ["--ckpt", str(one_run), "--threads", "1"]
+    assert evaluation_router.main(command) == 0
+    expected = capsys.readouterr().out
+    assert expected.count("Table 1") == 1
+    statuses, text = launched(tmp_path / "out", 2, evaluation_router.main, command)
+    assert (statuses, text) == ([0, 0], expected)
+    statuses, text = launched(tmp_path / "query", 2, evaluation_router.main, [*command, "--query", "why?"])
+    assert statuses == [2, 2] and text.count("error: --query is for one process") == 1
 
 
 def test_a_stopped_run_goes_on_with_another_number_of_processes(fake, tiny_bert, one_run, tmp_path):

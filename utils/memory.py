@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
-from torch import distributed
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from utils.distributed import least, rank, world_size
 from utils.experiment import Hardware
 
 Made = TypeVar("Made")
@@ -42,9 +42,9 @@ def halved(hardware: Hardware, longest: int, reason: str) -> Hardware:
 
     Raises: ValueError as `with_less`.
     """
-    if distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1:
+    if world_size() > 1:
         raise ValueError(
-            f"memory ran out in process {distributed.get_rank()} ({reason}); chunks must not differ between processes: "
+            f"memory ran out in process {rank()} ({reason}); chunks must not differ between processes: "
             f"give all of them --tokens {max(hardware.tokens // 2, longest)}"
         )
     if hardware.tokens <= longest and hardware.kept == 0:
@@ -97,6 +97,7 @@ def fitted(hardware: Hardware, backbone: PreTrainedModel, longest: int, free: in
         free: bytes; None: what the device says.
     """
     free = free_memory(hardware.device) if free is None else free
+    free = None if free is None else least(free)  # so that all processes cut the same chunks
     trained = sum(value.numel() for value in backbone.parameters() if value.requires_grad)
     layers = sum(any(value.requires_grad for value in layer.parameters()) for layer in backbone.encoder.layer)
     if not layers or free is None:

@@ -115,11 +115,11 @@ def cpu_name() -> str:
 
 def measured(args: Arguments, arguments: Sequence[str]) -> dict[str, Any]:
     """The figures: those of the file, with the parts of `args` measured anew."""
+    for ckpt in args.ckpt:
+        ways_of(find(ckpt))  # graphs are there
     writable_folder(args.output.absolute().parent, "--output")
     remedy = "remove it, or give another --output"
     result = read_json(args.output, remedy, ("parts",)) if args.output.is_file() else {"parts": {}}
-    for ckpt in args.ckpt:
-        ways_of(find(ckpt))  # graphs are there
     result |= {"cpu": cpu_name(), "versions": {name: version(name) for name in LIBRARIES}}
     for name in PARTS:
         if name not in args.parts:

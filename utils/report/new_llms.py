@@ -42,8 +42,8 @@ from utils.training_set import TrainingSet, reopen_training_set
 PROGRAM = "python -m utils.report.new_llms"
 SIZES, DRAWS = (50, 100, 300, 1000), 3
 CHOICES = ("random", "spread")  # which queries are scored
-CANDIDATES = (("mean", 0.0), ("loss", 0.0), ("loss", 1.0), ("loss", 10.0), ("loss", 100.0))
-CANDIDATE_SIZES = (50, 300)
+CANDIDATES = (("mean", 0.0), ("loss", 0.0), ("loss", 10.0), ("loss", 100.0), ("loss", 1000.0))
+CANDIDATE_SIZES = (50, 300, 1000)
 KEPT = "new_llm.json"  # in the folder of a run without one LLM
 
 
@@ -53,8 +53,8 @@ class Arguments:
 
     runs: tyro.conf.Positional[tuple[str, ...]]
     """folders of the runs with all LLMs, or folders above them"""
-    without: str = "runs/new_llms"
-    """folder of the runs without one LLM (--llms), with the same labels and seeds"""
+    without: tuple[str, ...] = ("runs/new_llms",)
+    """folders of the runs without one LLM (--llms), with the same labels and seeds, or folders above them"""
     results: Path = Path("results")
     """folder of new_llms.md and new_llms.json; the figure goes into figures/ there"""
     hardware: HardwareConfig = field(default_factory=HardwareConfig)
@@ -257,7 +257,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         args = parse_arguments(Arguments, words, PROGRAM, __doc__)
         begun = time.monotonic()
-        pairs = pairs_of(runs_below(args.runs), runs_below([args.without]))
+        pairs = pairs_of(runs_below(args.runs), runs_below(args.without))
         queries = Queries(pairs, args.hardware)
         entries = measure_all(pairs, queries)
         command = f"{PROGRAM} {shlex.join(words)}"

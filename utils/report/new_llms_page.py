@@ -45,7 +45,7 @@ and what training with all LLMs brings: differences to the router of the others,
 
 On training rows alone: each LLM that a router knows was taken out and added again from some rows, and the picks on \
 the other training rows were scored (accuracy in %, mean over tasks, LLMs and routers of the lowest seed). Best over \
-both numbers of queries: {best}; `utils.add_llm` has {method}, penalty {penalty:g}.
+all numbers of queries: {best}; `utils.add_llm` has {method}, penalty {penalty:g}.
 
 {candidates}
 """

@@ -23,7 +23,7 @@ from utils.distributed import is_main, processes, world_size
 from utils.evaluate import check_kinds, evaluate
 from utils.experiment import hardware_like
 from utils.files import writable_folder, write_json
-from utils.lines import arriving, leave_closed_pipe
+from utils.lines import arriving, drop_output, leave_closed_pipe
 from utils.model import RouterDC, trained_layers_of
 from utils.router import BATCH, Router, locate
 from utils.tables import tables
@@ -207,10 +207,12 @@ def main(argv: list[str] | None = None) -> int:
                 route_queries(args)
             else:
                 evaluate_files(args)
+            sys.stdout.flush()
     except BrokenPipeError:
         return leave_closed_pipe()
     except (CheckpointError, ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
+        drop_output()
         return 2
     return 0
 

@@ -296,7 +296,8 @@ def train(config: Config, command: str) -> Path:
         progress.seconds += time.monotonic() - tested_from
         results = results_of(training, run, data, progress, command)
         if is_main():
-            new_tables = run.finish(training.model, results, test)
+            named = config.run.checkpoint_encoder == "named"
+            new_tables = run.finish(training.model, results, test, named)
             print(f"\n{new_tables}\n\n{conclusion(progress, config)}\n{run.describe()}")
     return path
 

@@ -1,23 +1,12 @@
-"""The gateway: questions, choices and threads without LiteLLM; then its real proxy, the real client, and failing LLMs.
-
-The proxy's tests need an environment with utils/gateway/requirements.txt. It is the one whose Python ROUTERDC_GATEWAY
-names, or .cache/gateway, which is made once where packages can be had; else they are skipped.
-"""
+"""The gateway without LiteLLM: what a request asks, which LLMs there are for it, and the thread that chooses."""
 
 import asyncio
-import json
-import os
-import secrets
-import socket
-import subprocess
+import importlib
+import logging
 import sys
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Collection
+from types import ModuleType, SimpleNamespace
 
 import pytest
 from conftest import REPO
@@ -26,6 +15,7 @@ sys.path.append(str(REPO / "tests" / "gateway"))
 import standin
 
 from utils.gateway.chooser import Chooser, Options, deployments, options_of, question, ranked
+from utils.router import Router
 
 # Requests
 
@@ -151,134 +141,103 @@ def test_an_error_of_the_router_reaches_its_request_and_the_next_is_answered():
     asyncio.run(run())
 
 
-# The real proxy
-
-ENVIRONMENT = REPO / ".cache" / "gateway"
-KEY = f"sk-{secrets.token_hex(16)}"
+# The plug-in, with the little of LiteLLM that it touches
 
 
-@pytest.fixture(scope="module")
-def python() -> str:
-    """A Python with LiteLLM's proxy."""
-    if given := os.environ.get("ROUTERDC_GATEWAY"):
-        return given
-    program = ENVIRONMENT / "bin" / "python"
-    requirements = (REPO / "utils" / "gateway" / "requirements.txt").read_text(encoding="utf-8")
-    stamp = ENVIRONMENT / "requirements.txt"
-    if not stamp.is_file() or stamp.read_text(encoding="utf-8") != requirements:
-        install = [program, "-m", "pip", "install", "-q", "--no-compile", "--timeout", "5", "--retries", "0"]
-        for command in ([sys.executable, "-m", "venv", "--clear", ENVIRONMENT], [*install, "-r", "/dev/stdin"]):
-            run = subprocess.run(command, input=requirements, capture_output=True, text=True, timeout=300)
-            if run.returncode:
-                pytest.skip(f"LiteLLM's proxy could not be installed: {run.stderr[-300:]}")
-        stamp.write_text(requirements, encoding="utf-8")
-    return str(program)
+class HTTPError(Exception):
+    """In place of fastapi's HTTPException."""
+
+    def __init__(self, status: int, detail: str):
+        super().__init__(f"{status}: {detail}")
 
 
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
-
-
-@contextmanager
-def served(command: list[str], url: str, log: Path, **environment: str) -> Iterator[None]:
-    """A server that runs until the end of the block; it is there when the address answers anything."""
-    with log.open("w") as out, subprocess.Popen(command, stdout=out, stderr=out, env=environment, cwd=REPO) as process:
-        try:
-            for _ in range(600):
-                try:
-                    urllib.request.urlopen(url, timeout=5).close()
-                    break
-                except urllib.error.HTTPError:
-                    break
-                except OSError:
-                    assert process.poll() is None, log.read_text()[-3000:]
-                    time.sleep(0.1)
-            else:
-                raise AssertionError(f"{url} does not answer: {log.read_text()[-3000:]}")
-            yield
-        finally:
-            process.terminate()
-
-
-def configuration(port: int) -> dict:
-    """LiteLLM's, with every server of the stand-in; good-b has another name."""
-    models = [{"model_name": "routerdc", "litellm_params": {"model": "openai/x", "api_base": "http://127.0.0.1:9"}}]
-    for llm in standin.LLMS:
-        address = f"http://127.0.0.1:{9 if llm == 'dead' else port}/{llm}/v1"
-        params = {"model": f"openai/{llm}-1", "api_base": address, "api_key": "none", "timeout": 1, "stream_timeout": 1}
-        models.append({"model_name": llm, "litellm_params": params})
-    models[2] |= {"model_name": "the-other", "model_info": {"routerdc": "good-b"}}
-    return {
-        "model_list": models,
-        "litellm_settings": {"callbacks": "standin_plugin.plugin"},
-        "router_settings": {"num_retries": 0, "disable_cooldowns": True},
-    }
-
-
-@dataclass(frozen=True)
 class Proxy:
-    """LiteLLM's proxy that runs with the stand-in."""
+    """In place of LiteLLM's router: its models, and those that a key may call."""
 
-    python: str
-    url: str
-    environment: dict[str, str]
-    log: Path
+    def __init__(self, allowed: Collection[str]):
+        self.model_list = [{"model_name": name} for name in ("routerdc", *standin.LLMS[:3], "other")]
+        self.allowed = allowed
 
-    def ask(self, *requests: dict, clients: int = 64) -> list[dict]:
-        """Answers of the real client, by utils/gateway/client.py in a process of its own."""
-        command = [self.python, "-m", "utils.gateway.client", "--url", self.url, "--clients", str(clients)]
-        options = {"capture_output": True, "text": True, "env": self.environment, "cwd": REPO, "timeout": 120}
-        run = subprocess.run(command, input=json.dumps(requests), **options)
-        assert run.returncode == 0, run.stderr
-        return json.loads(run.stdout)
+    async def fallback_access_check(self, model: str, request_kwargs: dict, llm_router: object) -> bool:
+        assert llm_router is self and "messages" in request_kwargs
+        return model in self.allowed
 
 
-@pytest.fixture(scope="module")
-def proxy(python, tmp_path_factory) -> Iterator[Proxy]:
-    folder = tmp_path_factory.mktemp("gateway")
-    port, backends = free_port(), free_port()
-    path = folder / "config.yaml"
-    path.write_text(json.dumps(configuration(backends)))
-    own = {"PYTHONPATH": f"{REPO}:{REPO / 'tests' / 'gateway'}", "LITELLM_MASTER_KEY": KEY, "OPENAI_API_KEY": KEY}
-    environment = os.environ | own | {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_LOG": "INFO"}
-    llms = [python, "-m", "utils.gateway.backends", "--port", str(backends)]
-    program = [
-        str(Path(python).with_name("litellm")),
-        "--config",
-        str(path),
-        "--host",
-        "127.0.0.1",
-        "--port",
-        str(port),
-    ]
-    url = f"http://127.0.0.1:{port}"
-    with ExitStack() as servers:
-        servers.enter_context(served(llms, f"http://127.0.0.1:{backends}", folder / "llms.log", **environment))
-        servers.enter_context(served(program, f"{url}/health/liveliness", folder / "proxy.log", **environment))
-        yield Proxy(python, f"{url}/v1", environment, folder / "proxy.log")
+@pytest.fixture
+def plug_in(monkeypatch) -> Callable[..., ModuleType]:
+    """A module of utils.gateway, imported anew with stand-ins for what it takes of LiteLLM."""
+    parts = {
+        "fastapi": {"HTTPException": HTTPError},
+        "litellm": {"callback_settings": {"routerdc": {"checkpoint": "runs/none", "backend": "onnx"}}},
+        "litellm._logging": {"verbose_proxy_logger": logging.getLogger("test")},
+        "litellm.integrations": {},
+        "litellm.integrations.custom_logger": {"CustomLogger": object},
+        "litellm.proxy": {"proxy_server": SimpleNamespace(llm_router=None)},
+    }
+    for name, attributes in parts.items():
+        module = ModuleType(name)
+        vars(module).update(attributes)
+        monkeypatch.setitem(sys.modules, name, module)
+
+    def imported(name: str) -> ModuleType:
+        for module in ("plugin", "routing"):
+            monkeypatch.delitem(sys.modules, f"utils.gateway.{module}", raising=False)
+        return importlib.import_module(f"utils.gateway.{name}")
+
+    yield imported
+    for module in ("plugin", "routing"):
+        sys.modules.pop(f"utils.gateway.{module}", None)
 
 
-def asked(text: str, model: str = "routerdc", **others: object) -> dict:
-    return {"model": model, **chat(text), **others}
+def called(module: ModuleType, allowed: Collection[str], kind: str = "acompletion", **request: object) -> dict:
+    """A request after the plug-in's first hook."""
+    module.proxy_server.llm_router = Proxy(allowed)
+    plugin = module.RouterDCPlugin(standin.make())
+    return asyncio.run(plugin.async_pre_call_hook(None, None, request, kind)) or request
 
 
-def routed(answer: dict) -> str | None:
-    return answer["headers"].get("x-routerdc-llm")
+def test_a_key_is_sent_only_to_llms_that_it_may_call(plug_in):
+    module = plug_in("plugin")
+    request = {"model": "routerdc", **chat("good-b dead good-a: x")}
+    everything = called(module, standin.LLMS, **request)
+    assert [everything["model"], *everything["fallbacks"]] == ["good-b", "dead", "good-a"]
+    assert everything["metadata"]["spend_logs_metadata"]["routerdc"]["llms"] == ("good-b", "dead", "good-a")
+    some = called(module, ("dead", "good-a"), **request)
+    assert [some["model"], *some["fallbacks"]] == ["dead", "good-a"]
+    with pytest.raises(HTTPError, match="503: .*the key may call none of them"):
+        called(module, (), **request)
 
 
-@pytest.mark.parametrize("stream", [False, True])
-def test_a_request_goes_to_the_llm_that_the_router_chooses(proxy, stream):
-    first, other, named = proxy.ask(
-        asked("good-a: hello", stream=stream),
-        asked("good-b slow: hello", stream=stream),
-        asked("good-b: hello", "good-a", stream=stream),
-    )
-    assert first["text"] == "good-a|good-a-1|good-a: hello" and routed(first) == "good-a"
-    assert other["text"] == "good-b|good-b-1|good-b slow: hello" and routed(other) == "good-b"
-    assert first["headers"]["x-routerdc-similarity"] == "1.0000" and first["model"] == "routerdc"
-    assert other["headers"]["x-litellm-model-group"] == "the-other"
-    assert named["text"] == "good-a|good-a-1|good-b: hello" and routed(named) is None  # it named its model
-    log = proxy.log.read_text()
-    assert "routerdc: {'llms': ('good-b', 'slow', 'good-a'," in log
+def test_what_is_no_chat_is_refused_and_another_model_passes(plug_in):
+    module = plug_in("plugin")
+    with pytest.raises(HTTPError, match="400: routerdc: it stands for LLMs, and this is aembedding"):
+        called(module, standin.LLMS, "aembedding", model="routerdc", input="good-a: x")
+    named = {"model": "dead", **chat("good-a: x"), "metadata": {"routerdc": {"llms": ["of the client"]}}}
+    passed = called(module, standin.LLMS, **named)
+    assert passed == {"model": "dead", **chat("good-a: x"), "metadata": {}}  # and no header by the client's hand
+    plugin = module.RouterDCPlugin(standin.make())
+    assert asyncio.run(plugin.async_post_call_response_headers_hook(passed, None, None)) is None
+
+
+def test_headers_are_ascii(plug_in):
+    plugin = plug_in("plugin").RouterDCPlugin(standin.make())
+    data = {"metadata": {"routerdc": {"llms": ("组织/模型", "b"), "similarities": (0.5, 0.25)}}}
+    headers = asyncio.run(plugin.async_post_call_response_headers_hook(data, None, None))
+    assert headers == {"x-routerdc-llm": r"\u7ec4\u7ec7/\u6a21\u578b", "x-routerdc-similarity": "0.5000"}
+
+
+def test_settings_are_those_of_the_router(plug_in, monkeypatch):
+    asked = []
+
+    def from_pretrained(name: str, backend: str = "torch", threads: int = 0) -> str:
+        asked.append((name, backend, threads))
+        return standin.make()
+
+    monkeypatch.setattr(Router, "from_pretrained", from_pretrained)
+    module = plug_in("routing")
+    assert asked == [("runs/none", "onnx", 0)] and module.plugin.chooser.router.llms == standin.LLMS
+    with pytest.raises(ValueError, match="there is no speed; it has checkpoint, backend, threads"):
+        module.router_of({"checkpoint": "a", "speed": 1})
+    for settings in ({}, {"checkpoint": None}):
+        with pytest.raises(ValueError, match="callback_settings: routerdc: checkpoint is missing"):
+            module.router_of(settings)

@@ -1,11 +1,13 @@
 """Checkpoints are folders that describe themselves: safetensors weights, a JSON config, the tokenizer.
 
-Nothing is unpickled, and no code of a checkpoint runs. The config has the SHA-256 of every file and of itself, so that
-damage is noticed. They are no signature: who can write the folder can write them, too. Checkpoints from before them
-still load, with a note on stderr. `utils.checkpoint_files` reads and verifies all that needs no torch.
+One may name its encoder in place of holding it (`save`): it then has the weights that trained, and the SHA-256 of the
+others. Nothing is unpickled, and no code of a checkpoint runs. The config has the SHA-256 of every file and of itself,
+so that damage is noticed. They are no signature: who can write the folder can write them, too. Checkpoints from before
+them still load, with a note on stderr. `utils.checkpoint_files` reads and verifies all that needs no torch.
 """
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from utils.checkpoint_files import (
     AGAIN,
     ENCODER,
     FORMAT,
+    NAMED,
     WEIGHTS,
     CheckpointError,
     check_files,
@@ -26,16 +29,19 @@ from utils.checkpoint_files import (
     read_config,
     write_config,
 )
-from utils.encoders import Encoder, Given, check_configuration, load_tokenizer
+from utils.encoders import Encoder, EncoderError, Given, check_configuration, load_encoder, load_tokenizer
 from utils.files import atomic_folder
 from utils.model import RouterDC
 from utils.reading import GIVEN
 
 
-def save(model: RouterDC, folder: Path, about: dict[str, Any]) -> None:
+def save(model: RouterDC, folder: Path, about: dict[str, Any], named: bool = False) -> None:
     """Write a checkpoint atomically, with the digests that `load` verifies.
 
-    about: settings, data hashes, metrics, ...: kept in the config. NEEDED says what `load` asks of it.
+    Args:
+        about: settings, data hashes, metrics, ...: kept in the config. NEEDED says what `load` asks of it.
+        named: leave out the weights of the encoder that are not marked as trained; `load` finds the encoder by its
+            name, and proves by NAMED, the SHA-256 of these weights, that it is the same.
     """
     encoder = model.encoder
     config = {
@@ -49,12 +55,50 @@ def save(model: RouterDC, folder: Path, about: dict[str, Any]) -> None:
         **about,
     }
     weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    if named:
+        untrained = {
+            name for name, value in model.encoder.named_parameters(prefix="encoder") if not value.requires_grad
+        }
+        left_out = {name: weights.pop(name) for name in untrained}
+        if left_out:
+            config[NAMED] = _digest_of_weights(left_out)
     with atomic_folder(folder) as unfinished:
         if encoder.name != GIVEN:
             encoder.backbone.config.save_pretrained(unfinished / ENCODER)
             encoder.tokenizer.save_pretrained(unfinished / ENCODER)
         save_file(weights, unfinished / WEIGHTS)
         write_config(unfinished, config)
+
+
+def _digest_of_weights(weights: Mapping[str, Tensor]) -> str:
+    """SHA-256 of tensors on the CPU and their names; their order is no part of it."""
+    digest = hashlib.sha256()
+    for name, value in sorted(weights.items()):
+        digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
+        digest.update(value.contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def _named_weights(folder: Path, config: Mapping[str, Any], held: Collection[str]) -> dict[str, Tensor]:
+    """The weights of the encoder that a checkpoint names and does not hold.
+
+    Raises: CheckpointError if there is no such encoder, or its weights are others.
+    """
+    name = config["encoder"]
+    names_it = f"{folder} names its encoder, {name}, and does not hold it (--checkpoint_encoder named)"
+    try:
+        encoder = load_encoder(name, config["pooling"], config["max_length"])
+    except EncoderError as error:
+        raise CheckpointError(f"{names_it}; {str(error).removeprefix(f'--encoder {name}: ')}") from None
+    weights = {f"encoder.{part}": value for part, value in encoder.state_dict().items()}
+    weights = {part: value for part, value in weights.items() if part not in held}
+    found = _digest_of_weights(weights)
+    if found != config[NAMED]:
+        raise CheckpointError(
+            f"{names_it}; the one there now is another (SHA-256 of its weights is {found}, expected {config[NAMED]}): "
+            "bring back the one of the training run"
+        )
+    return weights
 
 
 def check_weights(weights: Mapping[str, Tensor], empty: RouterDC, path: Path) -> None:
@@ -101,13 +145,15 @@ def load(folder: str | Path) -> tuple[RouterDC, dict[str, Any]]:
 
     All digests, shapes and values are checked before memory is taken for the model.
     Raises: CheckpointError for another format, missing, damaged or edited files, code in the encoder's configuration,
-        or a config without something NEEDED.
+        a config without something NEEDED, or a named encoder that is not there.
     """
     folder = find(folder)
     config = read_config(folder)
     check_files(folder, config)
     try:
         weights = load_file(folder / WEIGHTS)
+        if NAMED in config:
+            weights |= _named_weights(folder, config, weights)
         tokenizer = None
         if config["encoder"] != GIVEN:
             check_configuration(folder / ENCODER)

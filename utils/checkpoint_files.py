@@ -18,6 +18,7 @@ from utils.tasks import DATASETS, KINDS
 FORMAT = "routerdc-checkpoint-1"
 WEIGHTS, CONFIG, ENCODER = "model.safetensors", "config.json", "encoder"
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
+NAMED = "named_encoder"  # key of the config: SHA-256 of the weights that the checkpoint does not hold
 AGAIN = "the checkpoint is damaged, train or copy it again"
 
 
@@ -103,6 +104,7 @@ NEEDED: dict[str, tuple[Callable[[Any], bool], str]] = {
 }
 # The same for keys that older checkpoints do not have.
 NEEDED_IF_THERE: dict[str, tuple[Callable[[Any], bool], str]] = {
+    NAMED: (_is_text, "a SHA-256"),
     "settings.max_characters": (_is_count_or_null, "null or a number of characters"),
     "settings.keep_characters": (_is_one_of(ENDS), " or ".join(ENDS)),
     "settings.missing_cells": (_is_one_of(MISSING), " or ".join(MISSING)),
@@ -220,7 +222,8 @@ def content_hash(folder: Path) -> str:
     When, where and how it was trained is no part of it. Raises: CheckpointError as `read_config`.
     """
     config = read_config(folder)
-    digest = hashlib.sha256(json.dumps([config[name] for name in EMBEDS]).encode())
+    named = [config[NAMED]] if NAMED in config else []
+    digest = hashlib.sha256(json.dumps([*(config[name] for name in EMBEDS), *named]).encode())
     for path in [folder / WEIGHTS, *sorted((folder / ENCODER).glob("*"))]:
         digest.update(path.name.encode())
         digest.update(hashlib.sha256(path.read_bytes()).digest())

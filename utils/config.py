@@ -211,6 +211,8 @@ class RunConfig:
     """score the test sets at the end"""
     resume_minutes: float = bounded(5.0, at_least=0)
     """state is saved this often, and when interrupted"""
+    checkpoint_encoder: Literal["whole", "named"] = "whole"
+    """named: the checkpoint holds only the weights that trained, and finds its encoder by name and SHA-256"""
 
 
 @dataclass(frozen=True)
@@ -508,7 +510,7 @@ def check_config(config: Config) -> None:
 
 
 # These settings change no result. (Where cluster ids are missing, --missing_clusters error gives no result at all.)
-RUN_ONLY = ("save_path", "overwrite", "label", "resume_minutes", "cache_dir", "missing_clusters")
+RUN_ONLY = ("save_path", "overwrite", "label", "resume_minutes", "checkpoint_encoder", "cache_dir", "missing_clusters")
 # A run keeps the label of its recipe when these change: results name them beside the label, or name the data.
 NAMED_BESIDE_THE_LABEL = (
     *("seed", "encoder", "loss", "fidelity", "device", "precision", "threads", "tokens", "final_eval"),

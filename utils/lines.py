@@ -31,6 +31,13 @@ def arriving(stream: BinaryIO, most: int) -> Iterator[list[bytes]]:
 
 def leave_closed_pipe() -> int:
     """End quietly where the reader of standard output has gone (`| head`); returns the exit status."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, sys.stdout.fileno())  # else Python complains when it flushes at its end
+    drop_output()
     return CLOSED_PIPE
+
+
+def drop_output() -> None:
+    """Send standard output nowhere if it cannot be written, of which Python would complain once more at its end."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

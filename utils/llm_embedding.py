@@ -17,7 +17,7 @@ from utils.data import RoutingData
 from utils.losses import SIMILARITIES, cosine_classifier_loss, sample_llm_loss, zooter_loss
 from utils.training_set import targets
 
-METHOD, PENALTY = "loss", 10.0  # chosen on training rows, see results/new_llms.md
+METHOD, PENALTY = "loss", 100.0  # chosen on training rows, see results/new_llms.md
 STEPS = 100  # of L-BFGS, at most
 FOLDS = 5
 
@@ -78,7 +78,7 @@ def targets_with(
 def losses_of(similarity: Tensor, values: Tensor, settings: Mapping[str, Any], known: int) -> Tensor:
     """The loss of a run with these settings per query, (n, T + 1) twice -> (n,); its sample-LLM loss, or a baseline's.
 
-    known: how many LLMs it was trained with. K- counts one more if it counted all but the K+.
+    known: T. K- counts one LLM more if it counted all but the K+.
     """
     temperature = settings["temperature"]
     if settings["loss"] == "cosine_classifier":
@@ -86,11 +86,12 @@ def losses_of(similarity: Tensor, values: Tensor, settings: Mapping[str, Any], k
     if settings["loss"] == "zooter":
         return zooter_loss(similarity, values, temperature)
     fidelity = Fidelity.parse(settings["fidelity"])
-    last_k = settings["last_k"] + (settings["last_k"] >= known - settings["top_k"])
+    counts_all_others = settings["last_k"] >= known - settings["top_k"]
+    last_k = min(settings["last_k"] + counts_all_others, known + 1)
     return sample_llm_loss(
         similarity,
         values,
-        settings["top_k"],
+        min(settings["top_k"], known + 1),
         last_k,
         temperature,
         settings["negative_below"],
@@ -105,31 +106,30 @@ def fit_embedding(
     """The embedding of a new LLM, (p,), as long as those of the known LLMs are on average.
 
     method:
-        loss: the least loss of training, in which the new embedding alone moves.
         mean: the mean of the queries, weighted by how much better than the known LLMs the new one is on them.
+        loss: from there the least loss of training, in which the new embedding alone moves.
 
     Args:
         known: (T, p), the embeddings of the known LLMs, in the order of the targets. similarity: "cos" or "inner".
-        penalty: for "loss", how many queries its start is worth, the mean of the known embeddings.
+        penalty: for "loss", how many queries the mean is worth.
     """
     size = known.norm(dim=1).mean()
+    better = scored.targets[:, -1] - scored.targets[:, :-1].mean(dim=1)  # (n,)
+    mean = (scored.weights * better) @ F.normalize(scored.embedded, dim=1)
+    start = size * F.normalize(mean, dim=0)
     if method == "mean":
-        better = scored.targets[:, -1] - scored.targets[:, :-1].mean(dim=1)
-        fitted = (scored.weights * better) @ F.normalize(scored.embedded, dim=1)
-    else:
-        fitted = _least_loss(known, similarity, scored, settings, penalty)
-    if similarity == "cos" or method == "mean":
-        fitted = fitted * (size / fitted.norm().clamp(min=1e-12))
-    return fitted
+        return start
+    fitted = _least_loss(known, similarity, scored, settings, start, penalty)
+    return size * F.normalize(fitted, dim=0) if similarity == "cos" else fitted
 
 
-def _least_loss(known: Tensor, similarity: str, scored: Scored, settings: Mapping[str, Any], penalty: float) -> Tensor:
-    """See `fit_embedding`: L-BFGS from the mean of the known embeddings, with a penalty on the way from there."""
-    is_cosine = similarity == "cos"
+def _least_loss(
+    known: Tensor, similarity: str, scored: Scored, settings: Mapping[str, Any], start: Tensor, penalty: float
+) -> Tensor:
+    """See `fit_embedding`: L-BFGS, with a penalty on the way from the start; of the cosine only directions count."""
     function = SIMILARITIES[similarity]
-    start = F.normalize(known, dim=1).mean(dim=0) if is_cosine else known.mean(dim=0)
-    length = start.norm().clamp(min=1e-12)
     to_known = function(scored.embedded, known)  # (n, T)
+    length = start.norm().clamp(min=1e-12)
     embedding = start.clone().requires_grad_(True)
     optimizer = torch.optim.LBFGS([embedding], max_iter=STEPS, line_search_fn="strong_wolfe")
 
@@ -137,8 +137,8 @@ def _least_loss(known: Tensor, similarity: str, scored: Scored, settings: Mappin
         optimizer.zero_grad()
         to_all = torch.cat([to_known, function(scored.embedded, embedding[None])], dim=1)  # (n, T + 1)
         loss = losses_of(to_all, scored.targets, settings, len(known)) @ scored.weights
-        moved = (F.normalize(embedding, dim=0) if is_cosine else embedding / length) - start / length
-        total = (loss + penalty / 2 * moved.square().sum()) / len(scored.weights)
+        place = F.normalize(embedding, dim=0) if similarity == "cos" else embedding / length
+        total = (loss + penalty / 2 * (place - start / length).square().sum()) / len(scored.weights)
         total.backward()
         return total
 

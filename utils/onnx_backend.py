@@ -13,7 +13,7 @@ import onnxruntime
 from tokenizers import Tokenizer
 
 from utils.checkpoint_files import CheckpointError
-from utils.onnx_files import INPUTS, OUTPUTS, TOKENIZER, command, find_graph
+from utils.onnx_files import INPUTS, INT8, OUTPUTS, TOKENIZER, command, find_graph
 
 # What onnxruntime 1.32 makes slower: this operator takes six times as long as the two that it stands for.
 SLOWER = ["SkipLayerNormFusion"]
@@ -64,6 +64,8 @@ class OnnxBackend:
         self.path, description = find_graph(folder, config, file)
         self.padding: int = description["padding"]
         self.tokenizer = open_tokenizer(folder / TOKENIZER, config["max_length"])
+        # How large the steps of 8-bit numbers are is decided for all that is computed at once: so a query is alone.
+        self.tokens = 1 if self.path.name in INT8.values() else TOKENS
         self.threads = threads or len(os.sched_getaffinity(0))
         self.session = open_session(self.path, self.threads)
 
@@ -81,7 +83,7 @@ class OnnxBackend:
         rows = self.tokenize(texts)
         lengths = np.array([len(row) for row in rows])
         computed, order = [], []
-        for piece in pieces(lengths, TOKENS):
+        for piece in pieces(lengths, self.tokens):
             ids = np.full((len(piece), lengths[piece[0]]), self.padding, dtype=np.int64)
             mask = np.zeros_like(ids)
             for place, row in enumerate(piece):
@@ -119,6 +121,8 @@ def open_session(path: Path, threads: int) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3  # errors alone
+    # Threads that wait in a spin take the time from what else is on the CPU: there a query took half as long without.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     settings = {"providers": ["CPUExecutionProvider"], "disabled_optimizers": SLOWER}
     try:
         return onnxruntime.InferenceSession(path, options, **settings)

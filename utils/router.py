@@ -8,20 +8,39 @@ Neither torch nor transformers is imported before a backend asks for it.
 """
 
 import re
+import shutil
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
-from utils.checkpoint_files import CheckpointError, find, read_config
+from utils.checkpoint_files import (
+    CONFIG,
+    ENCODER,
+    WEIGHTS,
+    CheckpointError,
+    check_files,
+    content_hash,
+    find,
+    read_config,
+)
 from utils.choice import check_finite, check_queries, columns_of
+from utils.files import atomic_folder, replaceable_folder, write_text
 from utils.reading import cut, reading
 
 BATCH = 1024  # queries that a backend gets at once
 BACKENDS = ("torch", "onnx")
 HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*")
-OF_ROUTER = ["config.json", "model.safetensors", "encoder/*", "onnx/*", "README.md"]  # of a folder on the hub
+NEEDS = {  # what a training run must have had for what its checkpoint's config may keep
+    "calibration": "validation rows",
+    "costs": "costs in all its training files",
+    "best_llm": "its training files, which must still be there",
+}
+CARD = "README.md"
+OF_FOLDER = (CONFIG, WEIGHTS, ENCODER, "onnx", CARD)  # what a router's folder may have
+OF_HUB = [CONFIG, WEIGHTS, f"{ENCODER}/*", "onnx/*", CARD]  # what is taken from a hub
 
 
 class Backend(Protocol):
@@ -37,6 +56,15 @@ class Backend(Protocol):
         """Device and precision in words."""
 
 
+class HubError(RuntimeError):
+    """A model hub refused, or could not be reached."""
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error's text, or its name."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 def locate(name: str | Path, flag: str = "router") -> Path:
     """The checkpoint folder that a name means: of a folder `find`'s, else a copy of what the hub has by that name.
 
@@ -47,11 +75,11 @@ def locate(name: str | Path, flag: str = "router") -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        folder = snapshot_download(str(name), allow_patterns=OF_ROUTER)
+        folder = snapshot_download(str(name), allow_patterns=OF_HUB)
     except Exception as error:  # of the network, the cache, the hub, or a name that it refuses
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise CheckpointError(
-            f"{flag} {name}: there is no such folder, and the model hub gave no router of that name ({reason}). Either "
+            f"{flag} {name}: there is no such folder, and the model hub gave no router of that name "
+            f"({first_line(error)}). Either "
             "give the --save_path of a finished training run, or download the router where there is a network "
             f"(`hf download {name} --local-dir DIR`) and give DIR"
         ) from None
@@ -146,7 +174,7 @@ class Router:
 
     def probabilities(self, queries: Sequence[str], llms: Sequence[str] | None = None) -> np.ndarray:
         """P(right) of each LLM on each query, (N, T). Raises: ValueError also for a checkpoint without calibration."""
-        return self._calibrated(self.similarities(queries, llms), llms)
+        return self.calibrated(self.similarities(queries, llms), llms)
 
     def route(
         self,
@@ -178,8 +206,76 @@ class Router:
         fallback = self._stored("best_llm", "a threshold")
         if fallback not in names:
             raise ValueError(f"threshold: below it {fallback} answers, the best single LLM, and it is not among llms")
-        right = np.take_along_axis(self._calibrated(similarity, llms), best[:, None], axis=1)[:, 0]
+        right = np.take_along_axis(self.calibrated(similarity, llms), best[:, None], axis=1)[:, 0]
         return [llm if certain else fallback for llm, certain in zip(chosen, right >= threshold)]
+
+    def save_pretrained(self, folder: str | Path, name: str | None = None) -> Path:
+        """Copy the checkpoint, with a model card (README.md), to a folder that loads again; whole or not at all.
+
+        name: what the card says to load it by; default: the folder's name.
+        Raises: ValueError for a folder with files that are no router's; CheckpointError if the checkpoint's files are
+            not those that were loaded any more.
+        """
+        from utils.model_card import model_card
+
+        folder = Path(folder)
+        replaceable_folder(folder, "save_pretrained", OF_FOLDER, "no router")
+        card = model_card(self.config, self.folder, name or folder.name)
+        with atomic_folder(folder) as unfinished:
+            for part in filter(Path.exists, (self.folder / entry for entry in OF_FOLDER)):
+                copy = shutil.copytree if part.is_dir() else shutil.copyfile
+                copy(part, unfinished / part.name)
+            write_text(unfinished / CARD, card)
+            check_files(unfinished, read_config(unfinished))
+            if read_config(unfinished) != self.config:
+                raise CheckpointError(f"{self.folder}: the checkpoint there is another one by now; load it again")
+        return folder
+
+    def push_to_hub(self, repo_id: str, private: bool = True, token: str | None = None) -> str:
+        """Upload what `save_pretrained` saves to a model hub; returns the address.
+
+        Args:
+            repo_id: "owner/name"; made if it is not there.
+            private: of a new one.
+            token: default: that of `hf auth login`.
+        Raises: HubError, saying what else can be done, if the hub refuses or cannot be reached.
+        """
+        import huggingface_hub
+
+        with tempfile.TemporaryDirectory() as parent:
+            folder = self.save_pretrained(Path(parent) / "router", repo_id)
+            try:
+                api = huggingface_hub.HfApi(token=token)
+                address = api.create_repo(repo_id, private=private, exist_ok=True)
+                api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message="A RouterDC router")
+            except Exception as error:  # of the network, the hub, or a name that it refuses
+                raise HubError(
+                    f"push_to_hub {repo_id}: {first_line(error)}. Either log in (`hf auth login`) where there is a "
+                    f"network, or save_pretrained(DIR) and upload that: `hf upload {repo_id} DIR`"
+                ) from None
+        return str(address)
+
+    def calibrated(self, similarity: np.ndarray, llms: Sequence[str] | None = None) -> np.ndarray:
+        """P(right), (N, T), by similarities as `similarities` returned them. Raises: ValueError as `probabilities`."""
+        calibration = self._stored("calibration", "P(right)")
+        from utils.calibration import probabilities
+
+        return probabilities(similarity, calibration, list(self.llms if llms is None else llms))
+
+    def check_stored(self, cost_rate: float = 0.0, threshold: float | None = None) -> None:
+        """Raise ValueError, saying how to get it, if the checkpoint lacks what a cost_rate or a threshold needs."""
+        if cost_rate:
+            self._stored("costs", "a cost_rate")
+        if threshold is not None:
+            self._stored("best_llm", "a threshold")
+        if cost_rate or threshold is not None:
+            self._stored("calibration", "P(right)")
+
+    def identity(self) -> str:
+        """SHA-256 that tells this router from any other: of the config with all digests; of an older one, of its
+        files.
+        """
+        return self.config.get("sha256") or content_hash(self.folder)
 
     def _columns(self, llms: Sequence[str] | None) -> list[int]:
         """Position of each LLM. Raises: ValueError for unknown ones, none, or one named twice."""
@@ -211,20 +307,13 @@ class Router:
             raise ValueError(f"cost_rate is {cost_rate}; it must be a number that is at least 0")
         costs = self._stored("costs", "a cost_rate")
         prices = np.array([costs[name] for name in (self.llms if llms is None else llms)])  # (T,)
-        return self._calibrated(similarity, llms) - cost_rate * prices
-
-    def _calibrated(self, similarity: np.ndarray, llms: Sequence[str] | None) -> np.ndarray:
-        """P(right) by similarities (N, T)."""
-        calibration = self._stored("calibration", "P(right)")
-        from utils.calibration import probabilities
-
-        return probabilities(similarity, calibration, list(self.llms if llms is None else llms))
+        return self.calibrated(similarity, llms) - cost_rate * prices
 
     def _stored(self, key: str, what: str) -> Any:
         """What training stores in the config. Raises: ValueError, saying how to get it, if it is not there."""
         if self.config.get(key) is None:
             raise ValueError(
-                f"{what} needs {key!r} in {self.folder}/config.json, which this checkpoint has not: it is older than "
-                "that, or its training files have no costs. Train it again, with costs in its files for a cost_rate"
+                f"{what} needs {key!r} in {self.folder / 'config.json'}, which has none. `python -m utils.calibration "
+                f"--ckpt {self.folder}` adds it, where the training run had {NEEDS[key]}"
             )
         return self.config[key]

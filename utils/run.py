@@ -254,13 +254,14 @@ class RunFolder:
             raise ValueError(f"{self.state}: damaged, its checksum is another than progress.json says; {BEGIN_AGAIN}")
         return about, tensors
 
-    def finish(self, model: RouterDC, results: dict[str, Any], test: dict[str, Any]) -> str:
+    def finish(self, model: RouterDC, results: dict[str, Any], test: dict[str, Any], named: bool = False) -> str:
         """Write checkpoint, curve, tables, picks and, at last, results.json; remove the state. Returns the tables.
 
-        results: all of results.json but "test". test: what `utils.evaluate.measure` returned, or {}.
+        results: all of results.json but "test". test: what `utils.evaluate.measure` returned, or {}. named: whether the
+        checkpoint names its encoder in place of holding it.
         """
         results = results | {"test": {name: value for name, value in test.items() if name != "picks"}}
-        checkpoint.save(model, self.work / "checkpoint", results)
+        checkpoint.save(model, self.work / "checkpoint", results, named)
         training_curve(self.work / "metrics.jsonl", self.work / "training_curve.png", results["selection"]["step"])
         text = "No test sets were read (--no_final_eval).\n"
         if test:

@@ -15,6 +15,7 @@ from utils.distributed import world_size
 from utils.encoders import Given, Queries, load_encoder
 from utils.evaluate import check_kinds
 from utils.experiment import Hardware, stream_seed
+from utils.memory import fitted
 from utils.model import RouterDC, trained_layers_of
 from utils.run import ROUTERS, Progress, RunFolder, trainable
 from utils.training_set import TrainingSet, load_training_set
@@ -126,6 +127,9 @@ def prepare(config: Config, hardware: Hardware, data: TrainingSet) -> Training:
     trained_layers = trained_layers_of(settings_of(config))
     model.place(hardware, trained_layers, config.model.train_layers)
     queries = Queries(encoder, data.inputs, hardware, trained_layers, cache, "training queries")
+
+    if trained_layers != "none":
+        queries.hardware = fitted(hardware, encoder.backbone, queries.longest)
 
     estimated = {}
     if config.training_set.target_pooling != "none":  # by the encoder as it is before any weight of it moves

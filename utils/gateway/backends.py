@@ -23,7 +23,8 @@ app = FastAPI()
 async def chat(kind: str, request: Request) -> Response:
     """Answer a chat, in one piece or streamed by characters."""
     asked = await request.json()
-    text = "|".join((kind, asked["model"], asked["messages"][-1]["content"]))
+    content = asked["messages"][-1]["content"]
+    text = "|".join((kind, asked["model"], content if isinstance(content, str) else json.dumps(content)))
     if kind == "slow":
         await asyncio.sleep(60)
     if kind == "html":
@@ -60,7 +61,7 @@ def main() -> None:
     """Serve until interrupted."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--port", type=int, required=True)
-    uvicorn.run(app, port=parser.parse_args().port, log_level="warning")
+    uvicorn.run(app, port=parser.parse_args().port, log_level="warning", timeout_keep_alive=600)
 
 
 if __name__ == "__main__":

@@ -3,16 +3,23 @@
     pip install -r utils/gateway/requirements.txt            in an environment of its own
     PYTHONPATH=. litellm --config utils/gateway/config.yaml
 
-A request that names another model passes through untouched. The others in the router's order are the fallbacks of the
-one chosen, for LiteLLM to try if that is dead, slow or talks nonsense. Keys, retries, limits and metrics are LiteLLM's:
-a request goes only to LLMs that its key may call by name. Each process of the proxy loads the router once.
+    client = openai.OpenAI(base_url="http://127.0.0.1:4000", api_key=...)
+    client.chat.completions.create(model="routerdc", messages=[...], extra_body={"routerdc": {"cost_rate": 50}})
+
+A request for `routerdc` is routed by the text of its last user message alone, since the router was trained on questions
+alone; without text it is refused (400), as nothing tells which LLM suits a picture. A request that names another model
+passes through. The others in the router's order are the fallbacks of the one chosen, for LiteLLM to try if that is
+dead, slow or talks nonsense. x-routerdc-llm and x-routerdc-similarity are the router's decision, x-litellm-model-group
+is who answered; LiteLLM's log (LITELLM_LOG=INFO) and callbacks have the whole order. `cost_rate` and `threshold`, as of
+`Router.route`, hold for one request. Keys, retries, limits and metrics are LiteLLM's: a request goes only to LLMs that
+its key may call by name. Each process of the proxy loads the router once.
 
 Why a CustomLogger: its `async_pre_call_hook` can set the model and the fallbacks of one request, streamed or not, and
 other hooks of it can set headers. A RoutingPlugin of `router_settings.plugins` can only narrow a group of deployments:
 what is left is drawn at random, so there is no order of fallbacks, and headers need a CustomLogger all the same.
 """
 
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -84,3 +91,49 @@ class RouterDCPlugin(CustomLogger):
             return None
         llm = chosen["llms"][0].encode("ascii", "backslashreplace").decode()
         return {"x-routerdc-llm": llm, "x-routerdc-similarity": f"{chosen['similarities'][0]:.4f}"}
+
+    async def async_post_call_streaming_iterator_hook(
+        self, user_api_key_dict: Any, response: Any, request_data: dict[str, Any]
+    ) -> AsyncGenerator[Any, None]:
+        """Pass a stream on. Where the one of a routed request ends without a word, the next best LLM answers instead.
+
+        LiteLLM falls back by itself at an error, but takes a web page, or one JSON where a stream was asked for, for an
+        answer without words. Headers are out by then: they name the silent one.
+        """
+        held: list[Any] = []
+        is_silent = MODEL in metadata_of(request_data)
+        async for chunk in response:
+            held.append(chunk)
+            is_silent = is_silent and says_nothing(chunk)
+            if not is_silent:
+                for piece in held:
+                    yield piece
+                held.clear()
+        others = left_after(response, request_data) if is_silent else []
+        if others:
+            verbose_proxy_logger.warning("%s: a stream without a word; next is %s", MODEL, others[0])
+            request = {name: value for name, value in request_data.items() if name != "litellm_logging_obj"}
+            request |= {"model": others[0], "fallbacks": others[1:]}
+            stream = await proxy_server.llm_router.acompletion(**request)
+            held = self.async_post_call_streaming_iterator_hook(user_api_key_dict, stream, request)
+            async for chunk in held:
+                yield chunk
+        else:
+            for chunk in held:
+                yield chunk
+
+
+def says_nothing(chunk: Any) -> bool:
+    """Whether a piece of a stream of chat has neither text nor anything else but a role."""
+    for choice in getattr(chunk, "choices", None) or ():
+        said = choice.delta.model_dump(exclude={"role"}) if choice.delta else {}
+        if any(said.values()):
+            return False
+    return hasattr(chunk, "choices")
+
+
+def left_after(response: Any, request: Mapping[str, Any]) -> list[str]:
+    """The fallbacks of a request after the model that gave this response."""
+    headers = (getattr(response, "_hidden_params", None) or {}).get("additional_headers") or {}
+    order, model = [request["model"], *request.get("fallbacks", [])], headers.get("x-litellm-model-group")
+    return order[order.index(model) + 1 :] if model in order else []

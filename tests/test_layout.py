@@ -12,14 +12,14 @@ SCRIPTS = ("train_router_mdeberta", "evaluation_router")
 # The house from the ground up. A room is a module of utils or a package; a module of a package may have a room of its
 # own on another floor. Rooms import what is on lower floors, and themselves.
 FLOORS = (
-    ("files",),  # how anything is written
-    ("experiment", "fonts", "formats", "losses", "meters", "tasks", "download"),  # tools and facts
+    ("files", "texts"),  # how anything is written
+    ("experiment", "fonts", "formats", "columns", "losses", "meters", "tasks", "download"),  # tools and facts
     ("ceiling.features", "ceiling.learners", "ceiling.repeats", "report.statistics"),  # mathematics on arrays
     ("config", "cluster_files"),  # settings, and which files a folder stands for
     ("data", "encoders"),  # what is read
     ("metrics", "model", "denoise", "ceiling.known"),  # what is made of it
     ("training_set", "evaluate", "tables", "plots", "checkpoint", "baselines.base"),
-    ("run", "clustering", "benchmark", "scoring", "miniature", "report.runs"),  # work on files and runs
+    ("run", "clustering", "benchmark", "scale", "scoring", "miniature", "report.runs"),  # work on files and runs
     ("training", "importers", "report.summary"),
     ("baselines", "ceiling", "jobs"),  # routers beside ours, what is possible, and many trainings
     ("report",),  # pages and figures of all of them

@@ -19,11 +19,12 @@ from transformers import AutoConfig, AutoModel
 from transformers.initialization import no_init_weights
 
 from utils.config import GIVEN
-from utils.data import ENDS, MISSING
+from utils.data import MISSING
 from utils.encoders import Encoder, Given, check_configuration, load_tokenizer
 from utils.files import atomic_folder, write_json
 from utils.model import RouterDC
 from utils.tasks import DATASETS, KINDS
+from utils.texts import ENDS
 
 FORMAT = "routerdc-checkpoint-1"
 WEIGHTS, CONFIG, ENCODER = "model.safetensors", "config.json", "encoder"

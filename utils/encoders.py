@@ -6,6 +6,7 @@ import importlib.util
 import re
 import sys
 import zlib
+from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +41,7 @@ MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9d
 POOLINGS = ("first", "mean")
 # The largest whole number that a configuration of an encoder may have: of what is made one by one, and of all else.
 LARGEST_OF, LARGEST = {"num_hidden_layers": 1000, "num_labels": 2**16}, 2**20
+TOKENIZED = 4096  # questions at once: a tokenizer keeps some hundred bytes for each token of them
 CACHED = 1024  # queries in one file of the cache: what an interruption may lose
 logging.disable_progress_bar()  # loading takes a second; the bars that matter are ours
 
@@ -179,12 +181,13 @@ class Encoder(nn.Module):
 
     def tokenize(self, questions: Sequence[str]) -> Ragged:
         """Token ids of all questions, once, truncated on the left to max_length."""
-        encoded = self.tokenizer(
-            list(questions), truncation=True, max_length=self.max_length, return_attention_mask=False
-        )
-        rows = encoded["input_ids"]
-        tokens = torch.tensor([token for row in rows for token in row], dtype=torch.int32)
-        return Ragged(tokens, np.array([len(row) for row in rows], dtype=np.int64))
+        options = {"truncation": True, "max_length": self.max_length, "return_attention_mask": False}
+        tokens, lengths = array("i"), array("q")
+        for start in range(0, len(questions), TOKENIZED):
+            for row in self.tokenizer(list(questions[start : start + TOKENIZED]), **options)["input_ids"]:
+                tokens.fromlist(row)
+                lengths.append(len(row))
+        return Ragged(torch.from_numpy(np.array(tokens)), np.array(lengths))
 
     def place(self, hardware: Hardware) -> None:
         """Move to the device.

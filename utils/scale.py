@@ -228,24 +228,26 @@ def measure(words: Sequence[str], most: int) -> dict[str, Any]:
     words: what stands behind python. most: megabytes of its own at which it is stopped; it then has no seconds.
     Raises: RuntimeError with the end of what it said, if it failed.
     """
-    own, is_stopped, begun, ended = 0, False, time.monotonic(), 0
+    own, peak, is_stopped, begun, ended = 0, 0, False, time.monotonic(), 0
     with tempfile.TemporaryFile("w+") as said:
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
         process = subprocess.Popen(
             [sys.executable, *words], cwd=REPO, stdout=said, stderr=subprocess.STDOUT, env=environment
         )
         while not ended:
-            own = max(own, status_of(process.pid).get("RssAnon", 0) // 1024)
+            memory = status_of(process.pid)
+            own = max(own, memory.get("RssAnon", 0) // 1024)
+            peak = max(peak, memory.get("VmHWM", 0) // 1024)
             if own > most and not is_stopped:
                 process.kill()
                 is_stopped = True
             time.sleep(SECONDS)
-            ended, status, usage = os.wait4(process.pid, os.WNOHANG)
+            ended, status = os.waitpid(process.pid, os.WNOHANG)
         process.returncode = os.waitstatus_to_exitcode(status)
         seconds = time.monotonic() - begun
         said.seek(0)
         last = said.read().splitlines()[-15:]
-    measured = {"seconds": None, "peak": usage.ru_maxrss // 1024, "own": own}
+    measured = {"seconds": None, "peak": peak, "own": own}
     if is_stopped:
         return measured | {"stopped_at": most}
     if status:
@@ -288,8 +290,8 @@ def page(result: dict[str, Any]) -> str:
 `{result["command"]}`, {result["seconds"] / 60:.0f} minutes, {result["date"]}, commit {result["commit"]},
 {result["device"]}, one thread a process.
 
-- Every row is a process of its own, from its start to its end. Peak is the most that it had in memory (`ru_maxrss`),
-  pages of files included, which the system takes back when others need them. Own is the most without these.
+- Every row is a process of its own, from its start to its end. Peak is the most that it had in memory (`VmHWM`; what
+  `getrusage` tells begins with that of the process before it), pages of files included, which the system takes back when others need them. Own is the most without these.
 - `imports` is what Python and the libraries take before any data; a load imports less.
 - The second reading of a file finds its columns in the cache, if it is large enough to be kept there.
 """

@@ -19,8 +19,8 @@ FLOORS = (
     ("data", "encoders"),  # what is read
     ("metrics", "model", "denoise", "ceiling.known"),  # what is made of it
     ("training_set", "evaluate", "tables", "plots", "checkpoint", "baselines.base"),
-    ("run", "clustering", "benchmark", "scale", "scoring", "miniature", "report.runs"),  # work on files and runs
-    ("training", "importers", "report.summary"),
+    ("run", "clustering", "benchmark", "scoring", "miniature", "report.runs"),  # work on files and runs
+    ("training", "importers", "report.summary", "scale"),
     ("baselines", "ceiling", "jobs"),  # routers beside ours, what is possible, and many trainings
     ("report",),  # pages and figures of all of them
     ("plan",),  # many runs and their report

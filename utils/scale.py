@@ -2,7 +2,7 @@
 
     python -m utils.scale --output results/scale.json        writes results/scale.md beside it
 
-Makes the files in a temporary folder (some 10 GB of disk), and runs every step in a process of its own. The rows are
+Makes the files in a temporary folder (up to 8 GB of disk), and runs every step in a process of its own. The rows are
 drawn with a fixed seed: right or wrong for each LLM, a question of some words, and an embedding from one of twenty
 topics. Nothing here says how good a router is.
 """
@@ -22,8 +22,10 @@ from typing import Any
 
 import numpy as np
 
+from utils.clustering import MANY, SAMPLE
 from utils.config import parse_arguments
 from utils.files import write_json, write_text
+from utils.formats import LARGE
 from utils.meters import bar
 from utils.tables import markdown
 
@@ -167,9 +169,9 @@ def load(path: Path, cache: Path) -> list[str]:
     return ["-c", LOAD, str(path), str(cache)]
 
 
-def cluster(path: Path, output: Path, cache: Path) -> list[str]:
-    """Cluster a training file of embeddings by the map, as the paper does."""
-    flags = ["--encoder", "given", "--threads", "1", "--cache_dir", str(cache)]
+def cluster(path: Path, output: Path, cache: Path, space: str) -> list[str]:
+    """Cluster a training file of embeddings, or, as the paper does, their map ("tsne")."""
+    flags = ["--encoder", "given", "--space", space, "--threads", "1", "--cache_dir", str(cache), "--overwrite"]
     return ["-m", "utils.clustering", "--data_paths", str(path), "--output", str(output), *flags]
 
 
@@ -189,15 +191,19 @@ def evaluate(path: Path, checkpoint: Path, cache: Path) -> list[str]:
     return ["evaluation_router.py", "--ckpt", str(checkpoint), *data, "--threads", "1", "--cache_dir", str(cache)]
 
 
-def steps_of(folder: Path) -> list[tuple[str, list[str]]]:
+def steps_of(folder: Path, rows: int) -> list[tuple[str, list[str]]]:
     """The steps for the files in a folder: what a row of the table says, and the words behind python."""
     cache, run = folder / "cache", folder / "run"
     steps = []
     for suffix in FORMATS:
         path = folder / f"many_train{suffix}"
-        steps += [(f"load {suffix}", load(path, cache)), (f"load {suffix} again", load(path, cache))]
+        steps.append((f"load {suffix}", load(path, cache)))
+        if path.stat().st_size >= LARGE:
+            steps.append((f"load {suffix} again", load(path, cache)))
     path = folder / "many_train.npz"
-    steps.append(("cluster", cluster(path, folder / "clustered", cache)))
+    steps.append(("cluster", cluster(path, folder / "clustered", cache, "embedding")))
+    if rows > MANY:
+        steps.append(("cluster, map", cluster(path, folder / "clustered", cache, "tsne")))
     steps.append((f"train, {TRAINING_STEPS} steps", train(path, run, cache)))
     steps.append(("evaluate", evaluate(folder / "many_test.npz", run, cache)))
     return steps
@@ -260,7 +266,7 @@ def measure_size(rows: int, llms: int, folder: Path, args: Arguments) -> Iterato
     for suffix in FORMATS:
         write_file(folder / f"many_train{suffix}", rows, llms)
     os.link(folder / "many_train.npz", folder / "many_test.npz")
-    for title, words in steps_of(folder):
+    for title, words in steps_of(folder, rows):
         row = {"step": title, "rows": rows, "llms": llms}
         if title.startswith("load"):
             row["megabytes"] = round((folder / f"many_train{title.split()[1]}").stat().st_size / 1e6, 1)
@@ -290,34 +296,36 @@ def page(result: dict[str, Any]) -> str:
 `{result["command"]}`, {result["seconds"] / 60:.0f} minutes, {result["date"]}, commit {result["commit"]},
 {result["device"]}, one thread a process.
 
-- Every row is a process of its own, from its start to its end. Peak is the most that it had in memory (`VmHWM`; what
-  `getrusage` tells begins with that of the process before it), pages of files included, which the system takes back when others need them. Own is the most without these.
+- Every row is a process of its own, from its start to its end. Peak is the most that it had in memory (VmHWM of
+  Linux), pages of files included, which the system takes back when others need them. Own is the most without these.
 - `imports` is what Python and the libraries take before any data; a load imports less.
-- The second reading of a file finds its columns in the cache, if it is large enough to be kept there.
+- A file of {LARGE / 1e6:.0f} MB or more is read twice: the second time its columns are in the cache. So are those of
+  the .npz file before training and evaluation.
+- `cluster, map` maps {SAMPLE:,} queries with t-SNE; up to {MANY:,} are all mapped, which takes minutes for 10,000 and
+  is not in this table. `cluster` groups the embeddings themselves, more than {MANY:,} in mini-batches.
 """
 
 
-def run(args: Arguments, command: str) -> dict[str, Any]:
-    """Measure all sizes; returns what the JSON file holds."""
+def run(args: Arguments, command: str) -> None:
+    """Measure all sizes, and write what was measured after each."""
     begun = time.monotonic()
     sizes = [(rows, llms) for rows, llms in SIZES if rows <= args.largest]
-    measured = [
-        {"step": "imports", "rows": 0, "llms": 0} | measure(["-c", "import evaluation_router"], free_megabytes())
-    ]
-    with bar(len(sizes) * (2 * len(FORMATS) + 3), "scale", "step") as progress:
-        for rows, llms in sizes:
-            with tempfile.TemporaryDirectory(dir=args.folder) as folder:
-                for row in measure_size(rows, llms, Path(folder), args):
-                    measured.append(row)
-                    progress.update()
-    return {
+    about = {
         "command": command,
-        "seconds": round(time.monotonic() - begun, 1),
         "date": datetime.date.today().isoformat(),
         "commit": commit(),
         "device": f"cpu ({platform.machine()}, {os.cpu_count()} cores)",
-        "rows": measured,
     }
+    imports = measure(["-c", "import evaluation_router"], free_megabytes())
+    measured = [{"step": "imports", "rows": 0, "llms": 0} | imports]
+    with bar(len(sizes), "scale", "size") as progress:
+        for rows, llms in sizes:
+            with tempfile.TemporaryDirectory(dir=args.folder) as folder:
+                measured += measure_size(rows, llms, Path(folder), args)
+            progress.update()
+            result = about | {"seconds": round(time.monotonic() - begun, 1), "rows": measured}
+            write_json(args.output, result)
+            write_text(args.output.with_suffix(".md"), page(result))
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -325,13 +333,11 @@ def main(argv: list[str] | None = None) -> int:
     words = sys.argv[1:] if argv is None else argv
     try:
         args = parse_arguments(Arguments, words, PROGRAM, __doc__)
-        result = run(args, f"{PROGRAM} {' '.join(words)}")
-        write_json(args.output, result)
-        write_text(args.output.with_suffix(".md"), page(result))
+        run(args, f"{PROGRAM} {' '.join(words)}")
     except (ValueError, OSError, RuntimeError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(page(result))
+    print(args.output.with_suffix(".md").read_text(encoding="utf-8"))
     return 0
 
 

@@ -326,7 +326,9 @@ def _npz(source: BinaryIO, written: BinaryIO, ids: np.ndarray) -> None:
         for info in old.infolist():
             if info.filename.removesuffix(".npy") == CLUSTER_ID:
                 continue
-            with old.open(info) as member, new.open(info.filename, "w", force_zip64=True) as copy:
+            as_before = zipfile.ZipInfo(info.filename)
+            as_before.compress_type = info.compress_type
+            with old.open(info) as member, new.open(as_before, "w", force_zip64=True) as copy:
                 shutil.copyfileobj(member, copy, 2**20)
         with new.open(f"{CLUSTER_ID}.npy", "w", force_zip64=True) as member:
             np.lib.format.write_array(member, ids.astype(np.int64), allow_pickle=False)

@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from sklearn import config_context
 from sklearn.cluster import KMeans, MiniBatchKMeans
 from sklearn.manifold import TSNE
 from sklearn.metrics import adjusted_rand_score, silhouette_score
@@ -58,6 +59,7 @@ ITERATIONS = 1000  # of t-SNE
 SILHOUETTE_POINTS = 10_000  # more are drawn from
 MANY = 50_000  # queries; of more a sample is mapped, and k-means takes mini-batches
 SAMPLE = 5_000  # queries of a map of MANY
+MANY_MEMORY = 64  # megabytes of distances at once in the silhouette of MANY; of fewer as many as scikit-learn takes
 MINI_BATCH = 4096
 BLOCK = 65_536  # queries whose nearest centre is looked for at once
 
@@ -268,12 +270,14 @@ def silhouette(points: np.ndarray, ids: np.ndarray) -> float | None:
     Its work is quadratic: of more than SILHOUETTE_POINTS points it is that of so many, drawn with a fixed seed.
     None where it has no meaning: for one cluster, or if every point is alone in its own.
     """
+    memory = MANY_MEMORY if len(ids) > MANY else None
     if len(ids) > SILHOUETTE_POINTS:
         drawn = np.random.default_rng(0).choice(len(ids), SILHOUETTE_POINTS, replace=False)
         points, ids = points[drawn], ids[drawn]
     if not 2 <= len(np.unique(ids)) < len(ids):
         return None
-    return round(float(silhouette_score(points, ids)), 4)
+    with config_context(working_memory=memory):
+        return round(float(silhouette_score(points, ids)), 4)
 
 
 def describe(

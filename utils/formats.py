@@ -307,7 +307,7 @@ def _numbers_of(batch: "RecordBatch", names: Sequence[str]) -> np.ndarray | None
     """Columns of a parquet file as (n, k); None if one is not of plain numbers, or has an empty cell."""
     columns = [batch.column(name) for name in names]
     types = {str(column.type) for column in columns}
-    if not types <= {"double", "float", "int64", "int32", "int16", "int8", "uint8", "uint16", "uint32"}:
+    if not columns or not types <= {"double", "float", "int64", "int32", "int16", "int8", "uint8", "uint16", "uint32"}:
         return None
     if any(column.null_count for column in columns):
         return None
@@ -448,6 +448,9 @@ def _array_pieces(path: Path, file: BinaryIO) -> Iterator[dict[str, np.ndarray]]
     That is one with damaged, unknown or missing arrays, for which `_arrays` has the words, or with rows that are not
     one behind the other.
     """
+    file.seek(0)
+    if file.read(4) != b"PK\3\4":  # numpy, too, goes by the first bytes
+        return None
     try:
         members = zipfile.ZipFile(file)
         names = [name.removesuffix(".npy") for name in members.namelist()]
@@ -457,6 +460,8 @@ def _array_pieces(path: Path, file: BinaryIO) -> Iterator[dict[str, np.ndarray]]
         shapes = {name: _array_header(member) for name, member in opened.items()}
         with members.open("llms.npy") as member:
             llms = np.lib.format.read_array(member, allow_pickle=False)
+            if member.read(1):  # at its end the checksum is looked at
+                return None
         empty = {name: np.empty((0, *shape[1:]), dtype) for name, (shape, dtype) in shapes.items()}
         _check_arrays(path, empty | {"llms": llms})
     except Exception:  # whatever a damaged file makes of numpy and zipfile: it is read as a whole, and named there

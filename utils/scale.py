@@ -2,7 +2,7 @@
 
     python -m utils.scale --output results/scale.json        writes results/scale.md beside it
 
-Makes the files in a temporary folder (up to 8 GB of disk), and runs every step in a process of its own. The rows are
+Makes the files in a temporary folder (up to 6 GB of disk), and runs every step in a process of its own. The rows are
 drawn with a fixed seed: right or wrong for each LLM, a question of some words, and an embedding from one of twenty
 topics. Nothing here says how good a router is.
 """
@@ -38,6 +38,7 @@ TRAINING_STEPS = 200
 BLOCK = 8192  # rows that are made at once
 SECONDS = 0.02  # between two looks at a process
 WORDS = "which river sum array poem number law cell market star verb river proof engine treaty gene".split()
+MANY_LLMS = 1000  # whose scores are too many for a JSON array or a CSV file
 FORMATS = (".json", ".jsonl", ".csv", ".parquet", ".npz")
 
 
@@ -191,18 +192,23 @@ def evaluate(path: Path, checkpoint: Path, cache: Path) -> list[str]:
     return ["evaluation_router.py", "--ckpt", str(checkpoint), *data, "--threads", "1", "--cache_dir", str(cache)]
 
 
-def steps_of(folder: Path, rows: int) -> list[tuple[str, list[str]]]:
+def formats_of(llms: int) -> Sequence[str]:
+    """The formats that are measured; of many LLMs those that one would choose."""
+    return FORMATS if llms < MANY_LLMS else FORMATS[1::2] + FORMATS[4:]
+
+
+def steps_of(folder: Path, rows: int, llms: int) -> list[tuple[str, list[str]]]:
     """The steps for the files in a folder: what a row of the table says, and the words behind python."""
     cache, run = folder / "cache", folder / "run"
     steps = []
-    for suffix in FORMATS:
+    for suffix in formats_of(llms):
         path = folder / f"many_train{suffix}"
         steps.append((f"load {suffix}", load(path, cache)))
         if path.stat().st_size >= LARGE:
             steps.append((f"load {suffix} again", load(path, cache)))
     path = folder / "many_train.npz"
     steps.append(("cluster", cluster(path, folder / "clustered", cache, "embedding")))
-    if rows > MANY:
+    if rows > MANY and llms < MANY_LLMS:  # clusters do not depend on LLMs
         steps.append(("cluster, map", cluster(path, folder / "clustered", cache, "tsne")))
     steps.append((f"train, {TRAINING_STEPS} steps", train(path, run, cache)))
     steps.append(("evaluate", evaluate(folder / "many_test.npz", run, cache)))
@@ -263,10 +269,10 @@ def measure(words: Sequence[str], most: int) -> dict[str, Any]:
 
 def measure_size(rows: int, llms: int, folder: Path, args: Arguments) -> Iterator[dict[str, Any]]:
     """Make the files of one size, and run all steps on them."""
-    for suffix in FORMATS:
+    for suffix in formats_of(llms):
         write_file(folder / f"many_train{suffix}", rows, llms)
     os.link(folder / "many_train.npz", folder / "many_test.npz")
-    for title, words in steps_of(folder, rows):
+    for title, words in steps_of(folder, rows, llms):
         row = {"step": title, "rows": rows, "llms": llms}
         if title.startswith("load"):
             row["megabytes"] = round((folder / f"many_train{title.split()[1]}").stat().st_size / 1e6, 1)

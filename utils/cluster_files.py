@@ -97,7 +97,7 @@ def read_file(path: str | Path) -> TrainingFile:
             questions.append(row["question"])
             ids.append(row.get(CLUSTER_ID))
             if isinstance(row.get("embedding"), np.ndarray):  # all rows of a file have one, or none
-                vectors.add(row["embedding"])
+                vectors.add_array(row["embedding"])
                 dimensions = len(row["embedding"])
     return TrainingFile(
         task=task_of(path),

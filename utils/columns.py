@@ -8,7 +8,7 @@ import json
 import sys
 import zlib
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,13 +28,11 @@ class Numbers:
 
     def __init__(self, code: str):
         self.values = array(code)
+        self.add = self.values.fromlist  # put a list of numbers behind the others; every row does so
 
-    def add(self, values: Sequence[float] | np.ndarray) -> None:
-        """Put values behind the others."""
-        if isinstance(values, np.ndarray):
-            self.values.frombytes(np.ascontiguousarray(values, dtype=self.values.typecode).tobytes())
-        else:
-            self.values.fromlist(values)
+    def add_array(self, values: np.ndarray) -> None:
+        """Put an array of any shape behind the others."""
+        self.values.frombytes(np.ascontiguousarray(values, dtype=self.values.typecode).tobytes())
 
     def table(self, width: int | None) -> np.ndarray:
         """All values, (N, width), or (N,) without a width. Shares memory with this object."""
@@ -47,18 +45,25 @@ class NumbersOnDisk(Numbers):
 
     def __init__(self, code: str, path: Path):
         super().__init__(code)
+        self.add = self.add_list
         self.path, self.checksum = path, 0
         with naming(path):
             self.file = path.open("wb", buffering=0)
 
-    def add(self, values: Sequence[float] | np.ndarray) -> None:
-        """Put values behind the others."""
-        super().add(values)
-        if len(self.values) * self.values.itemsize >= AT_ONCE:
-            self.flush()
+    def add_list(self, values: list[float]) -> None:
+        """Put a list of numbers behind the others."""
+        self.values.fromlist(values)
+        self.flush(AT_ONCE)
 
-    def flush(self) -> None:
-        """Write what is waiting."""
+    def add_array(self, values: np.ndarray) -> None:
+        """Put an array of any shape behind the others."""
+        super().add_array(values)
+        self.flush(AT_ONCE)
+
+    def flush(self, least: int = 0) -> None:
+        """Write what is waiting, if these are at least so many bytes."""
+        if len(self.values) * self.values.itemsize < least:
+            return
         self.checksum = zlib.crc32(self.values, self.checksum)
         with naming(self.path):
             self.values.tofile(self.file)
@@ -139,7 +144,7 @@ class TextsOnDisk:
             pieces.append(text.encode())
             self.end += len(pieces[-1])
             ends.append(self.end)
-        self.text.add(np.frombuffer(b"".join(pieces), dtype=np.uint8))
+        self.text.add_array(np.frombuffer(b"".join(pieces), dtype=np.uint8))
         self.ends.add(ends)
 
     def all(self) -> Texts:

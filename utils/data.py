@@ -236,13 +236,13 @@ class _Columns:
             self._check_llms(dict.fromkeys(block.llms))
         if block.costs is not None and self.costs is None:
             self.costs = self.place.numbers("costs", "d")
-        self.scores.add(block.scores)
+        self.scores.add_array(block.scores)
         if block.costs is not None:
-            self.costs.add(block.costs)
+            self.costs.add_array(block.costs)
         if block.clusters is None:
             self.clusters = None
         elif self.clusters is not None:
-            self.clusters.add(block.clusters)
+            self.clusters.add_array(block.clusters)
         if block.embeddings is not None:
             self._add_embeddings(block.embeddings)
         self.questions.add(block.questions)
@@ -264,7 +264,7 @@ class _Columns:
         """Add embeddings (n, p)."""
         if self.embeddings is None:
             self.embeddings, self.dimensions = self.place.numbers("embeddings", "f"), vectors.shape[1]
-        self.embeddings.add(vectors)
+        self.embeddings.add_array(vectors)
 
     def save(self) -> None:
         """Keep the columns, which are those of a `Folder`, for the next run."""

@@ -9,21 +9,23 @@ import utils  # noqa: F401  # isort: skip  # before torch, which takes from it h
 import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from utils import checkpoint
+from utils.checkpoint_files import CheckpointError
+from utils.choice import check_queries, columns_of
 from utils.config import HardwareConfig, Kind, parse_arguments
-from utils.data import DataError, RoutingData, cut, load_all, reading
-from utils.encoders import Queries
-from utils.evaluate import check_finite, check_kinds, evaluate
-from utils.experiment import Hardware, choose_hardware
+from utils.data import RoutingData, load_all, reading
+from utils.distributed import is_main, processes, world_size
+from utils.evaluate import check_kinds, evaluate
+from utils.experiment import hardware_like
 from utils.files import writable_folder, write_json
+from utils.lines import arriving, drop_output, leave_closed_pipe
 from utils.model import RouterDC, trained_layers_of
+from utils.router import BATCH, Router, locate
 from utils.tables import tables
 from utils.tasks import kind_of, short, task_of
 
@@ -33,7 +35,7 @@ class Arguments:
     """options"""
 
     ckpt: str
-    """checkpoint folder, or the --save_path of a training run"""
+    """checkpoint folder, the --save_path of a training run, or a name on the model hub"""
     test_data_paths: tuple[str, ...] | None = None
     """default: the test files of the training run"""
     test_data_type: tuple[Kind, ...] | None = None
@@ -45,13 +47,15 @@ class Arguments:
     output: Path | None = None
     """write the figures, and the LLM picked for each query, as JSON"""
     hardware: HardwareConfig = field(default_factory=HardwareConfig)
-    """--precision auto: that of the training run"""
+    """--precision auto: that of the training run where the device has it"""
 
 
 def check_arguments(args: Arguments) -> None:
     """Raise ValueError, naming the flags, for arguments that exclude each other."""
     if args.llms and not args.query:
         raise ValueError("--llms needs --query")
+    if args.query and world_size() > 1:
+        raise ValueError("--query is for one process; start it without torchrun or accelerate launch")
     if args.query and args.test_data_paths:
         raise ValueError("--query and --test_data_paths exclude each other; give one")
     if args.test_data_type and not args.test_data_paths:
@@ -60,61 +64,39 @@ def check_arguments(args: Arguments) -> None:
         writable_folder(args.output.absolute().parent, "--output")
 
 
-@torch.no_grad()
-def choose(
-    model: RouterDC,
-    queries: Sequence[str],
-    llms: Sequence[str],
-    hardware: Hardware,
-    characters: int | None = None,
-    keep: str = "last",
-) -> list[dict[str, Any]]:
-    """Route queries: for each {"query", "llm": the one picked, "similarity": {llm: cosine or inner product}}.
+def read_queries(given: Sequence[str]) -> Iterator[list[str]]:
+    """The queries of --query in lists: its values, or for "-" the lines of standard input as they arrive.
 
-    The pick is the arg-max over `llms` alone. Of each query `characters` are read, all by default, from the end `keep`.
-    Raises: ValueError for no query, an empty one, one that is not UTF-8, or an LLM that the router does not know.
-    """
-    columns = model.columns(llms)
-    if not queries:
-        raise ValueError("--query -: standard input is empty; give one query a line")
-    for number, query in enumerate(queries):
-        if not query.strip():
-            raise ValueError(f"--query: number {number} is empty; give the text that an LLM would get")
-        if query != query.encode(errors="ignore").decode():
-            raise ValueError(f"--query: number {number} is not valid UTF-8: {query[:80]!r}")
-    texts = [cut(query, characters, keep) for query in queries]
-    embedded = Queries(model.encoder, texts, hardware, "all").embed()
-    similarity = model(embedded)[1][:, columns]  # (N, T)
-    check_finite(similarity, "--query")
-    routed = []
-    for query, row in zip(queries, similarity.tolist()):
-        best = max(range(len(llms)), key=row.__getitem__)
-        routed.append({"query": query, "llm": llms[best], "similarity": dict(zip(llms, row))})
-    return routed
-
-
-def read_queries(given: Sequence[str]) -> list[str]:
-    """The queries of --query: its values, or each line of standard input for "-"; only a line feed ends a line.
-
-    A value that names a file is routed as any text, with a note on stderr.
-    Raises: ValueError for standard input that is not UTF-8, or a line with a JSON object, of which a text is meant.
+    Only a line feed ends a line. A value that names a file is routed as any text, with a note on stderr.
+    Raises: ValueError for standard input that is empty or not UTF-8, or a line with a JSON object, of which a text is
+        meant.
     """
     if list(given) != ["-"]:
         for file in filter(os.path.isfile, given):
             note = f"note: --query takes texts, and {file!r}, a file, is routed as one; its lines: --query - < FILE"
             print(note, file=sys.stderr)
-        return list(given)
+        yield list(given)
+        return
+    count = 0
+    for lines in arriving(sys.stdin.buffer, BATCH):
+        yield [_text_of(line, number) for number, line in enumerate(lines, count + 1)]
+        count += len(lines)
+    if not count:
+        raise ValueError("--query -: standard input is empty; give one query a line")
+
+
+def _text_of(line: bytes, number: int) -> str:
+    """A line of standard input as text. Raises: ValueError as `read_queries`."""
     try:
-        lines = [line.removesuffix("\n") for line in sys.stdin]
+        text = line.decode()
     except UnicodeDecodeError as error:
-        raise ValueError(f"--query -: standard input is not UTF-8 ({error})") from None
-    for number, line in enumerate(lines, 1):
-        if _is_json_object(line):
-            raise ValueError(
-                f"--query -: line {number} is a JSON object; give the text alone, one query a line. A data file is "
-                "routed by --test_data_paths"
-            )
-    return lines
+        raise ValueError(f"--query -: standard input is not UTF-8 (line {number}: {error})") from None
+    if _is_json_object(text):
+        raise ValueError(
+            f"--query -: line {number} is a JSON object; give the text alone, one query a line. A data file is "
+            "routed by --test_data_paths"
+        )
+    return text
 
 
 def _is_json_object(line: str) -> bool:
@@ -124,17 +106,33 @@ def _is_json_object(line: str) -> bool:
         return False
 
 
-def route_queries(args: Arguments, model: RouterDC, config: dict[str, Any], hardware: Hardware) -> None:
-    """--query: print which LLM should answer each query."""
-    queries = read_queries(args.query)
-    options = reading(config["settings"])
-    routed = choose(model, queries, args.llms or model.llms, hardware, options["characters"], options["keep"])
-    for pick in routed:
-        nearest_first = sorted(pick["similarity"].items(), key=lambda item: -item[1])
-        similarities = ", ".join(f"{short(llm)} {value:.3f}" for llm, value in nearest_first)
-        print(f"{pick['llm']}\t{pick['query']}\n    similarity: {similarities}")
+def route_queries(args: Arguments) -> None:
+    """--query: print which LLM should answer each query.
+
+    Raises: ValueError as `read_queries` and `Router.route`, for a query at its place.
+    """
+    hardware = args.hardware
+    router = Router.from_pretrained(
+        locate(args.ckpt, "--ckpt"), "torch", hardware.device, hardware.precision, hardware.threads
+    )
+    llms = args.llms or router.llms
+    columns_of(llms, router.llms)
+    routed: list[dict[str, Any]] = []
+    count = 0
+    for queries in read_queries(args.query):
+        check_queries(queries, "--query", count)
+        similarities = router.similarities(queries, llms, "--query")
+        for query, llm, row in zip(queries, router.choose(similarities, llms), similarities.tolist()):
+            pick = {"query": query, "llm": llm, "similarity": dict(zip(llms, row))}
+            nearest_first = sorted(pick["similarity"].items(), key=lambda item: -item[1])
+            words = ", ".join(f"{short(name)} {value:.3f}" for name, value in nearest_first)
+            print(f"{llm}\t{query}\n    similarity: {words}")
+            if args.output:
+                routed.append(pick)
+        sys.stdout.flush()
+        count += len(queries)
     if args.output:
-        write_json(args.output, {"checkpoint": args.ckpt, "device": hardware.describe(), "queries": routed})
+        write_json(args.output, {"checkpoint": args.ckpt, "device": router.describe(), "queries": routed})
 
 
 def kinds_of_run(config: Mapping[str, Any]) -> dict[str, str | None]:
@@ -171,7 +169,8 @@ def load_test_files(args: Arguments, model: RouterDC, config: dict[str, Any]) ->
         raise ValueError(f"--ckpt {args.ckpt}: its training run read no test files; name them with --test_data_paths")
     options = {**reading(config["settings"]), "cache": args.hardware.cache_dir}
     tests = load_all(paths, kinds, ("--test_data_paths", "--test_data_type"), **options)
-    if args.test_data_paths is None and config["settings"].get("llms"):  # the run read these columns alone
+    chose_llms = config["settings"].get("llms") or config.get("changes")
+    if args.test_data_paths is None and chose_llms:  # not the router of all LLMs that the files have
         tests = [data.for_llms([name for name in data.llms if name in model.llms]) for data in tests]
     model.check_knows(tests[0].llms)
     check_kinds(tests, kinds_of_run(config))
@@ -179,16 +178,20 @@ def load_test_files(args: Arguments, model: RouterDC, config: dict[str, Any]) ->
     return [data.for_llms([name for name in model.llms if name in data.llms]) for data in tests]
 
 
-def evaluate_files(args: Arguments, model: RouterDC, config: dict[str, Any], hardware: Hardware) -> None:
+def evaluate_files(args: Arguments) -> None:
     """Print the tables of the test files."""
+    model, config = checkpoint.load(locate(args.ckpt, "--ckpt"))
     settings = config["settings"]
+    flags = args.hardware
+    hardware = hardware_like(config["precision"], flags.device, flags.precision, flags.threads, flags.tokens)
+    model.place(hardware, trained_layers_of(settings), settings["train_layers"])
     tests = load_test_files(args, model, config)
     inside = [task_of(path) for path in settings["data_paths"]]
     cost_rate = settings.get("cost_rate", 0.0)
     test = evaluate(model, tests, hardware, trained_layers_of(settings), args.hardware.cache_dir, inside, cost_rate)
     test["dataset"] = settings.get("dataset", "paper")
     print(tables(test, f"{config['router']} (this run)"))
-    if args.output:
+    if args.output and is_main():
         write_json(args.output, {"checkpoint": args.ckpt, "device": hardware.describe(), **test})
         print(f"\nWritten: {args.output}")
 
@@ -196,20 +199,21 @@ def evaluate_files(args: Arguments, model: RouterDC, config: dict[str, Any], har
 def main(argv: list[str] | None = None) -> int:
     """Command line; returns the exit status: 0, or 2 for bad input."""
     try:
-        args = parse_arguments(
-            Arguments, sys.argv[1:] if argv is None else argv, "python evaluation_router.py", __doc__
-        )
-        model, config = checkpoint.load(args.ckpt)
-        precision = config["precision"] if args.hardware.precision == "auto" else args.hardware.precision
-        hardware = choose_hardware(args.hardware.device, precision, args.hardware.threads)
-        model.place(hardware, trained_layers_of(config["settings"]), config["settings"]["train_layers"])
-        check_arguments(args)
-        if args.query:
-            route_queries(args, model, config, hardware)
-        else:
-            evaluate_files(args, model, config, hardware)
-    except (DataError, checkpoint.CheckpointError, ValueError, OSError) as error:
+        with processes():
+            args = parse_arguments(
+                Arguments, sys.argv[1:] if argv is None else argv, "python evaluation_router.py", __doc__
+            )
+            check_arguments(args)
+            if args.query:
+                route_queries(args)
+            else:
+                evaluate_files(args)
+            sys.stdout.flush()
+    except BrokenPipeError:
+        return leave_closed_pipe()
+    except (CheckpointError, ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
+        drop_output()
         return 2
     return 0
 

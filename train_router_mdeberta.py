@@ -8,6 +8,7 @@ checkpoint, then scores the test sets once and prints their tables beside the pa
 """
 
 import utils  # noqa: F401  # isort: skip  # before torch, which takes from it how its threads wait
+import contextlib
 import math
 import shlex
 import sys
@@ -21,15 +22,26 @@ from tqdm.auto import tqdm
 
 from utils.config import PROGRAM, Config, parse_config, settings_of
 from utils.data import RoutingData
+from utils.distributed import (
+    any_process,
+    average_gradients,
+    barrier,
+    check_alike,
+    is_main,
+    main_first,
+    own_stream,
+    processes,
+)
 from utils.encoders import EncoderError
 from utils.evaluate import evaluate, route
-from utils.experiment import batch_rows, choose_hardware, stream_seed
+from utils.experiment import Hardware, batch_rows, choose_hardware, on_device, stream_seed
 from utils.files import locked, writable_folder
 from utils.losses import cosine_classifier_loss, sample_llm_loss, sample_sample_loss, zooter_loss
-from utils.meters import MetricsLog, Speed, bar
+from utils.memory import with_less
+from utils.meters import MetricsLog, NoLog, Speed, bar
 from utils.metrics import utility
 from utils.model import trained_layers_of
-from utils.run import Interrupt, Progress, RunFolder, trainable
+from utils.run import Interrupt, Progress, RunFolder, host_copy, trainable
 from utils.tasks import task_of
 from utils.training import (
     STREAM_DROPOUT,
@@ -63,7 +75,7 @@ def objective(training: Training, batch: np.ndarray, pairs: torch.Generator, tie
     Returns: the loss, a scalar with a gradient.
     """
     loss, fidelity = training.config.loss, training.fidelity
-    rows = torch.from_numpy(batch).to(training.hardware.device)
+    rows = on_device(batch, training.hardware.device)
     embedded, similarity = training.model(training.queries.embed(batch))  # (B, p), (B, T)
     targets = training.targets[rows]  # (B, T)
     if loss.loss == "cosine_classifier":
@@ -101,6 +113,38 @@ def objective(training: Training, batch: np.ndarray, pairs: torch.Generator, tie
     return total
 
 
+def backward(training: Training, step: int, stream: int, pairs: torch.Generator, ties: torch.Generator) -> Tensor:
+    """Give every parameter its gradient of one step: summed over micro-batches, and the same in all processes.
+
+    When memory runs out, all of it is done again with smaller chunks; its randomness depends on the step alone.
+
+    Args:
+        step: from 0.
+        stream: see `draw_batch`.
+        pairs, ties: see `objective`; they are seeded here.
+    Returns: the loss of the step, a scalar on the device.
+    """
+    config = training.config.optimization
+
+    def attempt(hardware: Hardware) -> Tensor:
+        training.queries.hardware = hardware
+        training.optimizer.zero_grad(set_to_none=True)
+        torch.manual_seed(stream_seed(config.seed, STREAM_DROPOUT, step, stream, *own_stream()))
+        losses = []
+        for micro in range(config.gradient_accumulation):
+            pairs.manual_seed(stream_seed(config.seed, STREAM_PAIRS, step, micro, stream))
+            ties.manual_seed(stream_seed(config.seed, STREAM_TIES, step, micro, stream))
+            batch = draw_batch(training, step * config.gradient_accumulation + micro, stream)
+            loss = objective(training, batch, pairs, ties) / config.gradient_accumulation
+            training.scaler.scale(loss).backward()
+            losses.append(loss.detach())
+        return torch.stack(losses).sum()
+
+    loss = with_less(attempt, training.queries.hardware, training.queries.longest)
+    average_gradients(trainable(training.model).values())
+    return loss
+
+
 def validate(training: Training) -> dict[str, float]:
     """Utility in % on the validation rows of each task, and their mean; without --cost_rate that is the accuracy.
 
@@ -126,26 +170,22 @@ def fit(training: Training, run: RunFolder, begun: float) -> Progress:
     device = training.hardware.device
     best, progress = run.load_state(model, optimizer) if run.can_resume() else ({}, Progress())
     if progress.step:
+        training.go_on(progress)
         print(f"{run.path}: resumed at step {progress.step}")
     begun -= progress.seconds
-    log, speed = MetricsLog(run.work, progress.step), Speed()
+    check_alike(progress.step, "step to go on from: --save_path must be a folder that all hosts share")
+    log, speed = MetricsLog(run.work, progress.step) if is_main() else NoLog(), Speed()
     pairs, ties = torch.Generator(device), torch.Generator(device)
     loss_sum = torch.tensor(progress.loss_sum, device=device)  # of the steps since the last line of the log
     model.train()
-    with Interrupt() as interrupt, bar(config.training_steps, "train", "step", progress.step) as shown:
+    with Interrupt() as interrupt, run.saving(), bar(config.training_steps, "train", "step", progress.step) as shown:
         for step in range(progress.step, config.training_steps):
             stream = progress.evaluations if training.fidelity.evaluation_draws else 0
-            torch.manual_seed(stream_seed(config.seed, STREAM_DROPOUT, step, stream))
-            for micro in range(config.gradient_accumulation):
-                pairs.manual_seed(stream_seed(config.seed, STREAM_PAIRS, step, micro, stream))
-                ties.manual_seed(stream_seed(config.seed, STREAM_TIES, step, micro, stream))
-                batch = draw_batch(training, step * config.gradient_accumulation + micro, stream)
-                loss = objective(training, batch, pairs, ties) / config.gradient_accumulation
-                loss.backward()
-                loss_sum += loss.detach()
-                speed.add(len(batch))
-            optimizer.step()
+            loss_sum += backward(training, step, stream, pairs, ties)
+            training.scaler.step(optimizer)
+            training.scaler.update()
             optimizer.zero_grad(set_to_none=True)
+            speed.add(config.batch_size * config.gradient_accumulation)
 
             progress.step = step + 1
             shown.update()
@@ -154,20 +194,25 @@ def fit(training: Training, run: RunFolder, begun: float) -> Progress:
             if progress.step % LOG_STEPS == 0 or validates:  # reading the loss makes the host wait for the device
                 mean_loss = float(loss_sum) / (step % LOG_STEPS + 1)
                 check_finite(mean_loss, progress.step, training.config)
-                if progress.step % LOG_STEPS == 0:
+                if progress.step % LOG_STEPS == 0 or last:
                     log.write(progress.step, {"loss": mean_loss, "queries_per_second": speed.rate()})
                     show(shown, mean_loss, speed, progress)
                     loss_sum.zero_()
             if validates:
                 speed.pause()
                 if select(training, progress, log):
-                    best = {name: value.detach().clone() for name, value in trainable(model).items()}
+                    best = host_copy(trainable(model))
                 speed.resume()
-            if interrupt.asked or last or time.monotonic() - run.saved_at > 60 * training.config.run.resume_minutes:
+            asked = any_process(interrupt.asked)  # so that all stop after the same step
+            if asked or last or time.monotonic() - run.saved_at > 60 * training.config.run.resume_minutes:
                 progress.seconds, progress.loss_sum = time.monotonic() - begun, float(loss_sum)
-                run.save_state(model, optimizer, best, progress)
-            if interrupt.asked and not last:
+                progress.tokens, progress.scaler = training.queries.hardware.tokens, training.scaler.state_dict()
+                if is_main():
+                    run.save_state(model, optimizer, best, progress)
+            if asked and not last:
+                run.wait()
                 log.close()
+                barrier()
                 raise KeyboardInterrupt(stop_message(progress.step, training.config))
     log.close()
     with torch.no_grad():
@@ -223,13 +268,17 @@ def train(config: Config, command: str) -> Path:
         saved.
     """
     path = Path(config.run.save_path)
-    writable_folder(path, "--save_path")
     taken = f"--save_path {path}: another process is training there; wait for it, or choose another folder"
-    with locked(path, taken):
-        hardware = choose_hardware(config.hardware.device, config.hardware.precision, config.hardware.threads)
+    with main_first():
+        writable_folder(path, "--save_path")
+    with locked(path, taken) if is_main() else contextlib.nullcontext():
+        flags = config.hardware
+        hardware = choose_hardware(flags.device, flags.precision, flags.threads, flags.tokens)
         writable_folder(config.hardware.cache_dir, "--cache_dir")
         config, data = load_data(config)
-        run = RunFolder(path, settings_of(config) | {"data": data.digests}, config.run.overwrite)
+        with main_first():
+            run = RunFolder(path, settings_of(config) | {"data": data.digests}, config.run.overwrite)
+        check_alike(run.settings, "settings or data files; give all the same")
         run.check_settings()
         if run.is_finished():
             old_tables = (path / "tables.md").read_text(encoding="utf-8")
@@ -238,15 +287,18 @@ def train(config: Config, command: str) -> Path:
 
         begun = time.monotonic()
         training = prepare(config, hardware, data.training)
-        run.begin()
+        with main_first():
+            run.begin()
         print(introduction(training))
         progress = fit(training, run, begun)
         tested_from = time.monotonic()
         test = test_once(training, data.tests)
         progress.seconds += time.monotonic() - tested_from
         results = results_of(training, run, data, progress, command)
-        new_tables = run.finish(training.model, results, test)
-        print(f"\n{new_tables}\n\n{conclusion(progress, config)}\n{run.describe()}")
+        if is_main():
+            named = config.run.checkpoint_encoder == "named"
+            new_tables = run.finish(training.model, results, test, named)
+            print(f"\n{new_tables}\n\n{conclusion(progress, config)}\n{run.describe()}")
     return path
 
 
@@ -275,7 +327,8 @@ def main(argv: list[str] | None = None) -> int:
     """Command line; returns the exit status: 0, 2 for bad input, 130 when interrupted (resumable)."""
     arguments = sys.argv[1:] if argv is None else argv
     try:
-        train(parse_config(arguments, __doc__), f"{PROGRAM} {shlex.join(arguments)}".strip())
+        with processes():
+            train(parse_config(arguments, __doc__), f"{PROGRAM} {shlex.join(arguments)}".strip())
     except (EncoderError, ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -22,6 +22,8 @@ import pytest  # noqa: E402
 import torch  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
 
+from utils.files import locked  # noqa: E402
+
 LLMS = ("org/alpha-7b", "org/beta-7b", "lab/gamma-8b", "lab/delta")  # LLM t is the expert of TOPICS[t]
 TOPICS = (
     "river mountain valley forest lake stone".split(),
@@ -554,3 +556,28 @@ def harness_logs(tiny_llms, tiny_tasks, tmp_path_factory) -> Path:
         run = score_script(MODELS=f"{name}={tiny_llms[name]}", TASKS=groups, **settings)
         assert run.returncode == 0, run.stderr[-4000:]
     return folder / "logs"
+
+
+GATEWAY = REPO / ".cache" / "gateway"
+
+
+@pytest.fixture(scope="session")
+def gateway_python() -> str:
+    """A Python with LiteLLM's proxy, utils/gateway/requirements.txt; the test is skipped where there can be none.
+
+    It is the one that the variable ROUTERDC_GATEWAY names, or .cache/gateway, made here where packages can be had.
+    """
+    if given := os.environ.get("ROUTERDC_GATEWAY"):
+        return given
+    program, stamp = GATEWAY / "bin" / "python", GATEWAY / "requirements.txt"
+    requirements = REPO / "utils" / "gateway" / "requirements.txt"
+    pip = ["-m", "pip", "install", "-q", "--no-compile", "--timeout", "5", "--retries", "1", "-r"]
+    GATEWAY.parent.mkdir(exist_ok=True)
+    with locked(GATEWAY.parent):
+        if not stamp.is_file() or stamp.read_bytes() != requirements.read_bytes():
+            for command in ([sys.executable, "-m", "venv", "--clear", GATEWAY], [program, *pip, requirements]):
+                run = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+                if run.returncode:
+                    pytest.skip(f"{' '.join(map(str, command))}: {run.stderr[-300:]}")
+            stamp.write_bytes(requirements.read_bytes())
+    return str(program)

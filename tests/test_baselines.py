@@ -24,7 +24,7 @@ from utils.baselines.embeddings import Embeddings
 from utils.baselines.irt import IRT
 from utils.baselines.problem import Problem
 from utils.baselines.trained_encoder import clustered
-from utils.checkpoint import content_hash, write_config
+from utils.checkpoint_files import content_hash, write_config
 from utils.data import DataError, gains, load, load_tests
 from utils.denoise import pool_targets
 from utils.experiment import choose_hardware

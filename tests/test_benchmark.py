@@ -1,19 +1,26 @@
-"""utils/benchmark.py on a tiny encoder and made-up data: both ways compute the same, and the report is complete.
+"""utils/benchmark/ on a tiny encoder and made-up data: both ways compute the same, and the report is complete.
 
 No timing is asserted.
 """
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from test_deberta import make_deberta
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import BertConfig, BertModel, DebertaV2Config, DebertaV2Model, PreTrainedTokenizerFast
 
-from utils import benchmark
+from utils.benchmark import __main__ as program
+from utils.benchmark import compare as benchmark
+from utils.benchmark import rates as measured
+from utils.benchmark import sized
 from utils.config import parse_arguments
+from utils.deberta import quicken
 from utils.experiment import choose_hardware
 
 WORDS = [f"w{i}" for i in range(40)]
@@ -149,7 +156,13 @@ def test_command_writes_the_report(arguments, capsys, monkeypatch):
         return benchmark.measure_memory(parse_arguments(benchmark.Arguments, words, "benchmark", ""))
 
     monkeypatch.setattr(benchmark, "child_memory", memory)
-    assert benchmark.main(arguments) == 0
+    encoder = arguments[1]
+    figure = Path(encoder).parent / "growth.png"
+    monkeypatch.setattr(measured, "LENGTHS", (8, 32))
+    monkeypatch.setattr(measured, "LLMS", (3, 5))
+    monkeypatch.setattr(measured, "USUAL", {"length": 8, "batch": 2, "llms": 3})
+    more = ["--rates", encoder, "--repeats", "1", "--figure", str(figure)]
+    assert program.main([*arguments, *more]) == 0
     printed = capsys.readouterr().out
     assert "| training, queries/s" in printed and "released" in printed
     result = json.loads(Path(arguments[arguments.index("--output") + 1]).read_text())
@@ -162,6 +175,12 @@ def test_command_writes_the_report(arguments, capsys, monkeypatch):
             assert figures.keys() == {"ours", "released"} and all(value > 0 for value in figures.values())
         assert all(peak[way] >= loaded[way] for way in ("ours", "released"))
     assert result["frozen_training"]["steps_per_second"] > 0
+    found = result["rates"][encoder]
+    for phase in ("training", "evaluation", "embedding"):
+        assert 0 < found[phase]["share_of_matmul_rate"] < 1 < found[phase]["tokens_per_second"]
+    for count in (1, 64):
+        assert 0 < found[f"route_{count}_ms"]["median"] <= found[f"route_{count}_ms"]["p95"]
+    assert figure.is_file() and set(result["step_seconds"][encoder]["length"]) == {"8", "32"}
     assert (result["batch_size"], result["steps"], result["precision"]) == (12, 2, "fp32")
     assert 1 < result["mean_tokens"] < 512
     assert result["command"].startswith("python -m utils.benchmark --encoder")
@@ -178,6 +197,32 @@ def test_command_writes_the_report(arguments, capsys, monkeypatch):
     ],
 )
 def test_bad_input_is_one_line(arguments, changed, words, capsys):
-    assert benchmark.main([*arguments, *changed]) == 2
+    assert program.main([*arguments, *changed]) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith("error: ") and words in error and "memory" not in error
+
+
+@pytest.mark.parametrize("kind", ["bert", "deberta"])
+def test_the_work_of_a_forward_pass_is_what_torch_counts(kind):
+    """Of both kinds of attention; torch's counter sees each product of matrices. Its table is projected, too."""
+    if kind == "bert":
+        save_size = {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+        backbone = BertModel(BertConfig(vocab_size=50, **save_size), add_pooling_layer=False)
+        backbone.set_attn_implementation("eager")
+    else:
+        backbone = make_deberta()
+        quicken(backbone, plain=True)
+    encoder = SimpleNamespace(backbone=backbone, hidden_size=48)
+    tokens, mask = torch.ones(8, 32, dtype=torch.long), torch.ones(8, 32, dtype=torch.long)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        backbone(input_ids=tokens, attention_mask=mask)
+    expected = measured.forward_flops(encoder, np.full(8, 32))
+    assert expected == pytest.approx(counter.get_total_flops(), rel=0.02 if kind == "bert" else 0.1)
+
+
+def test_the_encoder_of_mdebertas_size():
+    with torch.device("meta"):
+        model = DebertaV2Model(DebertaV2Config(**sized.CONFIGURATION))
+    assert sum(value.numel() for value in model.parameters()) == pytest.approx(278e6, rel=0.01)
+    small = sized.make_encoder(sized.SIZED, vocab_size=31_000, hidden_size=48, num_hidden_layers=1)
+    assert (small.pooling, small.max_length) == ("first", 512) and small.backbone.config.hidden_dropout_prob == 0

@@ -19,8 +19,9 @@ from conftest import LLMS
 from safetensors.torch import load_file, save_file
 from test_encoders import QUESTIONS, SMALL, hostile
 
+import evaluation_router as program
 from utils import checkpoint
-from utils.checkpoint import CheckpointError
+from utils.checkpoint_files import CheckpointError, content_hash
 from utils.encoders import Given, Queries, load_encoder
 from utils.model import RouterDC
 
@@ -273,11 +274,11 @@ def test_a_checkpoint_without_digests_loads_with_a_note(saved, capsys):
     model, folder = saved
     checkpoint.load(folder)
     assert capsys.readouterr().err == ""
-    before = checkpoint.content_hash(folder)
+    before = content_hash(folder)
     older(folder)
     assert torch.equal(similarities(checkpoint.load(folder)[0]), similarities(model))
     assert capsys.readouterr().err.startswith(f"note: {folder} has no digests")
-    assert checkpoint.content_hash(folder) == before
+    assert content_hash(folder) == before
     (folder / "encoder" / "tokenizer.json").unlink()
     assert f"{folder / 'encoder' / 'tokenizer.json'}: no such file" in message_of(folder)
     checkpoint.write_config(folder, json.loads((folder / "config.json").read_text()))
@@ -387,7 +388,7 @@ def test_a_damaged_encoder_is_named(saved):
     message_of(saved[1])
 
 
-@pytest.mark.parametrize("stage", ["write_json", "save_file"])
+@pytest.mark.parametrize("stage", ["write_config", "save_file"])
 def test_an_interrupted_save_leaves_the_old_checkpoint(saved, stage, monkeypatch):
     model, folder = saved
     before = {path: path.read_bytes() for path in folder.parent.rglob("*") if path.is_file()}
@@ -434,3 +435,43 @@ def test_columns_go_by_name(tiny_bert):
         model.columns(["org/alpha-7b", "lab/omega"])
     with pytest.raises(ValueError, match="--similarity_function is 'l2'; it must be one of cos, inner"):
         RouterDC(model.encoder, LLMS, "l2")
+
+
+# Checkpoints that name their encoder
+
+
+@pytest.mark.parametrize("flags", [{"freeze_encoder": True}, {"train_layers": 1}])
+def test_a_checkpoint_that_names_its_encoder_is_smaller_and_the_same(train, flags):
+    flags = {"training_steps": 2, "eval_steps": 2, **flags}
+    whole, named = train("whole", **flags), train("named", checkpoint_encoder="named", **flags)
+    size = {run: (run.folder / "checkpoint" / checkpoint.WEIGHTS).stat().st_size for run in (whole, named)}
+    (model, _), (expected, _) = checkpoint.load(named.folder), checkpoint.load(whole.folder)
+    trained = sum(value.numel() for value in expected.parameters())
+    assert (
+        size[named] < size[whole] - 4 * model.encoder.backbone.embeddings.word_embeddings.weight.numel() < 4 * trained
+    )
+    assert model.state_dict().keys() == expected.state_dict().keys()
+    assert all(torch.equal(value, expected.state_dict()[name]) for name, value in model.state_dict().items())
+    assert program.main(["--ckpt", str(named.folder), "--device", "cpu"]) == 0
+    assert checkpoint.content_hash(named.folder / "checkpoint") != checkpoint.content_hash(whole.folder / "checkpoint")
+
+
+def test_a_named_encoder_must_be_there_and_the_same(train, tiny_bert, tmp_path):
+    shutil.copytree(tiny_bert, tmp_path / "encoder")
+    flags = {"encoder": tmp_path / "encoder", "training_steps": 2, "eval_steps": 2, "freeze_encoder": True}
+    run = train("run", checkpoint_encoder="named", **flags)
+    weights = load_file(tmp_path / "encoder" / "model.safetensors")
+    changed = next(name for name in weights if "layer.1.output.dense.weight" in name)
+    weights[changed][0, 0] += 1e-3
+    save_file(weights, tmp_path / "encoder" / "model.safetensors", {"format": "pt"})
+    with pytest.raises(CheckpointError, match="names its encoder.* the one there now is another .SHA-256"):
+        checkpoint.load(run.folder)
+    shutil.rmtree(tmp_path / "encoder")
+    with pytest.raises(CheckpointError, match="does not hold it .--checkpoint_encoder named.; cannot be loaded"):
+        checkpoint.load(run.folder)
+
+
+def test_a_run_that_trains_all_layers_has_no_encoder_to_name(train):
+    run = train("run", checkpoint_encoder="named", training_steps=2, eval_steps=2)
+    assert checkpoint.NAMED not in checkpoint.read_config(run.folder / "checkpoint")
+    assert checkpoint.load(run.folder)

@@ -20,7 +20,7 @@ from utils.encoders import MINILM_MODULE, Encoder, EncoderError, Queries, Ragged
 from utils.experiment import Hardware
 
 CPU = torch.device("cpu")
-SMALL = Hardware(CPU, bf16=False, tokens=96, multiple=8)  # so few tokens that a dozen queries make several chunks
+SMALL = Hardware(CPU, precision="fp32", tokens=96, multiple=8)  # so few tokens that a dozen queries make several chunks
 LONG = "what is " * 80 + "the number of the valley?"  # more than the 64 tokens of the tiny encoders
 QUESTIONS = [row["question"] for row in make_rows(12, "probability", 21)] + [LONG, "why?", LONG, "7"]
 

@@ -79,7 +79,7 @@ def test_a_files_figures_do_not_depend_on_the_others(trained, fake, evaluate, tm
         return json.loads(output.read_text())["picks"]
 
     together = picks("mbpp", "gsm8k", "arc_challenge")
-    assert together == json.loads((trained.folder / "picks.json").read_text())
+    assert {"LLMs": list(LLMS), **together} == json.loads((trained.folder / "picks.json").read_text())
     assert all(picks(name) == {name: together[name]} for name in together)
 
 
@@ -201,21 +201,26 @@ def lines_routed(text: str) -> list[str]:
     return [line.split("\t", 1)[1] for line in text.split("\n") if "\t" in line]
 
 
+def stdin(content: str | bytes) -> io.TextIOWrapper:
+    """Stands for standard input."""
+    return io.TextIOWrapper(io.BytesIO(content.encode() if isinstance(content, str) else content))
+
+
 def test_only_a_line_feed_ends_a_query_of_standard_input(trained, evaluate, monkeypatch):
     queries = ["one\u2028two\x0bthree\x85four?", "\x1cfive\x0c", "six"]
-    monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(queries) + "\n"))
+    monkeypatch.setattr("sys.stdin", stdin("\n".join(queries) + "\n"))
     assert lines_routed(evaluate(trained.folder, "--query", "-")) == queries
     assert lines_routed(evaluate(trained.folder, "--query", *queries)) == queries
 
 
 def test_standard_input_that_is_no_plain_text(trained, script, fails, monkeypatch):
     for line in ('{"question": "one?"}', ' {"question": "one?", "scores": {}} '):
-        monkeypatch.setattr("sys.stdin", io.StringIO(f"a question?\n{line}\n"))
+        monkeypatch.setattr("sys.stdin", stdin(f"a question?\n{line}\n"))
         text = fails(trained.folder, "--query", "-")
         assert (
             text.startswith("--query -: line 2 is a JSON object; give the text alone") and "--test_data_paths" in text
         )
-    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"one?\n\xff\n"), encoding="utf-8"))
+    monkeypatch.setattr("sys.stdin", stdin(b"one?\n\xff\n"))
     assert fails(trained.folder, "--query", "-").startswith("--query -: standard input is not UTF-8 (")
     assert fails(trained.folder, "--query", "one?", "\udcff") == "--query: number 1 is not valid UTF-8: '\\udcff'"
 
@@ -231,7 +236,7 @@ def test_texts_that_look_like_json_or_files_are_routed(trained, capsys, tmp_path
     assert err.splitlines() == [
         "note: --query takes texts, and 'queries.txt', a file, is routed as one; its lines: --query - < FILE"
     ]
-    monkeypatch.setattr("sys.stdin", io.StringIO("[1, 2]\n{what} is it?\n" + "[" * 100_000))
+    monkeypatch.setattr("sys.stdin", stdin("[1, 2]\n{what} is it?\n" + "[" * 100_000))
     assert evaluation_router.main([*command, "-"]) == 0
     assert lines_routed(capsys.readouterr().out) == ["[1, 2]", "{what} is it?", "[" * 100_000]
 

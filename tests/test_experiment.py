@@ -13,7 +13,7 @@ import pytest
 import torch
 from conftest import REPO
 
-from utils.experiment import batch_rows, choose_hardware, stream_seed
+from utils.experiment import batch_rows, choose_hardware, hardware_like, stream_seed
 from utils.files import atomic_folder, writable_folder, write_json
 
 
@@ -99,21 +99,67 @@ def test_folders_that_cannot_be_written_name_the_flag(tmp_path):
 
 
 def test_setup_on_a_cpu():
-    for precision, bf16 in (("fp32", False), ("bf16", True)):
+    for precision, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16)):
         found = choose_hardware("cpu", precision)
-        assert (found.device.type, found.bf16) == ("cpu", bf16)
-        assert found.describe().endswith("bf16" if bf16 else "fp32") and found.describe().startswith("cpu (")
+        assert (found.device.type, found.precision, found.tokens) == ("cpu", precision, 512)
+        assert found.describe().endswith(precision) and found.describe().startswith("cpu (")
         with found.autocast():
             product = torch.ones(2, 2) @ torch.ones(2, 2)
-        assert product.dtype == (torch.bfloat16 if bf16 else torch.float32)
+        assert product.dtype == found.dtype == dtype
+    assert choose_hardware("cpu", tokens=96).tokens == 96
     assert choose_hardware().device.type in ("cpu", "cuda", "mps")
     for arguments, words in (
         (("gpu",), "--device is 'gpu'"),
         (("cuda:99",), "--device cuda:99: PyTorch sees"),
-        (("cpu", "fp16"), "--precision is 'fp16'"),
+        (("cpu", "fp8"), "--precision is 'fp8'; it must be auto, bf16, fp16, tf32 or fp32"),
+        (("cpu", "tf32"), "--precision tf32: cpu .* has none; use fp32"),
     ):
         with pytest.raises(ValueError, match=words):
             choose_hardware(*arguments)
+
+
+class FakeGpu:
+    """What torch would say on a machine with another GPU."""
+
+    def __init__(self, patch: pytest.MonkeyPatch, name: str, bf16: bool, capability: tuple[int, int]):
+        patch.setattr(torch.cuda, "is_available", lambda: True)
+        patch.setattr(torch.cuda, "device_count", lambda: 1)
+        patch.setattr(torch.cuda, "get_device_name", lambda _: name)
+        patch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: bf16)
+        patch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+
+
+def test_precision_on_gpus_with_and_without_bf16(monkeypatch, capsys):
+    with monkeypatch.context() as patch:
+        FakeGpu(patch, "Tesla T4", False, (7, 5))
+        found = choose_hardware()
+        assert found.describe() == "Tesla T4, fp16" and found.multiple == 16
+        assert capsys.readouterr().err.startswith("note: Tesla T4 has no bf16: fp16 with loss scaling")
+        assert hardware_like("bf16").precision == "fp16"
+        assert "trained in bf16, which Tesla T4 does not have; computed in fp16" in capsys.readouterr().err
+        with pytest.raises(ValueError, match="--precision tf32: Tesla T4 has none; use fp32"):
+            choose_hardware("cuda", "tf32")
+    with monkeypatch.context() as patch:
+        FakeGpu(patch, "NVIDIA A100", True, (8, 0))
+        assert choose_hardware().describe() == "NVIDIA A100, bf16"
+        assert hardware_like("fp16").precision == "fp16" and hardware_like("fp32", precision="bf16").precision == "bf16"
+        try:
+            assert choose_hardware("cuda", "tf32").dtype == torch.float32
+            assert torch.get_float32_matmul_precision() == "high"
+        finally:
+            choose_hardware("cpu", "fp32")
+        assert torch.get_float32_matmul_precision() == "highest" and capsys.readouterr().err == ""
+
+
+def test_an_evaluation_on_a_cpu_takes_what_that_has(monkeypatch, capsys):
+    assert hardware_like("fp32", "cpu").precision == "fp32" and capsys.readouterr().err == ""
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    for trained in ("bf16", "fp16", "tf32"):
+        assert hardware_like(trained, "cpu").precision == "fp32"
+        assert f"trained in {trained}, which cpu (" in capsys.readouterr().err
+    assert hardware_like("fp32", "cpu", "bf16").precision == "bf16"
+    assert "has no bf16 and imitates it slowly" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,8 @@ from utils import clustering, columns, data, evaluate, formats, scale, training_
 from utils.config import parse_config
 from utils.data import DataError, count_training_questions, load, load_all
 from utils.experiment import choose_hardware
-from utils.texts import Texts, cut, numbers, question_numbers
+from utils.reading import cut
+from utils.texts import Texts, numbers, question_numbers
 
 SUFFIXES = (".json", ".jsonl", ".csv", ".parquet", ".npz")
 WORDS = ("river", "唐代", "é", "🙂", "a\nb", '"quoted"', "x")

@@ -12,18 +12,20 @@ SCRIPTS = ("train_router_mdeberta", "evaluation_router")
 # The house from the ground up. A room is a module of utils or a package; a module of a package may have a room of its
 # own on another floor. Rooms import what is on lower floors, and themselves.
 FLOORS = (
-    ("files", "texts"),  # how anything is written
-    ("experiment", "fonts", "formats", "columns", "losses", "meters", "tasks", "download"),  # tools and facts
-    ("ceiling.features", "ceiling.learners", "ceiling.repeats", "report.statistics"),  # mathematics on arrays
-    ("config", "cluster_files"),  # settings, and which files a folder stands for
-    ("data", "encoders"),  # what is read
+    ("files", "distributed", "choice", "lines", "reading"),  # how anything is written, by whom, read and chosen
+    ("experiment", "deberta", "fonts", "formats", "losses", "meters", "tasks", "texts", "download"),  # tools and facts
+    ("ceiling.features", "ceiling.learners", "ceiling.repeats", "report.statistics", "columns"),  # what is in arrays
+    ("config", "cluster_files", "checkpoint_files", "memory"),  # settings; what a folder stands for; chunks that fit
+    ("data", "encoders", "onnx_files"),  # what is read
     ("metrics", "model", "denoise", "ceiling.known"),  # what is made of it
     ("training_set", "evaluate", "tables", "plots", "checkpoint", "baselines.base"),
-    ("run", "clustering", "benchmark", "scoring", "miniature", "report.runs"),  # work on files and runs
-    ("training", "importers", "report.summary", "scale"),
-    ("baselines", "ceiling", "jobs"),  # routers beside ours, what is possible, and many trainings
-    ("report",),  # pages and figures of all of them
-    ("plan",),  # many runs and their report
+    ("calibration", "llm_embedding"),  # what is known of a router, and what it can learn later
+    ("run", "clustering", "scoring", "miniature", "report.runs"),  # work on files and runs
+    ("torch_backend", "onnx_backend", "model_card"),  # what computes for a router in use, and tells of it
+    ("training", "benchmark", "importers", "add_llm", "report.summary", "router", "onnx_export"),
+    ("baselines", "ceiling", "gateway", "jobs", "explain"),  # routers beside ours, what is possible, many trainings
+    ("report", "route_lines"),  # pages and figures of all of them
+    ("plan", "route", "latency", "scale"),  # many runs and their report
 )
 
 

@@ -98,7 +98,7 @@ def test_test_files_are_opened_again_with_the_llms_of_the_run(trained):
 def test_a_router_is_opened_again_and_a_changed_file_is_refused(trained, tmp_path):
     router = runs.reopen_router(trained.folder, HardwareConfig(device="cpu", cache_dir=tmp_path / "cache"))
     assert router.embed(router.tests[0]).shape == (50, router.model.encoder.hidden_size)
-    assert router.trained_layers == "all" and not router.hardware.bf16
+    assert router.trained_layers == "all" and router.hardware.precision == "fp32"
     shutil.copytree(trained.folder, tmp_path / "copy")
     results = trained.results
     path = results["tests"][0]["path"]

@@ -15,7 +15,7 @@ MOST_LINES = 60  # of a function, with its docstring
 MOST_COLUMNS = 120
 MOST_WORDS = 1500  # of the front page, without code
 LONGEST_SENTENCE = 30  # words
-PAGES = ("README.md", "datasets/README.md", "eval_scripts/README.md")
+PAGES = ("README.md", "datasets/README.md", "eval_scripts/README.md", "train_scripts/README.md")
 
 
 # Python

@@ -381,7 +381,8 @@ def cluster(args: Arguments, words: Sequence[str]) -> dict[str, Any]:
     Raises: ValueError (DataError) or EncoderError for bad input; the files are then as they were.
     """
     begun = time.monotonic()
-    hardware = choose_hardware(args.hardware.device, args.hardware.precision, args.hardware.threads)
+    flags = args.hardware
+    hardware = choose_hardware(flags.device, flags.precision, flags.threads, flags.tokens)
     files = load_files(args.data_paths)
     given = given_ids(files, args.compare)
     texts, places = unique_queries(files)

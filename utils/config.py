@@ -20,11 +20,11 @@ from typing import Annotated, Any, Literal, TypeVar
 import tyro
 import yaml
 
+from utils.reading import GIVEN
 from utils.tasks import BY_NAME, DATASETS, TASKS, TRAIN_ORDER, kind_of, task_of
 
 RECIPES = Path(__file__).parents[1] / "train_scripts" / "recipes"
 MDEBERTA = "microsoft/mdeberta-v3-base"
-GIVEN = "given"  # --encoder: the data files have embeddings in place of text
 CUSTOM = "custom"  # the label of a run that has none of its own
 PROGRAM = "python train_router_mdeberta.py"
 RECIPE_HELP = """--recipe NAME: settings of train_scripts/recipes/NAME.yaml
@@ -36,7 +36,7 @@ MOST_INTEGER = 2**32
 BOUNDS = {"at least": operator.ge, "above": operator.gt, "below": operator.lt, "at most": operator.le}
 
 Kind = Literal["probability", "multi_attempt"]
-Precision = Literal["auto", "bf16", "fp32"]
+Precision = Literal["auto", "bf16", "fp16", "tf32", "fp32"]
 
 
 def bounded(
@@ -188,9 +188,11 @@ class HardwareConfig:
     device: str = "auto"
     """auto, cpu, cuda, cuda:N, mps"""
     precision: Precision = "auto"
-    """auto: bf16 where the device computes in it"""
+    """auto: bf16 where the device computes in it, else fp16 on CUDA, else fp32"""
     threads: int = bounded(0, at_least=0)
     """CPU threads of torch, 0: as many as cores; it can change the last digits"""
+    tokens: int = bounded(0, at_least=0)
+    """that the encoder takes at once, padding among them; 0: 512 on a CPU, on a GPU what its memory holds"""
     cache_dir: Path = Path(".cache/queries")
     """embeddings and hidden states that do not change in training"""
 
@@ -209,6 +211,8 @@ class RunConfig:
     """score the test sets at the end"""
     resume_minutes: float = bounded(5.0, at_least=0)
     """state is saved this often, and when interrupted"""
+    checkpoint_encoder: Literal["whole", "named"] = "whole"
+    """named: the checkpoint holds only the weights that trained, and finds its encoder by name and SHA-256"""
 
 
 @dataclass(frozen=True)
@@ -506,10 +510,10 @@ def check_config(config: Config) -> None:
 
 
 # These settings change no result. (Where cluster ids are missing, --missing_clusters error gives no result at all.)
-RUN_ONLY = ("save_path", "overwrite", "label", "resume_minutes", "cache_dir", "missing_clusters")
+RUN_ONLY = ("save_path", "overwrite", "label", "resume_minutes", "checkpoint_encoder", "cache_dir", "missing_clusters")
 # A run keeps the label of its recipe when these change: results name them beside the label, or name the data.
 NAMED_BESIDE_THE_LABEL = (
-    *("seed", "encoder", "loss", "fidelity", "device", "precision", "threads", "final_eval"),
+    *("seed", "encoder", "loss", "fidelity", "device", "precision", "threads", "tokens", "final_eval"),
     *("data_paths", "data_type", "test_data_paths", "test_data_type", "final_eval_data_paths", "final_eval_data_type"),
 )
 

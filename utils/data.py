@@ -14,10 +14,9 @@ from utils.columns import Folder, Memory, Numbers
 from utils.config import DataConfig
 from utils.files import locked
 from utils.formats import LARGE, Block, DataError, check_question, is_id, open_data, read_parts, sha256_of, shown
+from utils.reading import cut, reading
 from utils.tasks import KINDS, kind_of, task_of
-from utils.texts import Texts, cut, digests_of, numbers, question_numbers, take
-
-MISSING = ("error", "drop")  # what to do with a row that lacks a score or a cost
+from utils.texts import Texts, digests_of, numbers, question_numbers, take
 
 
 @dataclass
@@ -390,15 +389,6 @@ def _without_gaps(data: RoutingData) -> RoutingData:
         raise DataError(f"{summary}; no row is left")
     print(summary, file=sys.stderr)
     return replace(data.rows(np.flatnonzero(~has_gap)), left_out=int(has_gap.sum()))
-
-
-def reading(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of `load` that a run's settings hold; where a run is older than an option, its default."""
-    return {
-        "missing": settings.get("missing_cells", "error"),
-        "characters": settings.get("max_characters"),
-        "keep": settings.get("keep_characters", "last"),
-    }
 
 
 def reading_of(config: DataConfig) -> dict[str, Any]:

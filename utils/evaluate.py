@@ -1,15 +1,16 @@
 """Route the queries of test files and score what was picked; training and `evaluation_router.py` share this code."""
 
+import json
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 from tqdm.auto import tqdm
 
 from utils.ceiling.known import known_ceilings
+from utils.choice import check_finite
 from utils.data import DataError, RoutingData, gains, net
 from utils.encoders import Queries, TrainedLayers
 from utils.experiment import Hardware
@@ -20,19 +21,6 @@ from utils.tasks import TRAIN_ORDER
 
 MANY = 65_536  # queries; more are routed in blocks, whose similarities alone are in memory
 BLOCK = 8192
-
-
-def check_finite(similarity: Tensor, title: str = "queries") -> None:
-    """Raise ValueError unless all similarities (N, T) are finite: an arg-max over others picks an LLM without a reason.
-
-    title: of the queries, for the error.
-    """
-    wrong = int((~similarity.isfinite()).any(dim=1).sum())
-    if wrong:
-        raise ValueError(
-            f"{title}: the similarities of {wrong} of {len(similarity)} are not finite, so no LLM is the nearest: "
-            "training has diverged. Train again with a lower --learning_rate"
-        )
 
 
 def check_kinds(tests: Sequence[RoutingData], kinds: Mapping[str, str]) -> None:
@@ -71,7 +59,7 @@ def route(
     try:
         for start in range(0, len(rows), size):
             similarity = model(queries.embed(rows[start : start + size], progress))[1]  # (n, T)
-            check_finite(similarity)
+            check_finite(similarity.cpu().numpy())
             picks.append(similarity[:, model.columns(llms)].argmax(dim=1).cpu().numpy())
     finally:
         model.train(was_training)
@@ -140,6 +128,14 @@ def measure(
         left_out = {data.task: data.left_out for data in tests}
         result |= {**charge(picks, priced, cost_rate), "cost_rate": cost_rate, "left_out": left_out}
     return result
+
+
+def picks_text(test: Mapping[str, Any]) -> str:
+    """picks.json of what `measure` returned: {"LLMs": names, task: [column of the names per query]}.
+
+    A task has small letters, so none is called "LLMs".
+    """
+    return json.dumps({"LLMs": test["llms"], **test["picks"]}) + "\n"
 
 
 def charge(picks: Mapping[str, np.ndarray], tests: Sequence[RoutingData], cost_rate: float) -> dict[str, Any]:

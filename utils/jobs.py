@@ -20,20 +20,29 @@ from utils.config import PROGRAM
 from utils.files import read_json
 from utils.meters import bar
 
+LAUNCHERS = {"torchrun": "torch.distributed.run", "accelerate": "accelerate.commands.accelerate_cli"}  # their modules
 TRAINER = Path(__file__).parents[1] / "train_router_mdeberta.py"
 
 
 @dataclass(frozen=True)
 class Run:
-    """One run: its folder, and the arguments of the trainer."""
+    """One run: its folder, the arguments of the trainer, and what starts several processes of it, one of LAUNCHERS."""
 
     folder: Path
     arguments: tuple[str, ...]
+    launcher: tuple[str, ...] = ()
 
     @property
     def command(self) -> str:
-        """The run as a line for a shell."""
+        """The run as its results name it, by however many processes it was trained."""
         return f"{PROGRAM} {shlex.join(self.arguments)}"
+
+    @property
+    def line(self) -> str:
+        """The run as a line for a shell."""
+        if not self.launcher:
+            return self.command
+        return shlex.join([*self.launcher, PROGRAM.removeprefix("python "), *self.arguments])
 
     @property
     def log(self) -> Path:
@@ -56,6 +65,10 @@ def train(run: Run) -> None:
     log = run.log.open("a", buffering=1, encoding="utf-8")
     os.dup2(log.fileno(), 1)
     os.dup2(log.fileno(), 2)
+    if run.launcher:
+        program, *options = run.launcher
+        words = [sys.executable, "-m", LAUNCHERS[program], *options, str(TRAINER), *run.arguments]
+        os.execv(sys.executable, words)
     sys.stdout = sys.stderr = log
     sys.argv = [str(TRAINER), *run.arguments]
     runpy.run_path(str(TRAINER), run_name="__main__")
@@ -87,7 +100,7 @@ def train_all(runs: Sequence[Run], jobs: int) -> None:
                     child, run = active.pop(sentinel)
                     child.join()
                     if child.exitcode:
-                        raise ValueError(f"this command failed: {run.command}\n{end_of_log(run)}")
+                        raise ValueError(f"this command failed: {run.line}\n{end_of_log(run)}")
                     finished += 1
                     progress.update()
         finally:

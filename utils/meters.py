@@ -67,6 +67,16 @@ class MetricsLog:
             self.writer.close()
 
 
+class NoLog:
+    """A `MetricsLog` that writes nothing, for the processes beside the main one."""
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        """Nothing."""
+
+    def close(self) -> None:
+        """Nothing."""
+
+
 def leave_to_writer(failure: threading.ExceptHookArgs) -> None:
     """Print the error of a thread, but not that of a TensorBoard thread: its writer raises it at the next call."""
     if not type(failure.thread).__module__.startswith("tensorboard"):

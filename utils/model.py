@@ -2,11 +2,18 @@
 
 from collections.abc import Mapping, Sequence
 
+import torch
 from torch import Tensor, nn
 
+from utils.choice import columns_of
 from utils.encoders import Encoder, Given, TrainedLayers
 from utils.experiment import Hardware
 from utils.losses import SIMILARITIES
+
+
+def at_least_float32(values: Tensor) -> Tensor:
+    """Values of a lower precision as float32."""
+    return values if values.dtype == torch.float64 else values.float()
 
 
 class RouterDC(nn.Module):
@@ -33,12 +40,12 @@ class RouterDC(nn.Module):
             nn.init.eye_(self.head.weight)
 
     def similarity(self, a: Tensor, b: Tensor) -> Tensor:
-        """Similarity of all pairs, (N, p) and (M, p) -> (N, M), in float32."""
-        return SIMILARITIES[self.similarity_function](a.float(), b.float())
+        """Similarity of all pairs, (N, p) and (M, p) -> (N, M), in float32 or, where they have it, float64."""
+        return SIMILARITIES[self.similarity_function](at_least_float32(a), at_least_float32(b))
 
     def forward(self, embedded: Tensor) -> tuple[Tensor, Tensor]:
         """Encoder output (B, p) -> query embeddings E(x) (B, p) and their similarity to each LLM (B, T)."""
-        queries = self.head(embedded.float())
+        queries = self.head(at_least_float32(embedded))
         return queries, self.similarity(queries, self.llm_embeddings.weight)
 
     def place(self, hardware: Hardware, trained_layers: TrainedLayers, layers: int | None = None) -> None:
@@ -55,14 +62,11 @@ class RouterDC(nn.Module):
 
     def columns(self, llms: Sequence[str]) -> list[int]:
         """Position of each name of `llms` among this router's LLMs. Raises: ValueError as `check_knows`."""
-        self.check_knows(llms)
-        return [self.llms.index(name) for name in llms]
+        return columns_of(llms, self.llms)
 
     def check_knows(self, llms: Sequence[str]) -> None:
         """Raise ValueError, naming them, for LLMs that the router was not trained with."""
-        unknown = [name for name in llms if name not in self.llms]
-        if unknown:
-            raise ValueError(f"the router was not trained with {', '.join(unknown)}; it knows {', '.join(self.llms)}")
+        columns_of(llms, self.llms)
 
 
 def trained_layers_of(settings: Mapping[str, object]) -> TrainedLayers:

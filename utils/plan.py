@@ -241,6 +241,8 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--jobs", type=int, default=2, help="runs at a time")
     threads = "of each run, 0: as many as cores; it can change the last digits"
     p.add_argument("--threads", type=int, default=1, help=threads)
+    p.add_argument("--processes", type=int, default=1, help="of each run, such as one for each GPU (torchrun)")
+    p.add_argument("--accelerate_config", type=Path, metavar="FILE", help="start each run by accelerate launch")
     p.add_argument("--dry_run", action="store_true", help="print the commands that are left to do")
     p.add_argument("--collect", metavar="DIR", help="add the runs to DIR/runs.jsonl and make its tables (utils.report)")
     return p
@@ -274,6 +276,7 @@ def planned(args: argparse.Namespace, extra: Sequence[str]) -> tuple[list[Varian
         chosen = {*args.only, BASE}
         variants = [variant for variant in variants if {variant.name, variant.axis} & chosen]
     runs = runs_of(variants, seeds, args.seeds, Path(folder), args.threads)
+    runs = [replace(run, launcher=launcher_of(args)) for run in runs]
     if not runs:
         raise ValueError(f"--seeds {shlex.join(map(str, args.seeds))}: the plan has none of these")
     return variants, runs
@@ -281,17 +284,32 @@ def planned(args: argparse.Namespace, extra: Sequence[str]) -> tuple[list[Varian
 
 def check_flags(args: argparse.Namespace, extra: Sequence[str]) -> None:
     """Raise ValueError, naming the flag, for one that is out of its bounds or has no place here."""
-    for name, least in (("jobs", 1), ("threads", 0)):
+    for name, least in (("jobs", 1), ("threads", 0), ("processes", 1)):
         if getattr(args, name) < least:
             raise ValueError(f"--{name} is {getattr(args, name)}; it must be at least {least}")
     if args.seeds and min(args.seeds) < 0:
         raise ValueError(f"--seeds has {min(args.seeds)}; it must be at least 0")
     if args.plan and args.name:
         raise ValueError("--name is for a recipe; a plan names the folders of its variants (--runs is the one above)")
+    if args.accelerate_config and args.processes > 1:
+        raise ValueError(
+            "--processes and --accelerate_config (NPROC and ACCELERATE_CONFIG of a script) exclude each other"
+        )
+    if args.accelerate_config and not args.accelerate_config.is_file():
+        raise ValueError(f"--accelerate_config {args.accelerate_config}: no such file; `accelerate config` writes one")
     given = {word.split("=")[0] for word in extra}
     for flag, ours in (("--seed", "--seeds"), ("--save_path", "--runs")):
         if flag in given:
             raise ValueError(f"{flag} is of a single run (train_router_mdeberta.py); give {ours}")
+
+
+def launcher_of(args: argparse.Namespace) -> tuple[str, ...]:
+    """The words before each training's own that start several processes of it; none for one process."""
+    if args.accelerate_config:
+        return ("accelerate", "launch", "--config_file", str(args.accelerate_config))
+    if args.processes > 1:
+        return ("torchrun", "--standalone", "--nproc_per_node", str(args.processes))
+    return ()
 
 
 def variant_of_recipe(args: argparse.Namespace, extra: Sequence[str]) -> Variant:
@@ -395,7 +413,7 @@ def main(argv: list[str] | None = None) -> int:
             make_inputs(variants, args.dry_run)
             if args.dry_run:
                 for run in pending:
-                    print(run.command)
+                    print(run.line)
                 return 0
             train_all(pending, args.jobs)
     except (ValueError, OSError) as error:

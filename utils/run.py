@@ -7,7 +7,10 @@ import signal
 import sys
 import time
 import zlib
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +20,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from utils import checkpoint
+from utils.checkpoint_files import CONFIG, WEIGHTS
 from utils.config import Config, changed_settings, settings_of
+from utils.distributed import is_main
+from utils.evaluate import picks_text
 from utils.files import atomic_folder, read_json, recover, remove_folder, write_json, write_text
 from utils.model import RouterDC
 from utils.plots import training_curve
@@ -37,7 +43,8 @@ class Progress:
 
     step: optimizer steps done. seconds: of wall clock, over all its starts. evaluations: validations done. best_step:
     the step whose weights are kept, 0 before the first evaluation. best_validation: at that step, in %; None without
-    validation rows. loss_sum: of the steps since the last line of the log.
+    validation rows. loss_sum: of the steps since the last line of the log. tokens: in a chunk, 0 if that is not known.
+    scaler: state of the loss scaling, in fp16.
     """
 
     step: int = 0
@@ -46,11 +53,18 @@ class Progress:
     best_step: int = 0
     best_validation: float | None = None
     loss_sum: float = 0.0
+    tokens: int = 0
+    scaler: dict[str, Any] = field(default_factory=dict)
 
 
 def trainable(model: RouterDC) -> dict[str, nn.Parameter]:
     """The parameters that training changes, by name."""
     return {name: value for name, value in model.named_parameters() if value.requires_grad}
+
+
+def host_copy(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Copies on the CPU, which nothing changes any more."""
+    return {name: value.detach().to("cpu", copy=True) for name, value in tensors.items()}
 
 
 def checksum(about: dict[str, Any], tensors: dict[str, Tensor]) -> int:
@@ -110,7 +124,10 @@ class RunFolder:
     def __init__(self, path: Path, settings: dict[str, Any], overwrite: bool = False):
         self.path, self.settings, self.overwrite = path, settings, overwrite
         self.saved_at = time.monotonic()
-        remove_leftovers(path)
+        self.writer: Executor | None = None  # in `saving`
+        self.written: Future | None = None  # the state that it was last given
+        if is_main():
+            remove_leftovers(path)
         replacement = path / REPLACEMENT
         is_replacing = replacement.is_dir() or (overwrite and (path / RESULTS).is_file())
         self.work = replacement if is_replacing else path
@@ -123,7 +140,7 @@ class RunFolder:
         """
         if self.overwrite or not (self.work / RESULTS).is_file():
             return False
-        for name in (f"checkpoint/{checkpoint.CONFIG}", f"checkpoint/{checkpoint.WEIGHTS}", "tables.md"):
+        for name in (f"checkpoint/{CONFIG}", f"checkpoint/{WEIGHTS}", "tables.md"):
             if not (self.work / name).is_file():
                 raise ValueError(f"{self.work / name}: not there any more; bring it back, or train again (--overwrite)")
         return True
@@ -134,7 +151,7 @@ class RunFolder:
 
     def begin(self) -> None:
         """Make way for the first step: with `overwrite` nothing is left of a run that was not finished."""
-        if self.overwrite:
+        if self.overwrite and is_main():
             clear(self.work)
         self.work.mkdir(exist_ok=True)
 
@@ -154,20 +171,46 @@ class RunFolder:
                     "Choose another folder, or --overwrite"
                 )
 
+    @contextmanager
+    def saving(self) -> Iterator[None]:
+        """A block in which `save_state` writes in the background; when it ends, all is written."""
+        with ThreadPoolExecutor(1, "state") as self.writer:
+            try:
+                yield
+                self.wait()
+            finally:
+                self.writer = None
+
+    def wait(self) -> None:
+        """Wait until the last state is on disk. Raises: OSError if it could not be written."""
+        if self.written is not None:
+            written, self.written = self.written, None
+            written.result()
+
     def save_state(
         self, model: RouterDC, optimizer: torch.optim.Optimizer, best: dict[str, Tensor], progress: Progress
     ) -> None:
-        """Replace the state on disk by this one, as a whole. best: the weights of the best evaluation so far."""
-        tensors = {f"model.{name}": value.detach() for name, value in trainable(model).items()}
-        tensors |= {f"best.{name}": value for name, value in best.items()}
+        """Replace the state on disk by this one, as a whole; the caller waits for a copy, and for the last state.
+
+        best: the weights of the best evaluation so far, as `host_copy` made them.
+        Raises: OSError if this state, or the last one, could not be written.
+        """
+        self.wait()
+        tensors = {f"model.{name}": value for name, value in trainable(model).items()}
         for number, slots in optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{number}.{key}": value for key, value in slots.items()}
-        tensors = {name: value.cpu().clone() for name, value in tensors.items()}
+        tensors = host_copy(tensors) | {f"best.{name}": value for name, value in best.items()}
         about = {"settings": self.settings, "threads": torch.get_num_threads(), **asdict(progress)}
+        if self.writer is None:
+            self._write_state(about, tensors)
+        else:
+            self.written = self.writer.submit(self._write_state, about, tensors)
+        self.saved_at = time.monotonic()
+
+    def _write_state(self, about: dict[str, Any], tensors: dict[str, Tensor]) -> None:
         with atomic_folder(self.state) as folder:
             save_file(tensors, folder / "tensors.safetensors")
             write_json(folder / "progress.json", about | {"checksum": checksum(about, tensors)})
-        self.saved_at = time.monotonic()
 
     def load_state(self, model: RouterDC, optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], Progress]:
         """Put the state on disk into model and optimizer; returns the best weights and the progress.
@@ -188,7 +231,7 @@ class RunFolder:
             for name, parameter in parameters.items():
                 parameter.copy_(tensors[f"model.{name}"])
                 if f"best.{name}" in tensors:
-                    best[name] = tensors[f"best.{name}"].to(parameter.device)
+                    best[name] = tensors[f"best.{name}"]
         slots: dict[int, dict[str, Tensor]] = {}
         for name, value in tensors.items():
             if name.startswith("optimizer."):
@@ -211,18 +254,19 @@ class RunFolder:
             raise ValueError(f"{self.state}: damaged, its checksum is another than progress.json says; {BEGIN_AGAIN}")
         return about, tensors
 
-    def finish(self, model: RouterDC, results: dict[str, Any], test: dict[str, Any]) -> str:
+    def finish(self, model: RouterDC, results: dict[str, Any], test: dict[str, Any], named: bool = False) -> str:
         """Write checkpoint, curve, tables, picks and, at last, results.json; remove the state. Returns the tables.
 
-        results: all of results.json but "test". test: what `utils.evaluate.measure` returned, or {}.
+        results: all of results.json but "test". test: what `utils.evaluate.measure` returned, or {}. named: whether the
+        checkpoint names its encoder in place of holding it.
         """
         results = results | {"test": {name: value for name, value in test.items() if name != "picks"}}
-        checkpoint.save(model, self.work / "checkpoint", results)
+        checkpoint.save(model, self.work / "checkpoint", results, named)
         training_curve(self.work / "metrics.jsonl", self.work / "training_curve.png", results["selection"]["step"])
         text = "No test sets were read (--no_final_eval).\n"
         if test:
             text = tables(test, f"{results['router']} (this run)")
-            write_text(self.work / "picks.json", json.dumps(test["picks"]) + "\n")
+            write_text(self.work / "picks.json", picks_text(test))
         write_text(self.work / "tables.md", text + "\n")
         write_json(self.work / RESULTS, results)
         remove_leftovers(self.path)

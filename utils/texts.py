@@ -7,14 +7,7 @@ from typing import overload
 
 import numpy as np
 
-ENDS = ("last", "first")  # which characters of a query are kept
-
-
-def cut(question: str, characters: int | None, keep: str = "last") -> str:
-    """The `characters` of a question at one of its ENDS; None or 0 keeps all."""
-    if not characters:
-        return question
-    return question[:characters] if keep == "first" else question[-characters:]
+from utils.reading import cut
 
 
 class Texts(Sequence[str]):

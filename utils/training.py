@@ -7,12 +7,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from utils.calibration import held_out_rows, known_of, why_not
 from utils.config import GIVEN, Config, Fidelity, settings_of
 from utils.data import RoutingData, check_alike, count_training_questions, load_tests
 from utils.denoise import describe
+from utils.distributed import world_size
 from utils.encoders import Given, Queries, load_encoder
 from utils.evaluate import check_kinds
 from utils.experiment import Hardware, stream_seed
+from utils.memory import fitted
 from utils.model import RouterDC, trained_layers_of
 from utils.run import ROUTERS, Progress, RunFolder, trainable
 from utils.training_set import TrainingSet, load_training_set
@@ -45,7 +48,7 @@ class Training:
     queries: the texts or embeddings of all N training rows, for the encoder. estimated: what --target_pooling
     estimated for each task, {} without it. targets: (N, T), what the losses learn from. tasks: (N,), the number of
     each row's file. clusters: (N,) cluster ids; None where no row needs one, or where they are missing and the
-    sample-sample loss is by task.
+    sample-sample loss is by task. scaler: of the loss, in fp16 alone.
     """
 
     config: Config
@@ -59,6 +62,14 @@ class Training:
     tasks: Tensor
     clusters: Tensor | None
     optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+
+    def go_on(self, progress: Progress) -> None:
+        """Take the size of chunks, which dropout depends on, and the loss scaling from a stopped run."""
+        if progress.tokens:
+            self.queries.hardware = replace(self.queries.hardware, tokens=progress.tokens)
+        if progress.scaler:
+            self.scaler.load_state_dict(progress.scaler)
 
     @property
     def clusters_are_missing(self) -> bool:
@@ -118,6 +129,9 @@ def prepare(config: Config, hardware: Hardware, data: TrainingSet) -> Training:
     model.place(hardware, trained_layers, config.model.train_layers)
     queries = Queries(encoder, data.inputs, hardware, trained_layers, cache, "training queries")
 
+    if trained_layers != "none":
+        queries.hardware = fitted(hardware, encoder.backbone, queries.longest)
+
     estimated = {}
     if config.training_set.target_pooling != "none":  # by the encoder as it is before any weight of it moves
         frozen = queries
@@ -139,6 +153,7 @@ def prepare(config: Config, hardware: Hardware, data: TrainingSet) -> Training:
         tasks=torch.from_numpy(data.tasks).to(hardware.device),
         clusters=None if data.clusters is None else torch.from_numpy(data.clusters).to(hardware.device),
         optimizer=make_optimizer(model, config, hardware),
+        scaler=torch.amp.GradScaler(hardware.device.type, enabled=hardware.precision == "fp16"),
     )
 
 
@@ -165,6 +180,8 @@ def introduction(training: Training) -> str:
         f"{validation_rows} validation rows, {training.hardware.describe()}",
         f"{len(model.llms)} LLMs: {', '.join(model.llms)}",
     ]
+    if world_size() > 1:
+        lines.append(f"{world_size()} processes share the work")
     if training.clusters_are_missing:
         lines.append("The rows have no cluster_id: the sample-sample loss is by task (--missing_clusters task)")
     return "\n".join(lines)
@@ -186,11 +203,26 @@ def results_of(training: Training, run: RunFolder, data: Data, progress: Progres
         "questions_in_training_files": data.overlap,
         "seconds": round(progress.seconds, 1),
         "device": training.hardware.describe(),
-        "precision": "bf16" if training.hardware.bf16 else "fp32",
+        "precision": training.hardware.precision,
         "command": command,
     }
+    results |= known_for_routing(training)
+    if world_size() > 1:
+        results["processes"] = world_size()
     if training.clusters_are_missing:
         results["sample_sample_loss"] = "by task: the training rows have no cluster_id"
     if training.estimated:
         results["target_pooling"] = training.estimated
     return results
+
+
+def known_for_routing(training: Training) -> dict[str, Any]:
+    """What `utils.calibration.known_of` says of a trained router; prints why there is no calibration, if so."""
+    settings = settings_of(training.config)
+    rows = held_out_rows(training.data, settings)
+    if rows is None:
+        print(f"note: {why_not(settings)}")
+        return known_of(training.model, None, training.data)
+    training.model.eval()
+    with torch.no_grad():
+        return known_of(training.model, training.queries.embed(rows), training.data)

@@ -1,15 +1,15 @@
 """The training set: which rows of each file train, which validate, and which targets the router learns from."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from utils.config import GIVEN, DataConfig, EncoderConfig, TrainingSetConfig
-from utils.data import RoutingData, check_choice, embedding_size, gains, load_all, net, reading_of
+from utils.config import GIVEN, DataConfig, EncoderConfig, Fidelity, TrainingSetConfig
+from utils.data import DataError, RoutingData, check_choice, embedding_size, gains, load_all, net, reading_of
 from utils.denoise import group_means, pool_targets
 from utils.texts import joined, question_numbers
 
@@ -243,3 +243,28 @@ def load_training_set(
     for part, offset in zip(parts, offsets_of(parts)):
         pool.append(offset + training_rows(part.train, config.training_samples_per_dataset))
     return TrainingSet(parts, np.concatenate(pool), clusters)
+
+
+def reopen_training_set(settings: Mapping[str, Any], folder: Path) -> TrainingSet:
+    """The training set of a finished run once more: the same files, rows, split and targets (before any pooling).
+
+    Args:
+        settings: of the run, as its results.json and its checkpoint have them.
+        folder: of the run or its checkpoint, for errors.
+    Raises: DataError if a file is gone, damaged, or not the one that the run read.
+    """
+    known = {name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()}
+    parts = []
+    for part in (DataConfig, EncoderConfig, TrainingSetConfig):
+        names = [field.name for field in fields(part) if field.name in known]
+        parts.append(part(**{name: known[name] for name in names}))
+    held_out = not Fidelity.parse(settings.get("fidelity", "paper")).train_as_validation
+    data = load_training_set(*parts, settings["seed"], validate_on_training=not held_out)
+    digests = settings.get("data", {})
+    for file in data.files:
+        if file.sha256 != digests.get(file.path, file.sha256):
+            raise DataError(
+                f"{file.path} is not the file that the run {folder} read (its SHA-256 differs); "
+                "bring that file back, or train again"
+            )
+    return data

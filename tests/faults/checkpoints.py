@@ -32,14 +32,12 @@ from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertModel, BertTokenizer
 from transformers.utils import logging
 
-from evaluation_router import choose
 from utils import checkpoint
 from utils.encoders import Encoder
-from utils.experiment import Hardware
 from utils.model import RouterDC
+from utils.router import Router
 
 SECONDS = 20  # of the processor that a checkpoint may take, a hundred times what it does take
-HARDWARE = Hardware(torch.device("cpu"), bf16=False, tokens=512, multiple=8)
 WORDS = "which river mountain sum product number loop string function what is the of a".split()
 DRAW = random.Random(0)
 QUERIES = [" ".join(DRAW.choices(WORDS, k=DRAW.randint(1, 20))) + "?" for _ in range(12)]
@@ -264,12 +262,13 @@ class NoInput(io.StringIO):
     read = readline
 
 
-def routed(folder: Path) -> tuple[list[dict], dict]:
+def routed(folder: Path) -> tuple[list, dict]:
     """The queries as a checkpoint routes them, with all similarities, and its config without the digests."""
-    model, config = checkpoint.load(folder)
-    model.place(HARDWARE, "all")
-    rest = {name: value for name, value in config.items() if name not in ("files", "sha256")}
-    return choose(model, QUERIES, model.llms, HARDWARE), rest
+    router = Router.from_pretrained(folder, device="cpu", precision="fp32")
+    rest = {name: value for name, value in router.config.items() if name not in ("files", "sha256")}
+    similarities = router.similarities(QUERIES)
+    llms = router.choose(similarities)
+    return [{"query": query, "llm": llm} for query, llm in zip(QUERIES, llms)] + similarities.tolist(), rest
 
 
 @contextlib.contextmanager
@@ -288,7 +287,7 @@ def at_most(seconds: int) -> Iterator[None]:
         signal.signal(signal.SIGPROF, before)
 
 
-def outcome(folder: Path, expected: tuple[list[dict], dict]) -> str:
+def outcome(folder: Path, expected: tuple[list, dict]) -> str:
     """What loading a damaged checkpoint does: a column of the table, or what is bad about it."""
     try:
         with at_most(SECONDS):

@@ -84,7 +84,7 @@ def cache(folder: Path, count: int, rng: random.Random) -> dict:
     """The embeddings of three queries."""
     make(folder / "checkpoint", 1)
     encoder = checkpoint.load(folder / "checkpoint")[0].encoder
-    hardware = Hardware(torch.device("cpu"), bf16=False, tokens=512, multiple=8)
+    hardware = Hardware(torch.device("cpu"), precision="fp32", tokens=512, multiple=8)
 
     def embedded() -> torch.Tensor:
         return Queries(encoder, QUERIES, hardware, "none", folder / "cache").embed()

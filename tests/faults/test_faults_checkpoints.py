@@ -49,5 +49,5 @@ def test_the_runner_sees_code_that_runs_hangs_and_raw_errors(tmp_path, monkeypat
         (hang, "hang"),
         (run_code, "code ran"),
     ):
-        monkeypatch.setattr(checkpoint, "load", load)
+        monkeypatch.setattr(checkpoints, "routed", load)
         assert checkpoints.outcome(tmp_path, ([], {})) == expected

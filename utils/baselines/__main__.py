@@ -21,7 +21,7 @@ import sys
 
 from utils.baselines.arguments import parse
 from utils.baselines.run import run_all
-from utils.checkpoint import CheckpointError
+from utils.checkpoint_files import CheckpointError
 from utils.encoders import EncoderError
 from utils.report.runs import runs_below
 from utils.report.summary import summary

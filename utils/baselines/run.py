@@ -20,7 +20,7 @@ from utils.baselines.voting import answers_of, voting
 from utils.ceiling.known import known_ceilings
 from utils.config import changed_settings
 from utils.data import RoutingData
-from utils.evaluate import measure
+from utils.evaluate import measure, picks_text
 from utils.experiment import Hardware, choose_hardware
 from utils.files import read_json, writable_folder, write_json, write_text
 from utils.meters import bar
@@ -168,7 +168,7 @@ def write_run(run: Run, results: dict[str, Any], test: dict[str, Any], earned: d
     """
     run.folder.mkdir(parents=True, exist_ok=True)
     if earned is None:
-        write_text(run.folder / "picks.json", json.dumps(test["picks"]) + "\n")
+        write_text(run.folder / "picks.json", picks_text(test))
         write_text(run.folder / "tables.md", tables(test, f"{results['router']} (this run)") + "\n")
     else:
         gains = {task: values.round(6).tolist() for task, values in earned.items()}
@@ -199,7 +199,7 @@ def run_one(
         "questions_in_training_files": problem.overlap,
         "seconds": round(time.monotonic() - begun, 1),
         "device": hardware.describe(),
-        "precision": "bf16" if hardware.bf16 else "fp32",
+        "precision": hardware.precision,
         "command": command,
     }
     write_run(run, results, test | {"dataset": args.data.dataset}, earned)
@@ -207,7 +207,8 @@ def run_one(
 
 def run_all(args: Arguments, command: str) -> list[Path]:
     """Fit, test and write every (router, seed) that is not finished; returns the folders of all of them."""
-    hardware = choose_hardware(args.hardware.device, args.hardware.precision, args.hardware.threads)
+    flags = args.hardware
+    hardware = choose_hardware(flags.device, flags.precision, flags.threads, flags.tokens)
     root = Path(args.save_path)
     writable_folder(root, "--save_path")
     writable_folder(args.hardware.cache_dir, "--cache_dir")

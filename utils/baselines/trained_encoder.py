@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from utils import checkpoint
+from utils import checkpoint, checkpoint_files
 from utils.baselines.arguments import Arguments
 from utils.baselines.base import Rows, unit
 from utils.clustering import kmeans
@@ -32,7 +32,7 @@ Embed = Callable[[Sequence[str] | np.ndarray, str], np.ndarray]
 
 def folder_of(args: Arguments, seed: int) -> Path:
     """The checkpoint of a seed. Raises: CheckpointError if there is none."""
-    return checkpoint.find(args.encoder_ckpt.replace(SEED, str(seed)), FLAG)
+    return checkpoint_files.find(args.encoder_ckpt.replace(SEED, str(seed)), FLAG)
 
 
 def settings_of(args: Arguments, seed: int, files: Sequence[RoutingData]) -> dict[str, Any]:
@@ -41,9 +41,9 @@ def settings_of(args: Arguments, seed: int, files: Sequence[RoutingData]) -> dic
     Raises: CheckpointError for no checkpoint or a damaged one; ValueError as `check_fits`.
     """
     folder = folder_of(args, seed)
-    config = checkpoint.read_config(folder)
+    config = checkpoint_files.read_config(folder)
     check_fits(args, seed, files, folder, config)
-    return {name: config[name] for name in OF_ENCODER} | {"encoder_ckpt": checkpoint.content_hash(folder)}
+    return {name: config[name] for name in OF_ENCODER} | {"encoder_ckpt": checkpoint_files.content_hash(folder)}
 
 
 def check_fits(args: Arguments, seed: int, files: Sequence[RoutingData], folder: Path, config: dict[str, Any]) -> None:

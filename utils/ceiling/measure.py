@@ -227,7 +227,8 @@ def run_all(args: Arguments, command: str) -> list[dict[str, Any]]:
     """Measure every file, write the results, and return the records of these files."""
     writable_folder(args.save_path, "--save_path")
     writable_folder(args.results, "--results")
-    hardware = choose_hardware(args.hardware.device, args.hardware.precision, args.hardware.threads)
+    flags = args.hardware
+    hardware = choose_hardware(flags.device, flags.precision, flags.threads, flags.tokens)
     files = read_files(args)
     folds_of_file = FOLDS * (len(args.seeds) + len(args.curve_seeds))
     records = []

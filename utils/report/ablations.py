@@ -16,7 +16,7 @@ from typing import Any
 
 import tyro
 
-from utils import checkpoint
+from utils.checkpoint_files import CheckpointError
 from utils.config import HardwareConfig, parse_arguments
 from utils.files import write_text
 from utils.meters import bar
@@ -278,7 +278,7 @@ def main(argv: list[str] | None = None) -> int:
         args.results.mkdir(parents=True, exist_ok=True)
         write_lines(path, lines)
         write_text(args.results / TABLE, text)
-    except (checkpoint.CheckpointError, ValueError, OSError, KeyError) as error:
+    except (CheckpointError, ValueError, OSError, KeyError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     print(f"{text}\n{len(new)} lines added to {path}; the table is {args.results / TABLE}")

@@ -26,9 +26,10 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
-from utils import checkpoint, plots
+from utils import plots
 from utils.ceiling import known
 from utils.ceiling.page import title_of_record
+from utils.checkpoint_files import CONFIG, WEIGHTS, CheckpointError, find
 from utils.clustering import tsne_map
 from utils.config import HardwareConfig, bounded, parse_arguments
 from utils.files import read_json
@@ -327,9 +328,9 @@ def draw_tsne(args: Tsne) -> None:
 def draw_embeddings(args: Embeddings) -> None:
     """Draw the LLM embeddings of a checkpoint."""
     need(args.ckpt, ABLATIONS)
-    folder = checkpoint.find(args.ckpt)
-    config = json.loads((folder / checkpoint.CONFIG).read_text())
-    vectors = load_file(folder / checkpoint.WEIGHTS)["llm_embeddings.weight"].float().numpy()  # (T, p)
+    folder = find(args.ckpt)
+    config = json.loads((folder / CONFIG).read_text())
+    vectors = load_file(folder / WEIGHTS)["llm_embeddings.weight"].float().numpy()  # (T, p)
     encoder, recipe = Path(config["encoder"]).name, recipe_name(config["recipe"])
     title = f"LLM embeddings after training: RouterDC, {encoder}, {recipe}, seed {config['settings']['seed']}"
     names = list(short_names(config["llms"]).values())
@@ -538,7 +539,7 @@ def draw(args: Any) -> bool:
     try:
         plots.check_format(args.output, "--output")
         functions[type(args)](args)
-    except (checkpoint.CheckpointError, ValueError, OSError, KeyError) as error:
+    except (CheckpointError, ValueError, OSError, KeyError) as error:
         print(f"error: {error}", file=sys.stderr)
         return False
     print(f"Written: {args.output}")

@@ -300,7 +300,8 @@ def main(argv: list[str] | None = None) -> int:
     begun = time.monotonic()
     try:
         args = parse_arguments(Arguments, sys.argv[1:] if argv is None else argv, PROGRAM, __doc__)
-        hardware = choose_hardware(args.hardware.device, args.hardware.precision, args.hardware.threads)
+        flags = args.hardware
+        hardware = choose_hardware(flags.device, flags.precision, flags.threads, flags.tokens)
         writable_folder(args.output, "--output")
         result = compare(args.runs, hardware, args.hardware.cache_dir)
         if args.against:

@@ -17,7 +17,7 @@ from utils import checkpoint
 from utils.config import HardwareConfig
 from utils.data import DataError, RoutingData, load, reading
 from utils.encoders import Queries, TrainedLayers
-from utils.experiment import Hardware, choose_hardware
+from utils.experiment import Hardware, hardware_like
 from utils.files import parse_json, read_json, write_text
 from utils.model import RouterDC, trained_layers_of
 
@@ -199,7 +199,7 @@ def reopen_router(folder: Path, config: HardwareConfig) -> ReopenedRouter:
         raise ValueError(f"{folder}: no finished run there ({RESULTS})")
     run = read_run(folder)
     model, trained = checkpoint.load(folder)
-    hardware = choose_hardware(config.device, trained["precision"], config.threads)
+    hardware = hardware_like(trained["precision"], config.device, "auto", config.threads, config.tokens)
     trained_layers = trained_layers_of(trained["settings"])
     model.place(hardware, trained_layers, trained["settings"]["train_layers"])
     return ReopenedRouter(run, model, hardware, trained_layers, reopen_tests(run), config.cache_dir)

@@ -1,6 +1,4 @@
-"""Measure what encoding costs: our way against the released way, in queries per second and memory.
-
-    python -m utils.benchmark --encoder minilm --output results/benchmark.json
+"""Our way against the released way, in queries per second and memory.
 
 "ours" tokenises once, computes on chunks of similar length, and in bf16 where the device has it. "released", written
 from its description, tokenises query by query at every access and computes on 512 padded tokens in fp32. Model,
@@ -25,11 +23,12 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from utils.config import DataConfig, HardwareConfig, bounded, parse_arguments
-from utils.data import DataError, RoutingData, load, load_all
-from utils.encoders import EncoderError, Queries, load_encoder
+from utils.benchmark.sized import make_encoder
+from utils.config import DataConfig, HardwareConfig, bounded
+from utils.data import RoutingData, load, load_all
+from utils.encoders import Queries
 from utils.experiment import Hardware, batch_rows, choose_hardware, stream_seed
-from utils.files import writable_folder, write_json
+from utils.files import writable_folder
 from utils.losses import sample_llm_loss, sample_sample_loss
 from utils.meters import bar
 from utils.model import RouterDC
@@ -65,6 +64,12 @@ class Arguments:
     """of the batches and the LLM embeddings"""
     hardware: HardwareConfig = field(default_factory=HardwareConfig)
     """--precision is of our way; the released one is fp32"""
+    rates: tuple[str, ...] = ()
+    """encoders whose rates are measured, too: mdeberta-size (random weights) and any that --encoder takes"""
+    repeats: int = bounded(5, at_least=1)
+    """how often each of these is measured"""
+    figure: Path | None = None
+    """draw how the cost of a step grows with length, batch and LLMs for the encoders of --rates"""
     output: Path = Path("results/benchmark.json")
     """file for the figures"""
     memory_of: Literal["ours_training", "ours_evaluation", "released_training", "released_evaluation"] | None = None
@@ -129,6 +134,12 @@ def draw_tests(args: Arguments, kind: str) -> list[str]:
     return [questions[row] for row in sample]
 
 
+def hardware_of(args: Arguments) -> Hardware:
+    """Where and how to compute, by the flags."""
+    flags = args.hardware
+    return choose_hardware(flags.device, flags.precision, flags.threads, flags.tokens)
+
+
 class Way:
     """The router, its losses and its optimizer around one way to encode.
 
@@ -138,7 +149,7 @@ class Way:
     def __init__(self, name: str, args: Arguments, work: Work, hardware: Hardware):
         torch.manual_seed(stream_seed(args.seed))  # the same LLM embeddings in every way
         self.name, self.args, self.work, self.hardware = name, args, work, hardware
-        self.encoder = load_encoder(args.encoder, dropout=0.0)
+        self.encoder = make_encoder(args.encoder)
         self.model = RouterDC(self.encoder, work.llms, head=name == "frozen").to(hardware.device)
         self.encoder.requires_grad_(name != "frozen")
         if name != "released":  # which keeps the attention of the library
@@ -211,6 +222,11 @@ class Way:
         return [partial(self.evaluate, batch if self.name == "released" else rows) for batch in batches]
 
 
+def waiting(device: torch.device) -> Callable[[], None]:
+    """What waits until a device has done all that it was given."""
+    return partial(torch.cuda.synchronize, device) if device.type == "cuda" else getattr(torch, device.type).synchronize
+
+
 def median_rates(
     ways: Sequence[Way], phase: str, device: torch.device, progress: tqdm | None = None, rounds: int = 1
 ) -> dict[str, float]:
@@ -221,7 +237,7 @@ def median_rates(
         rounds: how often all steps are run.
     Returns: each way's median queries per second, its first step left out.
     """
-    wait = partial(torch.cuda.synchronize, device) if device.type == "cuda" else getattr(torch, device.type).synchronize
+    wait = waiting(device)
     steps = []  # (when, from 0 to 1; the way; what to run)
     for way in ways:
         jobs = way.jobs(phase) * rounds
@@ -238,6 +254,14 @@ def median_rates(
     return {name: float(np.median(values[1:])) for name, values in rates.items()}
 
 
+def forget_peak(device: torch.device) -> None:
+    """Let `peak_mb` begin again, where the system can."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    elif (file := Path("/proc/self/clear_refs")).is_file():
+        file.write_text("5")
+
+
 def peak_mb(device: torch.device) -> float:
     """Peak memory of this process so far in MB (2^20 bytes): allocated on a CUDA device, else resident on the host."""
     if device.type == "cuda":
@@ -252,7 +276,7 @@ def peak_mb(device: torch.device) -> float:
 def measure_memory(args: Arguments) -> dict[str, float]:
     """Run the phase of `--memory_of` in this process: peak memory in MB when all is loaded, and at the end."""
     name, phase = args.memory_of.split("_")
-    hardware = choose_hardware(args.hardware.device, args.hardware.precision, args.hardware.threads)
+    hardware = hardware_of(args)
     way = Way(name, args, load_work(args, hardware.device), hardware)
     loaded = peak_mb(hardware.device)
     jobs = way.jobs(phase)
@@ -300,7 +324,7 @@ def memory_in(memory: Mapping[str, Mapping[str, Mapping[str, float]]], moment: s
 def benchmark(args: Arguments, arguments: Sequence[str]) -> dict:
     """Measure everything; returns what the JSON file holds."""
     begun = time.monotonic()
-    hardware = choose_hardware(args.hardware.device, args.hardware.precision, args.hardware.threads)
+    hardware = hardware_of(args)
     writable_folder(args.output.parent, "--output")
     work = load_work(args, hardware.device)
     memory = all_memory(arguments)  # first: if there is too little, this says so
@@ -327,7 +351,7 @@ def benchmark(args: Arguments, arguments: Sequence[str]) -> dict:
         },
         "encoder": args.encoder,
         "device": hardware.describe(),
-        "precision": "bf16" if hardware.bf16 else "fp32",
+        "precision": hardware.precision,
         **{name: getattr(args, name) for name in ("batch_size", "steps", "released_steps", "eval_queries", "seed")},
         "mean_tokens": round(float(tokens), 1),
         "mean_tokens_evaluation": round(float(test_tokens), 1),
@@ -351,28 +375,3 @@ def table(result: dict) -> str:
     frozen = result["frozen_training"]["queries_per_second"]
     rows.append(["training on a frozen encoder, queries/s", str(frozen), "-", "-"])
     return markdown(["", *WAYS, "ours / released"], rows)
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Command line; returns the exit status: 0, or 2 for bad input."""
-    arguments = sys.argv[1:] if argv is None else argv
-    try:
-        args = parse_arguments(Arguments, arguments, "python -m utils.benchmark", __doc__)
-        if args.memory_of:
-            print(json.dumps(measure_memory(args)))
-            return 0
-        result = benchmark(args, arguments)
-        write_json(args.output, result)
-        print(
-            f"{result['encoder']}, {result['device']}, batch {args.batch_size}, "
-            f"{result['mean_tokens']} tokens per training query"
-        )
-        print(f"\n{table(result)}\n\nWritten: {args.output}")
-    except (DataError, EncoderError, ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

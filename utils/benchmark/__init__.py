@@ -1,0 +1,1 @@
+"""What encoding, training and routing cost."""

@@ -235,7 +235,7 @@ def free_megabytes() -> int:
 
 
 def measure(words: Sequence[str], most: int) -> dict[str, Any]:
-    """Run a step: {"seconds", "peak": MB in memory at most, "own": MB at most without pages of files}.
+    """Run a step: {"seconds", "cpu": seconds, "peak": MB in memory at most, "own": MB at most without pages of files}.
 
     words: what stands behind python. most: megabytes of its own at which it is stopped; it then has no seconds.
     Raises: RuntimeError with the end of what it said, if it failed.
@@ -254,17 +254,17 @@ def measure(words: Sequence[str], most: int) -> dict[str, Any]:
                 process.kill()
                 is_stopped = True
             time.sleep(SECONDS)
-            ended, status = os.waitpid(process.pid, os.WNOHANG)
+            ended, status, usage = os.wait4(process.pid, os.WNOHANG)
         process.returncode = os.waitstatus_to_exitcode(status)
         seconds = time.monotonic() - begun
         said.seek(0)
         last = said.read().splitlines()[-15:]
-    measured = {"seconds": None, "peak": peak, "own": own}
+    measured = {"seconds": None, "cpu": None, "peak": peak, "own": own}
     if is_stopped:
         return measured | {"stopped_at": most}
     if status:
         raise RuntimeError(f"{' '.join(words)} failed:\n" + "\n".join(last))
-    return measured | {"seconds": round(seconds, 2)}
+    return measured | {"seconds": round(seconds, 2), "cpu": round(usage.ru_utime + usage.ru_stime, 2)}
 
 
 def measure_size(rows: int, llms: int, folder: Path, args: Arguments) -> Iterator[dict[str, Any]]:
@@ -288,12 +288,14 @@ def commit() -> str:
 
 def page(result: dict[str, Any]) -> str:
     """The measurements as Markdown."""
-    header = ["step", "rows", "LLMs", "file, MB", "seconds", "peak, MB", "own, MB"]
+    header = ["step", "rows", "LLMs", "file, MB", "CPU seconds", "seconds", "peak, MB", "own, MB"]
     rows = []
     for row in result["rows"]:
-        seconds = f"stopped at {row['stopped_at']} MB" if row["seconds"] is None else f"{row['seconds']:.2f}"
+        seconds, cpu = f"stopped at {row['stopped_at']} MB", "-"
+        if row["seconds"] is not None:
+            seconds, cpu = f"{row['seconds']:.1f}", f"{row['cpu']:.1f}"
         size = f"{row['megabytes']:.0f}" if "megabytes" in row else "-"
-        cells = [f"{row['rows']:,}", str(row["llms"]), size, seconds, str(row["peak"]), str(row["own"])]
+        cells = [f"{row['rows']:,}", str(row["llms"]), size, cpu, seconds, str(row["peak"]), str(row["own"])]
         rows.append([row["step"], *cells])
     return f"""# Time and memory by the size of a data file
 
@@ -304,6 +306,7 @@ def page(result: dict[str, Any]) -> str:
 
 - Every row is a process of its own, from its start to its end. Peak is the most that it had in memory (VmHWM of
   Linux), pages of files included, which the system takes back when others need them. Own is the most without these.
+- Other programs ran beside it: CPU seconds, of the program and of the system for it, hardly depend on them.
 - `imports` is what Python and the libraries take before any data; a load imports less.
 - A file of {LARGE / 1e6:.0f} MB or more is read twice: the second time its columns are in the cache. So are those of
   the .npz file before training and evaluation.

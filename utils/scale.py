@@ -291,8 +291,9 @@ def page(result: dict[str, Any]) -> str:
     header = ["step", "rows", "LLMs", "file, MB", "CPU seconds", "seconds", "peak, MB", "own, MB"]
     rows = []
     for row in result["rows"]:
-        seconds, cpu = f"stopped at {row['stopped_at']} MB", "-"
-        if row["seconds"] is not None:
+        if row["seconds"] is None:
+            seconds, cpu = f"stopped at {row['stopped_at']} MB", "-"
+        else:
             seconds, cpu = f"{row['seconds']:.1f}", f"{row['cpu']:.1f}"
         size = f"{row['megabytes']:.0f}" if "megabytes" in row else "-"
         cells = [f"{row['rows']:,}", str(row["llms"]), size, cpu, seconds, str(row["peak"]), str(row["own"])]

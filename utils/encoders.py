@@ -6,6 +6,7 @@ import importlib.util
 import re
 import sys
 import zlib
+from array import array
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -46,6 +47,7 @@ BERTS = ("bert", "roberta", "xlm-roberta")  # models whose attention takes a mas
 # The largest whole number that a configuration of an encoder may have: of what is made one by one, and of all else.
 LARGEST_OF, LARGEST = {"num_hidden_layers": 1000, "num_labels": 2**16}, 2**20
 ENOUGH = 2048  # tokens that keep a GPU busy: only beyond them does a chunk's padding cost more than another chunk
+TOKENIZED = 4096  # questions at once: a tokenizer keeps some hundred bytes for each token of them
 CACHED = 1024  # queries in one file of the cache: what an interruption may lose
 UNEVEN = 1.25  # the most that one of several processes may have of the mean work of all
 logging.disable_progress_bar()  # loading takes a second; the bars that matter are ours
@@ -191,12 +193,13 @@ class Encoder(nn.Module):
 
     def tokenize(self, questions: Sequence[str]) -> Ragged:
         """Token ids of all questions, once, truncated on the left to max_length."""
-        encoded = self.tokenizer(
-            list(questions), truncation=True, max_length=self.max_length, return_attention_mask=False
-        )
-        rows = encoded["input_ids"]
-        tokens = torch.tensor([token for row in rows for token in row], dtype=torch.int32)
-        return Ragged(tokens, np.array([len(row) for row in rows], dtype=np.int64))
+        options = {"truncation": True, "max_length": self.max_length, "return_attention_mask": False}
+        tokens, lengths = array("i"), array("q")
+        for start in range(0, len(questions), TOKENIZED):
+            for row in self.tokenizer(list(questions[start : start + TOKENIZED]), **options)["input_ids"]:
+                tokens.fromlist(row)
+                lengths.append(len(row))
+        return Ragged(torch.from_numpy(np.array(tokens)), np.array(lengths))
 
     def place(self, hardware: Hardware) -> None:
         """Move to the device.

@@ -374,6 +374,24 @@ def map_title(queries: int, encoder: str, pooling: str | None, perplexity: float
 # The command
 
 
+def group(
+    embeddings: np.ndarray, args: Arguments, is_mapped: bool
+) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray | None]:
+    """Points by space, cluster ids (n,) of all queries, and which queries are mapped (None: all, or no map).
+
+    embeddings: (n, p). is_mapped: make the t-SNE map.
+    """
+    drawn = draw_sample(len(embeddings), args.seed) if is_mapped else None
+    spaces = {}
+    if is_mapped:
+        spaces["tsne"] = tsne_map(embeddings if drawn is None else embeddings[drawn], args.seed, args.perplexity)
+    spaces["embedding"] = embeddings
+    ids = kmeans(spaces[args.space], args.clusters, args.seed)
+    if args.space == "tsne" and drawn is not None:
+        ids = extended(embeddings, drawn, ids)
+    return spaces, ids, drawn
+
+
 def cluster(args: Arguments, words: Sequence[str]) -> dict[str, Any]:
     """Do what the command line asks for; returns what the JSON report holds.
 
@@ -401,14 +419,7 @@ def cluster(args: Arguments, words: Sequence[str]) -> dict[str, Any]:
         encoder = load_encoder(source, args.encoder.pooling, args.encoder.max_length)
         pooling = encoder.pooling
         embeddings = embed_queries(texts, encoder, hardware, args.hardware.cache_dir)
-    drawn = draw_sample(len(texts), args.seed) if is_mapped else None
-    spaces = {}
-    if is_mapped:
-        spaces["tsne"] = tsne_map(embeddings if drawn is None else embeddings[drawn], args.seed, args.perplexity)
-    spaces["embedding"] = embeddings
-    ids = kmeans(spaces[args.space], args.clusters, args.seed)
-    if args.space == "tsne" and drawn is not None:
-        ids = extended(embeddings, drawn, ids)
+    spaces, ids, drawn = group(embeddings, args, is_mapped)
 
     name = Path(source).name if Path(source).is_absolute() else source
     result = {

@@ -19,6 +19,7 @@ from utils.checkpoint_files import CheckpointError
 from utils.choice import check_queries, columns_of
 from utils.config import HardwareConfig, Kind, parse_arguments
 from utils.data import RoutingData, load_all, reading
+from utils.distributed import is_main, processes, world_size
 from utils.evaluate import check_kinds, evaluate
 from utils.experiment import hardware_like
 from utils.files import writable_folder, write_json
@@ -53,6 +54,8 @@ def check_arguments(args: Arguments) -> None:
     """Raise ValueError, naming the flags, for arguments that exclude each other."""
     if args.llms and not args.query:
         raise ValueError("--llms needs --query")
+    if args.query and world_size() > 1:
+        raise ValueError("--query is for one process; start it without torchrun or accelerate launch")
     if args.query and args.test_data_paths:
         raise ValueError("--query and --test_data_paths exclude each other; give one")
     if args.test_data_type and not args.test_data_paths:
@@ -164,7 +167,8 @@ def load_test_files(args: Arguments, model: RouterDC, config: dict[str, Any]) ->
         paths, kinds = [test["path"] for test in config["tests"]], [test["kind"] for test in config["tests"]]
     if not paths:
         raise ValueError(f"--ckpt {args.ckpt}: its training run read no test files; name them with --test_data_paths")
-    tests = load_all(paths, kinds, ("--test_data_paths", "--test_data_type"), **reading(config["settings"]))
+    options = {**reading(config["settings"]), "cache": args.hardware.cache_dir}
+    tests = load_all(paths, kinds, ("--test_data_paths", "--test_data_type"), **options)
     chose_llms = config["settings"].get("llms") or config.get("changes")
     if args.test_data_paths is None and chose_llms:  # not the router of all LLMs that the files have
         tests = [data.for_llms([name for name in data.llms if name in model.llms]) for data in tests]
@@ -187,7 +191,7 @@ def evaluate_files(args: Arguments) -> None:
     test = evaluate(model, tests, hardware, trained_layers_of(settings), args.hardware.cache_dir, inside, cost_rate)
     test["dataset"] = settings.get("dataset", "paper")
     print(tables(test, f"{config['router']} (this run)"))
-    if args.output:
+    if args.output and is_main():
         write_json(args.output, {"checkpoint": args.ckpt, "device": hardware.describe(), **test})
         print(f"\nWritten: {args.output}")
 
@@ -195,15 +199,16 @@ def evaluate_files(args: Arguments) -> None:
 def main(argv: list[str] | None = None) -> int:
     """Command line; returns the exit status: 0, or 2 for bad input."""
     try:
-        args = parse_arguments(
-            Arguments, sys.argv[1:] if argv is None else argv, "python evaluation_router.py", __doc__
-        )
-        check_arguments(args)
-        if args.query:
-            route_queries(args)
-        else:
-            evaluate_files(args)
-        sys.stdout.flush()
+        with processes():
+            args = parse_arguments(
+                Arguments, sys.argv[1:] if argv is None else argv, "python evaluation_router.py", __doc__
+            )
+            check_arguments(args)
+            if args.query:
+                route_queries(args)
+            else:
+                evaluate_files(args)
+            sys.stdout.flush()
     except BrokenPipeError:
         return leave_closed_pipe()
     except (CheckpointError, ValueError, OSError) as error:

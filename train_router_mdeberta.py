@@ -294,8 +294,8 @@ def train(config: Config, command: str) -> Path:
         tested_from = time.monotonic()
         test = test_once(training, data.tests)
         progress.seconds += time.monotonic() - tested_from
+        results = results_of(training, run, data, progress, command)
         if is_main():
-            results = results_of(training, run, data, progress, command)
             named = config.run.checkpoint_encoder == "named"
             new_tables = run.finish(training.model, results, test, named)
             print(f"\n{new_tables}\n\n{conclusion(progress, config)}\n{run.describe()}")

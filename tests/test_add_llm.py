@@ -9,7 +9,7 @@ import pytest
 import torch
 from conftest import LLMS, TOPICS, make_rows
 
-from utils import checkpoint
+from utils import calibration, checkpoint
 from utils.add_llm import main
 from utils.data import RoutingData
 from utils.llm_embedding import Scored, fit_embedding, losses_of, targets_with
@@ -67,14 +67,14 @@ def test_no_step_from_the_embedding_lowers_the_loss(similarity, loss):
     settings = SETTINGS | {"loss": loss}
     fitted = fit_embedding(known, similarity, scored, settings, "loss", 3.0)
 
+    start = fit_embedding(known, similarity, scored, settings, "mean", 0)
+
     def total(embedding: torch.Tensor) -> float:
         llms = torch.cat([known, embedding[None]])
-        start = known.mean(dim=0)
         similarities = scored.embedded @ llms.T
         moved = (embedding - start) / start.norm()
         if similarity == "cos":
             similarities = torch.cosine_similarity(scored.embedded[:, None], llms[None], dim=2)
-            start = torch.nn.functional.normalize(known).mean(dim=0)
             moved = embedding / embedding.norm() - start / start.norm()
         losses = losses_of(similarities, scored.targets, settings, 3)
         return float((losses * scored.weights).sum() + 1.5 * (moved**2).sum())
@@ -94,13 +94,8 @@ def test_all_others_stay_all_others():
     of_four = losses_of(similarity, values, SETTINGS, 3)
     assert float(of_four) == pytest.approx(np.log(4))
     assert float(losses_of(similarity, values, SETTINGS | {"last_k": 1}, 3)) == pytest.approx(np.log(2))
-
-
-def test_a_strong_penalty_leaves_the_mean_of_the_known():
-    known, scored = scored_at_random()
-    fitted = fit_embedding(known, "cos", scored, SETTINGS, "loss", 1e6)
-    mean = torch.nn.functional.normalize(known).mean(dim=0)
-    assert float(torch.cosine_similarity(fitted, mean, dim=0)) == pytest.approx(1, abs=1e-4)
+    few = losses_of(similarity[:, 2:], values[:, 2:], SETTINGS | {"top_k": 3, "last_k": 3}, 1)  # more than there are
+    assert float(few) == pytest.approx(2 * np.log(3))
 
 
 def test_the_mean_is_weighted_by_how_much_better_the_new_one_is():
@@ -108,8 +103,10 @@ def test_the_mean_is_weighted_by_how_much_better_the_new_one_is():
     expected = torch.zeros(8)
     for query, values, weight in zip(scored.embedded, scored.targets, scored.weights):
         expected += weight * (values[3] - values[:3].mean()) * query / query.norm()
-    fitted = fit_embedding(known, "cos", scored, SETTINGS, "mean", 0)
-    assert float(torch.cosine_similarity(fitted, expected, dim=0)) == pytest.approx(1, abs=1e-5)
+    for method, penalty in (("mean", 0), ("loss", 1e6)):  # where a strong penalty leaves it
+        fitted = fit_embedding(known, "cos", scored, SETTINGS, method, penalty)
+        assert float(torch.cosine_similarity(fitted, expected, dim=0)) == pytest.approx(1, abs=1e-4)
+        assert float(fitted.norm()) == pytest.approx(float(known.norm(dim=1).mean()), rel=1e-5)
 
 
 # The command
@@ -220,6 +217,11 @@ def test_calibration_and_costs_of_the_new_one(fake, without, run, tmp_path):
     status, _, err = run("--ckpt", folder, "--llm", NEW, "--data_paths", plain, "--output", tmp_path / "with")
     assert status == 0 and f"no costs of {NEW}" in err
     assert "costs" not in checkpoint.load(tmp_path / "with")[1]
+
+
+def test_no_calibration_is_made_for_other_llms_than_trained(without, capsys):
+    assert calibration.main(["--ckpt", str(without), "--device", "cpu"]) == 2
+    assert "its LLMs were changed after training (utils.add_llm)" in capsys.readouterr().err
 
 
 def test_the_run_s_own_tests_go_on(without, script):

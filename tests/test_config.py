@@ -96,7 +96,7 @@ def test_the_defaults_are_the_papers():
     found = settings()
     assert {name: found[name] for name in PAPER} == PAPER
     beside = {"data_paths", "data_type", "test_data_paths", "test_data_type", "final_eval_data_paths"}
-    beside |= {"final_eval_data_type", "device", "precision", "threads", "final_eval"}
+    beside |= {"final_eval_data_type", "device", "precision", "threads", "tokens", "final_eval"}
     assert found.keys() == PAPER.keys() | beside  # no setting is forgotten here
     assert [path.rsplit("/", 1)[-1] for path in found["data_paths"]] == [f"{name}.json" for name in TRAINING_FILES]
     inside = ["mmlu_test", "gsm8k-test", "cmmlu_test", "arc_challenge_test", "humaneval_test"]

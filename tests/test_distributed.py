@@ -10,9 +10,8 @@ import multiprocessing
 import os
 import signal
 import socket
-import subprocess
-import sys
 import traceback
+from argparse import Namespace
 from dataclasses import dataclass, replace
 from pathlib import Path
 from unittest import mock
@@ -24,12 +23,15 @@ import torch.distributed as dist
 from conftest import REPO, arguments, make_rows, weights
 from test_losses import drawn, naive_sample_llm, naive_sample_sample, naive_similarity
 
+import evaluation_router
 import train_router_mdeberta as program
 from utils import encoders
 from utils.config import parse_config
 from utils.distributed import average_gradients, gather, processes, rank, share_out, world_size
 from utils.encoders import Queries, load_encoder, shared_chunks
 from utils.experiment import Hardware, choose_hardware, stream_seed
+from utils.jobs import Run, train_all
+from utils.plan import launcher_of
 from utils.run import trainable
 from utils.training import STREAM_DROPOUT, STREAM_PAIRS, Training, load_data, make_optimizer, prepare
 
@@ -81,9 +83,8 @@ def training_of(command: list[str], tolerance: float, tokens: int = SMALL) -> Tr
     return training
 
 
-def ten_steps(command: list[str], tolerance: float, tokens: int = SMALL, patched: str | None = None) -> dict:
-    """Losses of ten steps, the gradients of the first one, and the weights after them."""
-    training = training_of(command, tolerance, tokens)
+def steps_of(training: Training, patched: str | None = None) -> dict:
+    """Losses of ten steps, the gradients of the first one, and the weights after them. patched: a loss made zero."""
     losses, gradients = [], {}
     with contextlib.ExitStack() as stack:
         if patched:
@@ -98,6 +99,11 @@ def ten_steps(command: list[str], tolerance: float, tokens: int = SMALL, patched
     return {"losses": torch.stack(losses), "gradients": gradients, "weights": weights}
 
 
+def ten_steps(command: list[str], tolerance: float, tokens: int = SMALL, patched: str | None = None) -> dict:
+    """`steps_of` what a command trains."""
+    return steps_of(training_of(command, tolerance, tokens), patched)
+
+
 def seed_of_dropout(command: list[str]) -> int:
     """The seed of torch's own generator in the step number 2."""
     program.backward(training_of(command, F32), 2, 0, torch.Generator(), torch.Generator())
@@ -110,7 +116,7 @@ def embedded(encoder: Path, folder: Path) -> dict:
     computed: how many pieces this process computed, the first time and the second.
     """
     encoder = load_encoder(str(encoder), max_length=64).eval()
-    hardware, computed = Hardware(torch.device("cpu"), False, SMALL, 8), []
+    hardware, computed = Hardware(torch.device("cpu"), "fp32", SMALL, 8), []
     piece = Queries._computed_piece
     with (
         torch.no_grad(),
@@ -225,8 +231,8 @@ def child(number: int, size: int, port: int, folder: Path, function, words: tupl
     torch.save(value, folder / f"{number}.pt")
 
 
-def launched(folder: Path, size: int, function, *words) -> tuple[list, str]:
-    """What the processes return, by their numbers, and what all of them print. All must end."""
+def launched(folder: Path, size: int, function, *words, limit: float = 200) -> tuple[list, str]:
+    """What the processes return, by their numbers, and what all of them print. All must end within `limit` seconds."""
     folder.mkdir()
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["test_distributed"])
@@ -239,7 +245,7 @@ def launched(folder: Path, size: int, function, *words) -> tuple[list, str]:
         for process in started:
             process.start()
     for process in started:
-        process.join(200)
+        process.join(limit)
     hanging = [process for process in started if process.is_alive()]
     for process in hanging:
         process.kill()
@@ -392,7 +398,7 @@ def test_work_is_shared_out_evenly():
 @pytest.mark.parametrize("tokens", [SMALL, 10_000])
 def test_few_chunks_are_cut_smaller(tokens):
     lengths = np.random.default_rng(0).integers(4, 30, 64)
-    hardware = Hardware(torch.device("cpu"), False, tokens, 8)
+    hardware = Hardware(torch.device("cpu"), "fp32", tokens, 8)
     for shares in (1, 2, 4):
         shared = shared_chunks(lengths, hardware, 64, shares)
         rows = np.concatenate([chunk for share in shared for chunk, _ in share])
@@ -432,16 +438,28 @@ class SimpleRun:
 
 
 def test_torchrun_trains_the_run_of_one_process(fake, tiny_bert, one_run, tmp_path):
+    """Started as a plan starts its runs."""
     folder = tmp_path / "two"
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    command = [*launcher, str(REPO / "train_router_mdeberta.py"), *run_command(fake, tiny_bert, folder)]
-    run = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert run.returncode == 0, run.stderr
+    arguments = tuple(run_command(fake, tiny_bert, folder))
+    run = Run(folder, arguments, launcher_of(Namespace(processes=2, accelerate_config=None)))
+    train_all([run], 1)
     assert_same_run(folder, one_run)
-    assert run.stdout.count("Table 1") == 1 and "2 processes share the work" in run.stdout
-    assert json.loads((folder / "results.json").read_text())["processes"] == 2
-    names = sorted(path.name for path in one_run.iterdir())
-    assert sorted(path.name for path in folder.iterdir()) == names
+    printed = run.log.read_text(encoding="utf-8")
+    assert printed.count("Table 1") == 1 and "2 processes share the work" in printed
+    assert json.loads((folder / "results.json").read_text())["processes"] == 2 and run.is_finished()
+    names = {path.name for path in one_run.iterdir()}
+    assert {path.name for path in folder.iterdir()} == names | {"log.txt"}
+
+
+def test_an_evaluation_prints_the_same_tables_once(one_run, tmp_path, capsys):
+    command = ["--ckpt", str(one_run), "--threads", "1"]
+    assert evaluation_router.main(command) == 0
+    expected = capsys.readouterr().out
+    assert expected.count("Table 1") == 1
+    statuses, text = launched(tmp_path / "out", 2, evaluation_router.main, command)
+    assert (statuses, text) == ([0, 0], expected)
+    statuses, text = launched(tmp_path / "query", 2, evaluation_router.main, [*command, "--query", "why?"])
+    assert statuses == [2, 2] and text.count("error: --query is for one process") == 1
 
 
 def test_a_stopped_run_goes_on_with_another_number_of_processes(fake, tiny_bert, one_run, tmp_path):

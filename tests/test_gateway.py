@@ -1,8 +1,12 @@
 """The gateway without LiteLLM: what a request asks, which LLMs there are for it, and the thread that chooses."""
 
 import asyncio
+import importlib
+import logging
 import sys
 import time
+from collections.abc import Callable, Collection
+from types import ModuleType, SimpleNamespace
 
 import pytest
 from conftest import REPO
@@ -11,6 +15,7 @@ sys.path.append(str(REPO / "tests" / "gateway"))
 import standin
 
 from utils.gateway.chooser import Chooser, Options, deployments, options_of, question, ranked
+from utils.router import Router
 
 # Requests
 
@@ -134,3 +139,105 @@ def test_an_error_of_the_router_reaches_its_request_and_the_next_is_answered():
         assert (await chooser.choose("dead: x", router.llms, Options())).llms[0] == "dead"
 
     asyncio.run(run())
+
+
+# The plug-in, with the little of LiteLLM that it touches
+
+
+class HTTPError(Exception):
+    """In place of fastapi's HTTPException."""
+
+    def __init__(self, status: int, detail: str):
+        super().__init__(f"{status}: {detail}")
+
+
+class Proxy:
+    """In place of LiteLLM's router: its models, and those that a key may call."""
+
+    def __init__(self, allowed: Collection[str]):
+        self.model_list = [{"model_name": name} for name in ("routerdc", *standin.LLMS[:3], "other")]
+        self.allowed = allowed
+
+    async def fallback_access_check(self, model: str, request_kwargs: dict, llm_router: object) -> bool:
+        assert llm_router is self and "messages" in request_kwargs
+        return model in self.allowed
+
+
+@pytest.fixture
+def plug_in(monkeypatch) -> Callable[..., ModuleType]:
+    """A module of utils.gateway, imported anew with stand-ins for what it takes of LiteLLM."""
+    parts = {
+        "fastapi": {"HTTPException": HTTPError},
+        "litellm": {"callback_settings": {"routerdc": {"checkpoint": "runs/none", "backend": "onnx"}}},
+        "litellm._logging": {"verbose_proxy_logger": logging.getLogger("test")},
+        "litellm.integrations": {},
+        "litellm.integrations.custom_logger": {"CustomLogger": object},
+        "litellm.proxy": {"proxy_server": SimpleNamespace(llm_router=None)},
+    }
+    for name, attributes in parts.items():
+        module = ModuleType(name)
+        vars(module).update(attributes)
+        monkeypatch.setitem(sys.modules, name, module)
+
+    def imported(name: str) -> ModuleType:
+        for module in ("plugin", "routing"):
+            monkeypatch.delitem(sys.modules, f"utils.gateway.{module}", raising=False)
+        return importlib.import_module(f"utils.gateway.{name}")
+
+    yield imported
+    for module in ("plugin", "routing"):
+        sys.modules.pop(f"utils.gateway.{module}", None)
+
+
+def called(module: ModuleType, allowed: Collection[str], kind: str = "acompletion", **request: object) -> dict:
+    """A request after the plug-in's first hook."""
+    module.proxy_server.llm_router = Proxy(allowed)
+    plugin = module.RouterDCPlugin(standin.make())
+    return asyncio.run(plugin.async_pre_call_hook(None, None, request, kind)) or request
+
+
+def test_a_key_is_sent_only_to_llms_that_it_may_call(plug_in):
+    module = plug_in("plugin")
+    request = {"model": "routerdc", **chat("good-b dead good-a: x")}
+    everything = called(module, standin.LLMS, **request)
+    assert [everything["model"], *everything["fallbacks"]] == ["good-b", "dead", "good-a"]
+    assert everything["metadata"]["spend_logs_metadata"]["routerdc"]["llms"] == ("good-b", "dead", "good-a")
+    some = called(module, ("dead", "good-a"), **request)
+    assert [some["model"], *some["fallbacks"]] == ["dead", "good-a"]
+    with pytest.raises(HTTPError, match="503: .*the key may call none of them"):
+        called(module, (), **request)
+
+
+def test_what_is_no_chat_is_refused_and_another_model_passes(plug_in):
+    module = plug_in("plugin")
+    with pytest.raises(HTTPError, match="400: routerdc: it stands for LLMs, and this is aembedding"):
+        called(module, standin.LLMS, "aembedding", model="routerdc", input="good-a: x")
+    named = {"model": "dead", **chat("good-a: x"), "metadata": {"routerdc": {"llms": ["of the client"]}}}
+    passed = called(module, standin.LLMS, **named)
+    assert passed == {"model": "dead", **chat("good-a: x"), "metadata": {}}  # and no header by the client's hand
+    plugin = module.RouterDCPlugin(standin.make())
+    assert asyncio.run(plugin.async_post_call_response_headers_hook(passed, None, None)) is None
+
+
+def test_headers_are_ascii(plug_in):
+    plugin = plug_in("plugin").RouterDCPlugin(standin.make())
+    data = {"metadata": {"routerdc": {"llms": ("组织/模型", "b"), "similarities": (0.5, 0.25)}}}
+    headers = asyncio.run(plugin.async_post_call_response_headers_hook(data, None, None))
+    assert headers == {"x-routerdc-llm": r"\u7ec4\u7ec7/\u6a21\u578b", "x-routerdc-similarity": "0.5000"}
+
+
+def test_settings_are_those_of_the_router(plug_in, monkeypatch):
+    asked = []
+
+    def from_pretrained(name: str, backend: str = "torch", threads: int = 0) -> str:
+        asked.append((name, backend, threads))
+        return standin.make()
+
+    monkeypatch.setattr(Router, "from_pretrained", from_pretrained)
+    module = plug_in("routing")
+    assert asked == [("runs/none", "onnx", 0)] and module.plugin.chooser.router.llms == standin.LLMS
+    with pytest.raises(ValueError, match="there is no speed; it has checkpoint, backend, threads"):
+        module.router_of({"checkpoint": "a", "speed": 1})
+    for settings in ({}, {"checkpoint": None}):
+        with pytest.raises(ValueError, match="callback_settings: routerdc: checkpoint is missing"):
+            module.router_of(settings)

@@ -22,7 +22,8 @@ from utils.router import HubError, Router
 from utils.torch_backend import keep_weights_in_bf16
 
 QUERIES = [row["question"] for row in make_rows(40, "probability", 31)] + ["诗人 唐代?", "a" * 500]
-CALIBRATION = {"llms": {llm: {"slope": 2.0 + t, "intercept": 0.1 * t} for t, llm in enumerate(LLMS)}}
+LINES = {llm: {"slope": 2.0 + t, "intercept": 0.1 * t} for t, llm in enumerate(LLMS)}
+CALIBRATION = {"llms": LINES, "temperature": 1.0}
 COSTS = dict(zip(LLMS, (0.5, 0.1, 0.9, 0.2)))
 
 

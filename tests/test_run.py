@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import matplotlib.image
@@ -26,6 +27,8 @@ from conftest import (
     same_weights,
     timeless,
 )
+from safetensors.torch import load_file
+from torch.amp import GradScaler
 
 import train_router_mdeberta as program
 from utils import training
@@ -480,3 +483,85 @@ def test_a_state_gives_weights_optimizer_and_progress_back(tmp_path):
     step(*second)
     assert torch.equal(second[0].weight, whole[0].weight)
     assert not torch.equal(first[0].weight, whole[0].weight)
+
+
+def saved(folder: RunFolder, value: float) -> torch.nn.Module:
+    """Save a state whose weights are all `value`."""
+    model = torch.nn.Linear(2, 1, bias=False)
+    torch.nn.init.constant_(model.weight, value)
+    folder.save_state(model, torch.optim.AdamW(model.parameters()), {}, Progress(step=int(value)))
+    return model
+
+
+def on_disk(folder: RunFolder) -> tuple[float, int]:
+    """The weights in the state of a run, and its step."""
+    tensors = load_file(folder.state / "tensors.safetensors")
+    return float(tensors["model.weight"][0, 0]), json.loads((folder.state / "progress.json").read_text())["step"]
+
+
+def test_a_state_is_written_behind_the_loop_from_a_copy(tmp_path, monkeypatch):
+    """The loop goes on while it is written; the next save waits; the block ends with all on disk."""
+    folder, go, begun = RunFolder(tmp_path, {}), threading.Event(), threading.Event()
+    write = RunFolder._write_state
+
+    def slow(self, *rest):
+        begun.set()
+        assert go.wait(20)
+        write(self, *rest)
+
+    monkeypatch.setattr(RunFolder, "_write_state", slow)
+    with folder.saving():
+        model = saved(folder, 1)
+        assert begun.wait(20) and not folder.can_resume()
+        torch.nn.init.constant_(model.weight, 7)  # the loop goes on
+        go.set()
+        saved(folder, 2)  # waits for the first one
+        folder.wait()
+        assert on_disk(folder) == (2.0, 2)
+        saved(folder, 3)
+    assert on_disk(folder) == (3.0, 3)
+
+
+def test_an_error_behind_the_loop_comes_up_at_the_next_save_or_the_end(tmp_path, monkeypatch):
+    folder, failing = RunFolder(tmp_path, {}), []
+    write = RunFolder._write_state
+
+    def full(self, *rest):
+        if failing:
+            raise OSError(28, "No space left on device", "state")
+        write(self, *rest)
+
+    monkeypatch.setattr(RunFolder, "_write_state", full)
+    with pytest.raises(OSError, match="No space left"), folder.saving():
+        saved(folder, 1)
+        folder.wait()
+        failing.append(True)
+        saved(folder, 2)
+        saved(folder, 3)
+    with pytest.raises(OSError, match="No space left"), folder.saving():
+        saved(folder, 4)
+    assert on_disk(folder) == (1.0, 1) and {path.name for path in tmp_path.iterdir()} == {"state"}
+
+
+def test_a_brief_run_has_its_loss(train):
+    run = train(training_steps=4, eval_steps=2)
+    assert list(metrics(run, "loss")) == [4]
+
+
+def test_fp16_goes_on_with_its_loss_scaling(train, fake, tiny_bert, tmp_path, monkeypatch):
+    """GradScaler doubles its scale after steps without overflow, which a resumed run must count on."""
+    flags = {"precision": "fp16", "training_steps": 12, "eval_steps": 6}
+    scalers = []
+
+    def quick(device, enabled):
+        scalers.append(GradScaler(device, init_scale=8.0, growth_interval=3, enabled=enabled))
+        return scalers[-1]
+
+    monkeypatch.setattr(torch.amp, "GradScaler", quick)
+    whole = train("whole", **flags)
+    with monkeypatch.context() as patch:
+        interrupted_at(4, patch, ctrl_c)
+        assert program.main(arguments(fake, tiny_bert, tmp_path / "parts", **flags)) == 130
+    parts = train("parts", **flags)
+    assert same_weights(whole, parts) and whole.results["precision"] == "fp16"
+    assert [scaler.get_scale() for scaler in scalers] == [128.0, 16.0, 128.0]

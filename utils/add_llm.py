@@ -139,9 +139,9 @@ class Arguments:
     remove: str | None = None
     """name of the LLM to remove"""
     method: Literal["loss", "mean"] = METHOD
-    """how its embedding is fitted: the least loss of training, or the mean of the queries that it is good at"""
+    """how its embedding is fitted: the mean of the queries that it is good at, or from there the loss of training"""
     penalty: float = bounded(PENALTY, at_least=0)
-    """for the loss: how many queries its start is worth, an embedding like the others"""
+    """for the loss: how many queries that mean is worth"""
     hardware: HardwareConfig = field(default_factory=HardwareConfig)
     """--precision auto: that of the training run"""
 

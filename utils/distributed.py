@@ -152,6 +152,15 @@ def any_process(said: bool) -> bool:
     return bool(votes)
 
 
+def least(value: int) -> int:
+    """The smallest of the values of all processes; all must ask."""
+    if world_size() == 1:
+        return value
+    smallest = torch.tensor(value)
+    dist.all_reduce(smallest, dist.ReduceOp.MIN)
+    return int(smallest)
+
+
 @contextlib.contextmanager
 def main_first() -> Iterator[None]:
     """A block that the main process has left before the others enter."""

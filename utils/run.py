@@ -124,11 +124,10 @@ class RunFolder:
     def __init__(self, path: Path, settings: dict[str, Any], overwrite: bool = False):
         self.path, self.settings, self.overwrite = path, settings, overwrite
         self.saved_at = time.monotonic()
-        if is_main():
-            remove_leftovers(path)
         self.writer: Executor | None = None  # in `saving`
         self.written: Future | None = None  # the state that it was last given
-        remove_leftovers(path)
+        if is_main():
+            remove_leftovers(path)
         replacement = path / REPLACEMENT
         is_replacing = replacement.is_dir() or (overwrite and (path / RESULTS).is_file())
         self.work = replacement if is_replacing else path

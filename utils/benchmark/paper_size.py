@@ -97,9 +97,8 @@ def measure(args: Arguments) -> dict[str, Any]:
     phases = Phases(hardware.device)
     way = phases.do("make it", lambda: compare.Way("ours", options, work, hardware))
     way.queries.hardware = fitted(hardware, way.encoder.backbone, way.queries.longest)
-    phases.do("first step", partial(way.train, 0))
-    phases.do("second step", partial(way.train, 1))
-    lengths = way.queries.inputs.lengths[work.batches[1]]
+    phases.do("training step", partial(way.train, 0))
+    lengths = way.queries.inputs.lengths[work.batches[0]]
     about = {
         "device": hardware.describe(),
         "millions_of_values": round(sum(value.numel() for value in way.model.parameters()) / 1e6, 1),
@@ -128,7 +127,7 @@ def measure(args: Arguments) -> dict[str, Any]:
 def save_states(way: compare.Way, folder: Path, phases: Phases) -> None:
     """How long a training loop stands still while a state is saved: as a whole, and with the writing behind it."""
     run, best = RunFolder(folder, {}), host_copy(trainable(way.model))
-    save = partial(run.save_state, way.model, way.optimizer, best, Progress(step=2))
+    save = partial(run.save_state, way.model, way.optimizer, best, Progress(step=1))
     phases.do("save the state, all of it waited for", save)
     with run.saving():
         phases.do("save the state, written in the background", save)

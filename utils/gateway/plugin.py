@@ -3,9 +3,16 @@
     pip install -r utils/gateway/requirements.txt            in an environment of its own
     PYTHONPATH=. litellm --config utils/gateway/config.yaml
 
-A request that names another model passes through untouched. The others in the router's order are the fallbacks of the
-one chosen, for LiteLLM to try if that is dead, slow or talks nonsense. Keys, retries, limits and metrics are LiteLLM's:
-a request goes only to LLMs that its key may call by name. Each process of the proxy loads the router once.
+    client = openai.OpenAI(base_url="http://127.0.0.1:4000", api_key=...)
+    client.chat.completions.create(model="routerdc", messages=[...], extra_body={"routerdc": {"cost_rate": 50}})
+
+A request for `routerdc` is routed by the text of its last user message alone, since the router was trained on questions
+alone; without text it is refused (400), as nothing tells which LLM suits a picture. A request that names another model
+passes through. The others in the router's order are the fallbacks of the one chosen, for LiteLLM to try if that is
+dead, slow or talks nonsense. x-routerdc-llm and x-routerdc-similarity are the router's decision, x-litellm-model-group
+is who answered; LiteLLM's log (LITELLM_LOG=INFO) and callbacks have the whole order. `cost_rate` and `threshold`, as of
+`Router.route`, hold for one request. Keys, retries, limits and metrics are LiteLLM's: a request goes only to LLMs that
+its key may call by name. Each process of the proxy loads the router once.
 
 Why a CustomLogger: its `async_pre_call_hook` can set the model and the fallbacks of one request, streamed or not, and
 other hooks of it can set headers. A RoutingPlugin of `router_settings.plugins` can only narrow a group of deployments:
@@ -90,8 +97,8 @@ class RouterDCPlugin(CustomLogger):
     ) -> AsyncGenerator[Any, None]:
         """Pass a stream on. Where the one of a routed request ends without a word, the next best LLM answers instead.
 
-        LiteLLM falls back by itself at an error, but takes a web page or a single JSON, to whoever asked for a stream,
-        for an answer of no words.
+        LiteLLM falls back by itself at an error, but takes a web page, or one JSON where a stream was asked for, for an
+        answer without words. Headers are out by then: they name the silent one.
         """
         held: list[Any] = []
         is_silent = MODEL in metadata_of(request_data)
@@ -117,10 +124,10 @@ class RouterDCPlugin(CustomLogger):
 
 
 def says_nothing(chunk: Any) -> bool:
-    """Whether a piece of a stream of chat has neither text nor anything else but a role."""
+    """Whether a piece of a stream of chat has nothing but a role: no text, no call of a tool, no end by a filter."""
     for choice in getattr(chunk, "choices", None) or ():
         said = choice.delta.model_dump(exclude={"role"}) if choice.delta else {}
-        if any(said.values()):
+        if any(said.values()) or choice.finish_reason not in (None, "stop"):
             return False
     return hasattr(chunk, "choices")
 

@@ -1,6 +1,6 @@
 """How sure routers are, and how true that is; and whether edits that change no question change their picks.
 
-    python -m utils.report.certainty runs/minilm_tuned/paper runs/minilm_frozen/paper
+    python -m utils.report.certainty runs/minilm_tuned/paper runs/minilm_frozen/paper runs/new_llms/held_out
 
 Writes certainty.md, certainty.json and two figures. Temperatures, P(right) and thresholds come from the validation
 rows of each run alone; a run without any has the part on edits alone. Takes runs with a frozen encoder: each edited
@@ -130,8 +130,9 @@ def coverage_points(
     certainty = np.concatenate([sure_of(file) for file in held.values()])
     points = []
     for coverage in COVERAGES:
-        threshold = float(np.quantile(certainty, 1 - coverage / 100)) if coverage else float(np.inf)
-        point: dict[str, Any] = {"coverage": coverage, "threshold": min(threshold, 1.0)}
+        ends = {100: 0.0, 0: 1.0}  # P(right) is between them
+        threshold = ends.get(coverage, float(np.quantile(certainty, 1 - coverage / 100)))
+        point: dict[str, Any] = {"coverage": coverage, "threshold": threshold}
         point["validation"] = with_fallback(held, sure_of, threshold, best)["accuracy"]
         for side, tests in sides.items():
             point[side] = with_fallback(tests, sure_of, threshold, best)
@@ -230,15 +231,17 @@ def edited(
     return found
 
 
-def encode_edited(encoder: FrozenEncoder, tests: Sequence[RoutingData]) -> dict[str, dict[str, Tensor]]:
-    """Encoder output of the queries of each file as they are ("") and after each edit."""
+def encode_edited(
+    encoder: FrozenEncoder, tests: Sequence[RoutingData], plain: Mapping[str, Tensor]
+) -> dict[str, dict[str, Tensor]]:
+    """Encoder output of the queries of each file as they are ("", the first rows of `plain`) and after each edit."""
     encoded: dict[str, dict[str, Tensor]] = {}
-    with bar(sum(map(len, tests)) * (len(EDITS) + 1), "edited queries", "query") as progress:
+    with bar(sum(map(len, tests)) * len(EDITS), "edited queries", "query") as progress:
         for data in tests:
-            encoded[data.task] = {}
-            for edit, change in {"": str, **EDITS}.items():
+            encoded[data.task] = {"": plain[data.task][: len(data)]}
+            for edit, change in EDITS.items():
                 texts = [change(question) for question in data.questions]
-                encoded[data.task][edit] = encoder.encode(texts, f"{data.task}, {edit or 'as it is'}")
+                encoded[data.task][edit] = encoder.encode(texts, f"{data.task}, {edit}")
                 progress.update(len(texts))
     return encoded
 
@@ -256,7 +259,7 @@ def measure_all(args: Arguments) -> tuple[list[dict[str, Any]], str]:
     most = args.edited_queries
     some = [data.rows(np.arange(min(len(data), most))) if most else data for data in encoder.tests]
     encoded = {data.task: encoder.encode(data.inputs, data.task) for data in encoder.tests}
-    of_edits = encode_edited(encoder, some)
+    of_edits = encode_edited(encoder, some, encoded)
     found = []
     for router in routers:
         inside = [task_of(path) for path in router.run.settings["data_paths"]]

@@ -142,6 +142,25 @@ def test_a_broken_line_is_named_and_nothing_before_it_lost(routes, queries, rows
     assert [json.loads(line)["llm"] for line in output.read_text().splitlines()] == expected(rows)
 
 
+def test_a_broken_line_in_a_hundred_thousand(trained, tmp_path):
+    """Named by its number; what is before it is written; left out and counted with --on_error skip."""
+    source, output = tmp_path / "q.jsonl", tmp_path / "picks.jsonl"
+    lines = [f'{{"question": "{number} and {number % 7}?"}}\n' for number in range(100_000)]
+    lines[50_000] = '{"question": "cut off\n'
+    source.write_text("".join(lines))
+    run = process(trained, "--input", source, "--output", output)
+    _, err = run.communicate()
+    assert run.returncode == 2 and f"error: {source}, line 50001: not valid JSON" in err.decode()
+    written = output.read_text().splitlines()
+    assert len(written) == 50_000 and all(map(str.startswith, written, (line[:-2] for line in lines)))
+    run = process(trained, "--input", source, "--output", output, "--on_error", "skip")
+    _, err = run.communicate()
+    assert run.returncode == 0 and "left out: 1 of 100000 lines" in err.decode()
+    written = output.read_text().splitlines()
+    del lines[50_000]
+    assert len(written) == 99_999 and all(map(str.startswith, written, (line[:-2] for line in lines)))
+
+
 def test_a_killed_run_goes_on_and_nothing_is_lost_or_doubled(trained, tmp_path):
     """SIGKILL at three places of a longer file, one of them in the middle of a line."""
     rows = [{"question": row["question"]} for row in make_rows(3000, "probability", 35)]
@@ -254,6 +273,8 @@ def test_ctrl_c_keeps_what_is_done(trained, tmp_path):
     run = process(trained, "--input", source, "--text", "--output", output, "--batch_size", "16")
     while not output.is_file() or output.read_bytes().count(b"\n") < 32:
         time.sleep(0.01)
+    _, err = process(trained, "--input", source, "--text", "--output", output).communicate()
+    assert f"--output {output}: another process is writing it" in err.decode() and run.poll() is None
     run.send_signal(signal.SIGINT)
     _, err = run.communicate()
     assert run.returncode == 130 and f"interrupted; {output} keeps what is done".encode() in err

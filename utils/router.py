@@ -93,8 +93,10 @@ def open_backend(backend: str, folder: Path, config: dict[str, Any], **options: 
 
         return TorchBackend(folder, config, **options)
     if backend == "onnx":
-        from utils.onnx_backend import OnnxBackend
-
+        try:
+            from utils.onnx_backend import OnnxBackend
+        except ModuleNotFoundError as error:
+            raise ValueError(f"the backend onnx needs {error.name}, which is not installed: pip install it") from None
         return OnnxBackend(folder, config, **options)
     raise ValueError(f"the backend is {backend!r}; it must be one of {', '.join(BACKENDS)}")
 

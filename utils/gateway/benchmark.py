@@ -153,6 +153,7 @@ def run(args: Arguments) -> dict[str, Any]:
     summary = {}
     for clients, arms in rounds.items():
         summary[clients] = {name: added(arms, percent) for name, percent in QUANTILES.items()}
+    flags = f"--ckpt {args.ckpt} --python {args.python} --rounds {args.rounds}"
     return {
         "added": summary,
         "by_round": rounds,
@@ -163,7 +164,7 @@ def run(args: Arguments) -> dict[str, Any]:
         "device": f"{platform.machine()}, {os.cpu_count()} cores",
         "load": os.getloadavg()[1],
         "seconds": time.perf_counter() - began,
-        "command": f"python -m utils.gateway.benchmark --ckpt {args.ckpt} --python {args.python} --rounds {args.rounds}",
+        "command": f"python -m utils.gateway.benchmark {flags}",
     }
 
 

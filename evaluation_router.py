@@ -167,7 +167,8 @@ def load_test_files(args: Arguments, model: RouterDC, config: dict[str, Any]) ->
         paths, kinds = [test["path"] for test in config["tests"]], [test["kind"] for test in config["tests"]]
     if not paths:
         raise ValueError(f"--ckpt {args.ckpt}: its training run read no test files; name them with --test_data_paths")
-    tests = load_all(paths, kinds, ("--test_data_paths", "--test_data_type"), **reading(config["settings"]))
+    options = {**reading(config["settings"]), "cache": args.hardware.cache_dir}
+    tests = load_all(paths, kinds, ("--test_data_paths", "--test_data_type"), **options)
     chose_llms = config["settings"].get("llms") or config.get("changes")
     if args.test_data_paths is None and chose_llms:  # not the router of all LLMs that the files have
         tests = [data.for_llms([name for name in data.llms if name in model.llms]) for data in tests]

@@ -9,7 +9,7 @@ import pytest
 import torch
 from conftest import LLMS, TOPICS, make_rows
 
-from utils import checkpoint
+from utils import calibration, checkpoint
 from utils.add_llm import main
 from utils.data import RoutingData
 from utils.llm_embedding import Scored, fit_embedding, losses_of, targets_with
@@ -217,6 +217,11 @@ def test_calibration_and_costs_of_the_new_one(fake, without, run, tmp_path):
     status, _, err = run("--ckpt", folder, "--llm", NEW, "--data_paths", plain, "--output", tmp_path / "with")
     assert status == 0 and f"no costs of {NEW}" in err
     assert "costs" not in checkpoint.load(tmp_path / "with")[1]
+
+
+def test_no_calibration_is_made_for_other_llms_than_trained(without, capsys):
+    assert calibration.main(["--ckpt", str(without), "--device", "cpu"]) == 2
+    assert "its LLMs were changed after training (utils.add_llm)" in capsys.readouterr().err
 
 
 def test_the_run_s_own_tests_go_on(without, script):

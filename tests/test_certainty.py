@@ -132,16 +132,16 @@ def test_both_pages_of_small_runs(small_runs, tmp_path, capsys, monkeypatch):
     first, last = full["points"][0], full["points"][-1]
     single = kept["test"]["references"][kept["best_llm"]]
     assert last["OOD"]["accuracy"] == pytest.approx(single["mbpp"])  # the best single LLM alone
-    assert first["coverage"] == 100 and first["OOD"]["accuracy"] <= max(kept["test"]["ood_avg"], single["mbpp"]) + 3
+    assert first["OOD"]["accuracy"] == pytest.approx(kept["test"]["ood_avg"])  # the router alone
     for task, line in full["tasks"].items():
         assert line["accuracy"] == pytest.approx(kept["test"]["tasks"][task], abs=1e-3)
 
     monkeypatch.setattr(new_llms, "SIZES", (20, 40))
     monkeypatch.setattr(new_llms, "CANDIDATE_SIZES", (30,))
-    command = [runs[0], "--without", str(small_runs["without"].folder.parent), *place]
+    command = [runs[0], "--without", str(small_runs["without"].folder.parent), "--draws", "2", *place]
     assert new_llms.main(command) == 0, capsys.readouterr().err
     (entry,) = json.loads((tmp_path / "results" / "new_llms.json").read_text(encoding="utf-8"))["routers"]
-    assert entry["llm"] == LLMS[2] and len(entry["added"]) == 13
+    assert entry["llm"] == LLMS[2] and len(entry["added"]) == 9
     assert entry["full"]["id_avg"] == pytest.approx(kept["test"]["id_avg"])
     assert entry["never"]["ood_avg"] == pytest.approx(small_runs["without"].results["test"]["ood_avg"])
     always = kept["test"]["references"][LLMS[2]]

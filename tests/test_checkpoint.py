@@ -453,7 +453,7 @@ def test_a_checkpoint_that_names_its_encoder_is_smaller_and_the_same(train, flag
     assert model.state_dict().keys() == expected.state_dict().keys()
     assert all(torch.equal(value, expected.state_dict()[name]) for name, value in model.state_dict().items())
     assert program.main(["--ckpt", str(named.folder), "--device", "cpu"]) == 0
-    assert content_hash(named.folder / "checkpoint") != checkpoint.content_hash(whole.folder / "checkpoint")
+    assert content_hash(named.folder / "checkpoint") != content_hash(whole.folder / "checkpoint")
 
 
 def test_a_named_encoder_must_be_there_and_the_same(train, tiny_bert, tmp_path):

@@ -10,9 +10,8 @@ import multiprocessing
 import os
 import signal
 import socket
-import subprocess
-import sys
 import traceback
+from argparse import Namespace
 from dataclasses import dataclass, replace
 from pathlib import Path
 from unittest import mock
@@ -31,6 +30,8 @@ from utils.config import parse_config
 from utils.distributed import average_gradients, gather, processes, rank, share_out, world_size
 from utils.encoders import Queries, load_encoder, shared_chunks
 from utils.experiment import Hardware, choose_hardware, stream_seed
+from utils.jobs import Run, train_all
+from utils.plan import launcher_of
 from utils.run import trainable
 from utils.training import STREAM_DROPOUT, STREAM_PAIRS, Training, load_data, make_optimizer, prepare
 
@@ -82,9 +83,8 @@ def training_of(command: list[str], tolerance: float, tokens: int = SMALL) -> Tr
     return training
 
 
-def ten_steps(command: list[str], tolerance: float, tokens: int = SMALL, patched: str | None = None) -> dict:
-    """Losses of ten steps, the gradients of the first one, and the weights after them."""
-    training = training_of(command, tolerance, tokens)
+def steps_of(training: Training, patched: str | None = None) -> dict:
+    """Losses of ten steps, the gradients of the first one, and the weights after them. patched: a loss made zero."""
     losses, gradients = [], {}
     with contextlib.ExitStack() as stack:
         if patched:
@@ -97,6 +97,11 @@ def ten_steps(command: list[str], tolerance: float, tokens: int = SMALL, patched
             training.optimizer.zero_grad()
     weights = {name: value.detach().clone() for name, value in trainable(training.model).items()}
     return {"losses": torch.stack(losses), "gradients": gradients, "weights": weights}
+
+
+def ten_steps(command: list[str], tolerance: float, tokens: int = SMALL, patched: str | None = None) -> dict:
+    """`steps_of` what a command trains."""
+    return steps_of(training_of(command, tolerance, tokens), patched)
 
 
 def seed_of_dropout(command: list[str]) -> int:
@@ -226,8 +231,8 @@ def child(number: int, size: int, port: int, folder: Path, function, words: tupl
     torch.save(value, folder / f"{number}.pt")
 
 
-def launched(folder: Path, size: int, function, *words) -> tuple[list, str]:
-    """What the processes return, by their numbers, and what all of them print. All must end."""
+def launched(folder: Path, size: int, function, *words, limit: float = 200) -> tuple[list, str]:
+    """What the processes return, by their numbers, and what all of them print. All must end within `limit` seconds."""
     folder.mkdir()
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["test_distributed"])
@@ -240,7 +245,7 @@ def launched(folder: Path, size: int, function, *words) -> tuple[list, str]:
         for process in started:
             process.start()
     for process in started:
-        process.join(200)
+        process.join(limit)
     hanging = [process for process in started if process.is_alive()]
     for process in hanging:
         process.kill()
@@ -433,16 +438,17 @@ class SimpleRun:
 
 
 def test_torchrun_trains_the_run_of_one_process(fake, tiny_bert, one_run, tmp_path):
+    """Started as a plan starts its runs."""
     folder = tmp_path / "two"
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    command = [*launcher, str(REPO / "train_router_mdeberta.py"), *run_command(fake, tiny_bert, folder)]
-    run = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert run.returncode == 0, run.stderr
+    arguments = tuple(run_command(fake, tiny_bert, folder))
+    run = Run(folder, arguments, launcher_of(Namespace(processes=2, accelerate_config=None)))
+    train_all([run], 1)
     assert_same_run(folder, one_run)
-    assert run.stdout.count("Table 1") == 1 and "2 processes share the work" in run.stdout
-    assert json.loads((folder / "results.json").read_text())["processes"] == 2
-    names = sorted(path.name for path in one_run.iterdir())
-    assert sorted(path.name for path in folder.iterdir()) == names
+    printed = run.log.read_text(encoding="utf-8")
+    assert printed.count("Table 1") == 1 and "2 processes share the work" in printed
+    assert json.loads((folder / "results.json").read_text())["processes"] == 2 and run.is_finished()
+    names = {path.name for path in one_run.iterdir()}
+    assert {path.name for path in folder.iterdir()} == names | {"log.txt"}
 
 
 def test_an_evaluation_prints_the_same_tables_once(one_run, tmp_path, capsys):

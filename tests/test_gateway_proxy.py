@@ -102,7 +102,7 @@ def singles(proxy) -> dict[str, Question]:
     image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
     text = {"type": "text", "text": "good-b good-a: what is this?"}
     asked = {
-        "sleep": question("sleep 3 good-a: x"),
+        "sleep": question("sleep 6 good-a: x"),
         "image and text": question([image, text]),
         "image": question([image]),
         "empty": question(" "),
@@ -121,10 +121,10 @@ def singles(proxy) -> dict[str, Question]:
 
 
 def test_a_router_that_is_slow_holds_up_no_other_request(singles):
-    """It sleeps for three seconds; LiteLLM's own time is the bulk of what the named ones take."""
-    assert singles["sleep"].text.startswith("good-a|") and singles["sleep"].answer["seconds"] > 3
+    """All that name a model are answered while it sleeps."""
+    assert singles["sleep"].text.startswith("good-a|") and singles["sleep"].answer["seconds"] > 6
     named = [one.answer["seconds"] for name, one in singles.items() if name.startswith("named")]
-    assert len(named) == 20 and max(named) < 2.5
+    assert len(named) == 20 and max(named) < 6
 
 
 def test_a_request_has_its_own_cost_rate_threshold_and_fallbacks(singles):

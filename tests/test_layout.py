@@ -13,8 +13,8 @@ SCRIPTS = ("train_router_mdeberta", "evaluation_router")
 # own on another floor. Rooms import what is on lower floors, and themselves.
 FLOORS = (
     ("files", "distributed", "choice", "lines", "reading"),  # how anything is written, by whom, read and chosen
-    ("experiment", "deberta", "fonts", "formats", "losses", "meters", "tasks", "download"),  # tools and facts
-    ("ceiling.features", "ceiling.learners", "ceiling.repeats", "report.statistics"),  # mathematics on arrays
+    ("experiment", "deberta", "fonts", "formats", "losses", "meters", "tasks", "texts", "download"),  # tools and facts
+    ("ceiling.features", "ceiling.learners", "ceiling.repeats", "report.statistics", "columns"),  # what is in arrays
     ("config", "cluster_files", "checkpoint_files", "memory"),  # settings; what a folder stands for; chunks that fit
     ("data", "encoders", "onnx_files"),  # what is read
     ("metrics", "model", "denoise", "ceiling.known"),  # what is made of it
@@ -25,7 +25,7 @@ FLOORS = (
     ("training", "benchmark", "importers", "add_llm", "report.summary", "router", "onnx_export"),
     ("baselines", "ceiling", "gateway", "jobs", "explain"),  # routers beside ours, what is possible, many trainings
     ("report", "route_lines"),  # pages and figures of all of them
-    ("plan", "route", "latency"),  # many runs and their report
+    ("plan", "route", "latency", "scale"),  # many runs and their report
 )
 
 

@@ -164,3 +164,17 @@ def test_chunks_cover_all_rows_once():
     pieces = chunks(lengths, SMALL, 64)
     assert sorted(np.concatenate([rows for rows, _ in pieces])) == list(range(100))
     assert all(lengths[rows].max() <= width and len(rows) * width <= 64 for rows, width in pieces if len(rows) > 1)
+
+
+def test_a_large_chunk_ends_before_rows_that_would_be_mostly_padding():
+    """But not a small one: on a CPU, whose chunks are small, nothing is cut otherwise."""
+    lengths = np.array([500, 480, 130, *[60] * 30, *[20] * 31])
+    large = Hardware(CPU, "fp32", tokens=16384, multiple=16)
+    pieces = chunks(lengths, large, 512)
+    assert sorted(np.concatenate([rows for rows, _ in pieces])) == list(range(64))
+    padded = sum(len(rows) * width for rows, width in pieces)
+    assert lengths.sum() / padded > 0.65 and len(pieces) <= 4
+    assert all(len(rows) * width > 2000 for rows, width in pieces[:-1])
+    small = Hardware(CPU, "fp32", tokens=512, multiple=16)
+    for rows, width in chunks(lengths, small, 512)[:-1]:
+        assert len(rows) == max(1, 512 // width)  # as many as fit

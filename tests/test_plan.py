@@ -44,6 +44,27 @@ def planned(path, *flags):
     return variants, {"/".join(run.folder.parts[-2:]): parse_config(run.arguments) for run in runs}
 
 
+def test_several_processes_are_started_by_a_launcher(write, tmp_path, capsys):
+    path, file = write(variants={"a": {}}), tmp_path / "accelerate.yaml"
+    file.write_text("num_processes: 2\n")
+    ways = {
+        (): "python ",
+        ("--processes", "4"): "torchrun --standalone --nproc_per_node 4 ",
+        ("--accelerate_config", str(file)): f"accelerate launch --config_file {file} ",
+    }
+    for flags, beginning in ways.items():
+        assert plan.main(["--plan", str(path), "--seeds", "1", "--dry_run", *flags]) == 0
+        assert capsys.readouterr().out.startswith(f"{beginning}train_router_mdeberta.py --encoder minilm ")
+    wrong = {
+        ("--processes", "0"): "--processes is 0",
+        ("--accelerate_config", "there.yaml"): "there.yaml: no such file",
+        ("--processes", "2", "--accelerate_config", str(file)): "exclude each other",
+    }
+    for flags, reason in wrong.items():
+        assert plan.main(["--plan", str(path), "--dry_run", *flags]) == 2
+        assert reason in capsys.readouterr().err
+
+
 def test_axes_list_values_name_them_or_fill_a_template(write, tmp_path):
     template = {"values": [2, 3], "settings": {"data_paths": ["{runs}/N{value}/a.json"]}}
     template |= {"before": "make {value} {runs}", "creates": "{runs}/N{value}"}

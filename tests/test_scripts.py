@@ -493,6 +493,14 @@ def test_a_dry_run_downloads_and_reports_nothing(commands, name):
     assert calls and all(call[:2] == ["-m", "utils.plan"] and "--dry_run" in call for call in calls)
 
 
+def test_nproc_and_accelerate_config_start_several_processes(commands):
+    """NPROC and ACCELERATE_CONFIG are flags of utils.plan, which test_plan.py tests."""
+    (call,) = commands("router_train.sh", "--dry_run", NPROC="4", ACCELERATE_CONFIG="my file.yaml")
+    assert call[call.index("--processes") :][:4] == ["--processes", "4", "--accelerate_config", "my file.yaml"]
+    (call,) = commands("router_train.sh", "--dry_run")
+    assert call[call.index("--processes") + 1] == "1" and "--accelerate_config" not in call
+
+
 def test_lookahead_with_other_settings_leaves_its_results_alone(bash):
     run = bash(LOOKAHEAD, ["--max_length", "9"])
     assert run.returncode == 2 and "with other settings (--max_length 9)" in run.stderr and "RESULTS" in run.stderr

@@ -80,8 +80,8 @@ def proxy(walked, gateway_python) -> Iterator[Gateway]:
     ]
     with ExitStack() as servers:
         servers.enter_context(served(llms, f"http://127.0.0.1:{backends}", logs / "llms.log", environment))
-        servers.enter_context(served(program, f"{url}/health/liveliness", logs / "proxy.log", environment))
-        yield Gateway(gateway_python, url, environment, logs / "proxy.log")
+        pid = servers.enter_context(served(program, f"{url}/health/liveliness", logs / "proxy.log", environment))
+        yield Gateway(gateway_python, url, environment, logs / "proxy.log", pid)
 
 
 def test_the_gateway_sends_each_question_to_the_llm_that_suits_it(proxy):

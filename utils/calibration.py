@@ -265,6 +265,11 @@ def add(args: Arguments) -> str:
     layers = trained_layers_of(settings)
     model.place(hardware, layers, settings["train_layers"])
     data = reopen_training_set(settings, folder)
+    if model.llms != data.llms:
+        raise ValueError(
+            f"--ckpt {args.ckpt}: its LLMs were changed after training (utils.add_llm), which takes a calibration "
+            "along; add one to the checkpoint of the training run, and change its LLMs again"
+        )
     embedded = None
     rows = held_out_rows(data, settings)
     if rows is not None:

@@ -1,21 +1,25 @@
 """Training files for clustering: find and read them, and write them again, in their own format, with cluster ids."""
 
+import codecs
 import csv
-import hashlib
+import functools
 import io
 import json
 import os
 import re
+import shutil
 import sys
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
+from utils.columns import Numbers
 from utils.files import naming
-from utils.formats import READERS, DataError, is_id, read_bytes, read_rows, shown
+from utils.formats import READERS, DataError, is_id, open_data, read_rows, sha256_of, shown
 from utils.tasks import BY_NAME, TRAIN_ORDER, task_of
 
 # The released training files as they are before clustering.
@@ -86,23 +90,22 @@ def files_in(folder: Path) -> list[str]:
 def read_file(path: str | Path) -> TrainingFile:
     """Read one training file. Raises: DataError that names the file, and the row, for what is missing or wrong."""
     path = Path(path)
-    raw = read_bytes(path)
-    sha256 = hashlib.sha256(raw).hexdigest()
-    rows = read_rows(path, raw)
-    del raw
-    questions, ids, vectors = [], [], []
-    for row in rows:
-        questions.append(row["question"])
-        ids.append(row.get(CLUSTER_ID))
-        if isinstance(row.get("embedding"), np.ndarray):  # all rows of a file have one, or none
-            vectors.append(row["embedding"])
+    questions, ids, vectors, dimensions = [], [], Numbers("f"), 0
+    with open_data(path) as file:
+        sha256 = sha256_of(file)
+        for row in read_rows(path, file, with_scores=False):
+            questions.append(row["question"])
+            ids.append(row.get(CLUSTER_ID))
+            if isinstance(row.get("embedding"), np.ndarray):  # all rows of a file have one, or none
+                vectors.add_array(row["embedding"])
+                dimensions = len(row["embedding"])
     return TrainingFile(
         task=task_of(path),
         path=str(path),
         sha256=sha256,
         questions=questions,
         clusters=np.array(ids, dtype=np.int64) if all(map(is_id, ids)) else None,
-        embeddings=np.stack(vectors) if vectors else None,
+        embeddings=vectors.table(dimensions) if dimensions else None,
     )
 
 
@@ -150,9 +153,10 @@ def ids_of_same_questions(file: TrainingFile, path: Path) -> np.ndarray:
     """
     other = read_file(path)
     if other.clusters is None:
-        ids = [row.get(CLUSTER_ID) for row in read_rows(path, path.read_bytes())]
-        number = next(number for number, value in enumerate(ids) if not is_id(value))
-        raise DataError(f"{path}, row {number}: '{CLUSTER_ID}' must be an integer, found {shown(ids[number])}")
+        with open_data(path) as file:
+            ids = enumerate(row.get(CLUSTER_ID) for row in read_rows(path, file, with_scores=False))
+            number, wrong = next((number, value) for number, value in ids if not is_id(value))
+        raise DataError(f"{path}, row {number}: '{CLUSTER_ID}' must be an integer, found {shown(wrong)}")
     if other.questions != file.questions:
         pairs = enumerate(zip(other.questions, file.questions))
         shorter = min(len(other), len(file))
@@ -203,109 +207,134 @@ def write_clustered(
     Raises: ValueError if a file is there and not `overwrite`; DataError if an input changed since it was read.
     """
     check_output(files, folder, overwrite)
+    for file in files:
+        with open(file.path, "rb") as source:
+            _check_unchanged(file, source)
+    folder.mkdir(parents=True, exist_ok=True)
     contents = {}
     for file, place in zip(files, places):
-        path = Path(file.path)
-        raw = path.read_bytes()
-        if hashlib.sha256(raw).hexdigest() != file.sha256:
-            raise DataError(
-                f"{path}: it changed while it was being clustered, so that the ids may not fit its rows; start again"
-            )
-        contents[folder / path.name] = WRITERS[path.suffix.lower()](raw, ids[place])
-    folder.mkdir(parents=True, exist_ok=True)
+        target = folder / Path(file.path).name
+        contents[target] = functools.partial(_write_with_ids, file, ids[place])
     replace_all(contents)
     return list(contents)
 
 
-def replace_all(contents: Mapping[Path, bytes]) -> None:
-    """Give all files these contents, or none.
+def _write_with_ids(file: TrainingFile, ids: np.ndarray, target: Path) -> None:
+    """Write one file with the ids (N,) of its rows. Raises: DataError if it changed since it was read."""
+    with open(file.path, "rb") as source, target.open("wb") as written:
+        _check_unchanged(file, source)
+        WRITERS[Path(file.path).suffix.lower()](source, written, ids)
 
-    They are written beside their targets and then take their places; if that fails, what was there comes back.
+
+def _check_unchanged(file: TrainingFile, source: BinaryIO) -> None:
+    """Raise DataError if a file, opened again, is not what was read."""
+    if sha256_of(source) != file.sha256:
+        raise DataError(
+            f"{file.path}: it changed while it was being clustered, so that the ids may not fit its rows; start again"
+        )
+
+
+def replace_all(contents: Mapping[Path, Callable[[Path], None]]) -> None:
+    """Give all files new contents, or none.
+
+    They are written beside their targets, each by the function that gets the place to write to, and then take their
+    places; if that fails, what was there comes back.
     """
-    before = {path: path.read_bytes() if path.exists() else None for path in contents}
     parts = {path: path.with_name(f".{path.name}.part") for path in contents}
+    before = {path: path.with_name(f".{path.name}.old") for path in contents}
     replaced: list[Path] = []
     try:
-        for path, content in contents.items():
+        for path, write in contents.items():
             with naming(path):
-                parts[path].write_bytes(content)
+                write(parts[path])
         for path, part in parts.items():
+            if path.exists():
+                os.link(path, before[path])
             replaced.append(path)
             os.replace(part, path)
     except BaseException:
         for path in replaced:
-            if before[path] is None:
-                path.unlink(missing_ok=True)
+            if before[path].exists():
+                os.replace(before[path], path)
             else:
-                parts[path].write_bytes(before[path])
-                os.replace(parts[path], path)
+                path.unlink(missing_ok=True)
         raise
     finally:
-        for part in parts.values():
-            part.unlink(missing_ok=True)
+        for left in (*parts.values(), *before.values()):
+            left.unlink(missing_ok=True)
 
 
 def _with_id(row: dict, number: int) -> str:
     return json.dumps({**row, CLUSTER_ID: int(number)}, ensure_ascii=False)
 
 
-def _json(raw: bytes, ids: np.ndarray) -> bytes:
-    rows = [_with_id(row, number) for row, number in zip(json.loads(raw), ids)]
-    return ("[\n" + ",\n".join(rows) + "\n]\n").encode()
+def _json(source: BinaryIO, written: BinaryIO, ids: np.ndarray) -> None:
+    between = "[\n"
+    for row, number in zip(json.load(source), ids):
+        written.write((between + _with_id(row, number)).encode())
+        between = ",\n"
+    written.write(b"\n]\n")
 
 
-def _json_lines(raw: bytes, ids: np.ndarray) -> bytes:
-    rows = [json.loads(line) for line in raw.splitlines() if line.strip()]
-    return "".join(_with_id(row, number) + "\n" for row, number in zip(rows, ids)).encode()
+def _json_lines(source: BinaryIO, written: BinaryIO, ids: np.ndarray) -> None:
+    lines = (line for line in io.TextIOWrapper(source, "utf-8-sig", newline="") if line.strip(" \t\r\n"))
+    for line, number in zip(lines, ids):
+        written.write((_with_id(json.loads(line), number) + "\n").encode())
 
 
-def _csv(raw: bytes, ids: np.ndarray) -> bytes:
+def _csv(source: BinaryIO, written: BinaryIO, ids: np.ndarray) -> None:
     """The cells as they are, with the line ends of the first line and its byte order mark."""
-    text = raw.decode("utf-8-sig")
-    lines = filter(None, csv.reader(io.StringIO(text, newline=""), strict=True))  # [] is an empty line
-    columns, *lines = lines
+    has_mark = source.read(3) == codecs.BOM_UTF8
+    source.seek(0)
+    text = io.TextIOWrapper(source, "utf-8-sig", newline="")
+    first_line = text.readline()
+    text.seek(0)
+    has_return = any("\r" in cell for line in csv.reader(text, strict=True) for cell in line)
+    text.seek(0)
+    lines = filter(None, csv.reader(text, strict=True))  # [] is an empty line
+    columns = next(lines)
     column = columns.index(CLUSTER_ID) if CLUSTER_ID in columns else len(columns)
-    written = io.StringIO(newline="")
-    first_line = text.splitlines(keepends=True)[0]
-    has_return = any("\r" in cell for line in [columns, *lines] for cell in line)
+    file = io.TextIOWrapper(written, "utf-8-sig" if has_mark else "utf-8", newline="")
     writer = csv.writer(
-        written,
+        file,
         lineterminator="\r\n" if first_line.endswith("\r\n") else "\n",
         quoting=csv.QUOTE_ALL if has_return else csv.QUOTE_MINIMAL,  # the latter may leave a carriage return bare
     )
-    for line, value in zip([columns, *lines], [CLUSTER_ID, *map(str, ids.tolist())]):
-        writer.writerow([*line[:column], value, *line[column + 1 :]])
-    return written.getvalue().encode("utf-8-sig" if raw.startswith(b"\xef\xbb\xbf") else "utf-8")
+    writer.writerow([*columns[:column], CLUSTER_ID, *columns[column + 1 :]])
+    for line, value in zip(lines, ids.tolist()):
+        writer.writerow([*line[:column], str(value), *line[column + 1 :]])
+    file.flush()
+    file.detach()
 
 
-def _parquet(raw: bytes, ids: np.ndarray) -> bytes:
+def _parquet(source: BinaryIO, written: BinaryIO, ids: np.ndarray) -> None:
     import pyarrow  # slow to import, and only these files need it
     from pyarrow import parquet
 
-    table = parquet.read_table(io.BytesIO(raw))
+    table = parquet.read_table(source)
     column = pyarrow.array(ids.astype(np.int64))
     if CLUSTER_ID in table.column_names:
         table = table.set_column(table.column_names.index(CLUSTER_ID), CLUSTER_ID, column)
     else:
         table = table.append_column(CLUSTER_ID, column)
-    written = io.BytesIO()
     parquet.write_table(table, written)
-    return written.getvalue()
 
 
-def _npz(raw: bytes, ids: np.ndarray) -> bytes:
-    with np.load(io.BytesIO(raw), allow_pickle=False) as file:
-        arrays = {name: file[name] for name in file.files}
-    arrays[CLUSTER_ID] = ids.astype(np.int64)
-    written = io.BytesIO()
-    with zipfile.ZipFile(written, "w", zipfile.ZIP_DEFLATED) as members:  # np.savez takes no array called "file"
-        for name, values in arrays.items():
-            with members.open(f"{name}.npy", "w", force_zip64=True) as member:
-                np.lib.format.write_array(member, np.asanyarray(values), allow_pickle=False)
-    return written.getvalue()
+def _npz(source: BinaryIO, written: BinaryIO, ids: np.ndarray) -> None:
+    """The other arrays as they are, copied piece by piece."""
+    with zipfile.ZipFile(source) as old, zipfile.ZipFile(written, "w", zipfile.ZIP_DEFLATED) as new:
+        for info in old.infolist():
+            if info.filename.removesuffix(".npy") == CLUSTER_ID:
+                continue
+            as_before = zipfile.ZipInfo(info.filename)
+            as_before.compress_type = info.compress_type
+            with old.open(info) as member, new.open(as_before, "w", force_zip64=True) as copy:
+                shutil.copyfileobj(member, copy, 2**20)
+        with new.open(f"{CLUSTER_ID}.npy", "w", force_zip64=True) as member:
+            np.lib.format.write_array(member, ids.astype(np.int64), allow_pickle=False)
 
 
-WRITERS: dict[str, Callable[[bytes, np.ndarray], bytes]] = {
+WRITERS: dict[str, Callable[[BinaryIO, BinaryIO, np.ndarray], None]] = {
     ".json": _json,
     ".jsonl": _json_lines,
     ".csv": _csv,

@@ -9,6 +9,10 @@ Writes each file again, in its format and under its name, with a `cluster_id` in
 silhouette and the agreement with ids that were there before. Equal questions are one query. t-SNE and k-means run on
 one thread, so that a seed gives the same ids on any number of cores; the embeddings, and with them the ids, still
 depend on encoder, device and precision.
+
+Of more than MANY queries a sample is mapped and grouped, drawn with the seed; every other query gets the cluster whose
+mean embedding in the sample is nearest to its own. In the space of embeddings k-means then takes mini-batches. The
+report has the size of the sample.
 """
 
 import io
@@ -23,7 +27,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from sklearn.cluster import KMeans
+from sklearn import config_context
+from sklearn.cluster import KMeans, MiniBatchKMeans
 from sklearn.manifold import TSNE
 from sklearn.metrics import adjusted_rand_score, silhouette_score
 from threadpoolctl import threadpool_limits
@@ -52,6 +57,11 @@ PROGRAM = "python -m utils.clustering"
 SPACES = ("tsne", "embedding")
 ITERATIONS = 1000  # of t-SNE
 SILHOUETTE_POINTS = 10_000  # more are drawn from
+MANY = 50_000  # queries; of more a sample is mapped, and k-means takes mini-batches
+SAMPLE = 5_000  # queries of a map of MANY
+MANY_MEMORY = 64  # megabytes of distances at once in the silhouette of MANY; of fewer as many as scikit-learn takes
+MINI_BATCH = 4096
+BLOCK = 65_536  # queries whose nearest centre is looked for at once
 
 
 @dataclass(frozen=True)
@@ -154,6 +164,8 @@ def embeddings_in(files: Sequence[TrainingFile], places: Sequence[np.ndarray]) -
                 "all files must be alike"
             )
     _, first = np.unique(np.concatenate(places), return_index=True)
+    if len(files) == 1 and len(first) == len(files[0]):
+        return files[0].embeddings  # all of them, in their order
     return np.concatenate([file.embeddings for file in files])[first]
 
 
@@ -202,18 +214,51 @@ def kmeans(points: np.ndarray, clusters: int, seed: int) -> np.ndarray:
     Raises: ValueError if clusters is not from 1 to n, or if there are fewer different points.
     """
     check_settings(len(points), clusters, seed)
-    different = len(np.unique(points, axis=0))
+    method = KMeans(clusters, n_init=10, random_state=seed)
+    if len(points) > MANY:
+        method = MiniBatchKMeans(clusters, n_init=10, random_state=seed, batch_size=MINI_BATCH)
+    different = clusters if len(points) > MANY else len(np.unique(points, axis=0))
+    if different >= clusters:
+        with threadpool_limits(1):
+            labels = method.fit_predict(points)
+        different = len(np.unique(labels))
     if different < clusters:
         raise ValueError(
             f"--clusters is {clusters}, but the {len(points)} queries are only {different} different points; "
             f"give at most {different}"
         )
-    with threadpool_limits(1):
-        labels = KMeans(clusters, n_init=10, random_state=seed).fit_predict(points)
+    return largest_first(labels)
+
+
+def largest_first(labels: np.ndarray) -> np.ndarray:
+    """The same clusters (n,), numbered from 0 by size; of equal ones the first in `labels` comes first."""
     _, first, sizes = np.unique(labels, return_index=True, return_counts=True)
     rank = np.empty(len(sizes), dtype=np.int64)
     rank[np.lexsort((first, -sizes))] = np.arange(len(sizes))
     return rank[labels]
+
+
+def draw_sample(count: int, seed: int) -> np.ndarray | None:
+    """Which of `count` queries are mapped, (SAMPLE,) in their order; None for all, up to MANY."""
+    if count <= MANY:
+        return None
+    return np.sort(np.random.default_rng(seed).choice(count, SAMPLE, replace=False))
+
+
+def extended(embeddings: np.ndarray, drawn: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Clusters (n,) of all queries from those of a sample: the others get that of the nearest mean of the sample.
+
+    embeddings: (n, p). drawn: (s,), the queries of the sample. labels: (s,), their clusters from 0.
+    """
+    means = np.stack([embeddings[drawn[labels == label]].mean(axis=0) for label in range(labels.max() + 1)])
+    lengths = (means**2).sum(axis=1)
+    found = np.empty(len(embeddings), dtype=np.int64)
+    with threadpool_limits(1):
+        for start in range(0, len(embeddings), BLOCK):
+            block = embeddings[start : start + BLOCK]
+            found[start : start + len(block)] = (lengths - 2 * block @ means.T).argmin(axis=1)
+    found[drawn] = labels
+    return largest_first(found)
 
 
 # Measures
@@ -225,12 +270,14 @@ def silhouette(points: np.ndarray, ids: np.ndarray) -> float | None:
     Its work is quadratic: of more than SILHOUETTE_POINTS points it is that of so many, drawn with a fixed seed.
     None where it has no meaning: for one cluster, or if every point is alone in its own.
     """
+    memory = MANY_MEMORY if len(ids) > MANY else None
     if len(ids) > SILHOUETTE_POINTS:
         drawn = np.random.default_rng(0).choice(len(ids), SILHOUETTE_POINTS, replace=False)
         points, ids = points[drawn], ids[drawn]
     if not 2 <= len(np.unique(ids)) < len(ids):
         return None
-    return round(float(silhouette_score(points, ids)), 4)
+    with config_context(working_memory=memory):
+        return round(float(silhouette_score(points, ids)), 4)
 
 
 def describe(
@@ -239,6 +286,7 @@ def describe(
     ids: np.ndarray,
     spaces: Mapping[str, np.ndarray],
     given: Sequence[np.ndarray] | None,
+    drawn: np.ndarray | None = None,
 ) -> dict[str, Any]:
     """Sizes and measures of the clusters ids (n,) of the unique queries.
 
@@ -246,6 +294,7 @@ def describe(
         places: for each file the place (N,) of every row among the unique queries.
         spaces: points (n, d) by name; in each the silhouette is computed, over the unique queries.
         given: ids (N,) of each file from before, or None.
+        drawn: (s,), the queries that "tsne" has; None: all.
     Returns: sizes per task and cluster, and adjusted Rand indices (1: the same grouping, 0: as by chance), over the
     rows of the files. The indices with the tasks are controls: how much of a grouping the task alone explains.
     """
@@ -262,7 +311,10 @@ def describe(
         "rows": len(new),
         "unique_queries": len(ids),
         "sizes": sizes,
-        "silhouette": {name: silhouette(points, ids) for name, points in spaces.items()},
+        "silhouette": {
+            name: silhouette(points, ids if name != "tsne" or drawn is None else ids[drawn])
+            for name, points in spaces.items()
+        },
         "adjusted_rand_index": {name: round(float(adjusted_rand_score(*pair)), 4) for name, pair in pairs.items()},
     }
 
@@ -291,9 +343,15 @@ def draw(
     given: Sequence[np.ndarray] | None,
     title: str,
     target: Path,
+    drawn: np.ndarray | None = None,
 ) -> None:
-    """The t-SNE map (n, 2) coloured by cluster and by task, and by the ids given before if there are any."""
+    """The t-SNE map (n, 2) coloured by cluster and by task, and by the ids given before if there are any.
+
+    drawn: (n,), which of the unique queries are on it; None: all.
+    """
     _, first = np.unique(np.concatenate(places), return_index=True)  # the first row of every unique query
+    if drawn is not None:
+        first, ids = first[drawn], ids[drawn]
     tasks = np.repeat(np.arange(len(files)), [len(file) for file in files])[first]
     clusters = ids.max() + 1
     panels = {
@@ -314,6 +372,24 @@ def map_title(queries: int, encoder: str, pooling: str | None, perplexity: float
 
 
 # The command
+
+
+def group(
+    embeddings: np.ndarray, args: Arguments, is_mapped: bool
+) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray | None]:
+    """Points by space, cluster ids (n,) of all queries, and which queries are mapped (None: all, or no map).
+
+    embeddings: (n, p). is_mapped: make the t-SNE map.
+    """
+    drawn = draw_sample(len(embeddings), args.seed) if is_mapped else None
+    spaces = {}
+    if is_mapped:
+        spaces["tsne"] = tsne_map(embeddings if drawn is None else embeddings[drawn], args.seed, args.perplexity)
+    spaces["embedding"] = embeddings
+    ids = kmeans(spaces[args.space], args.clusters, args.seed)
+    if args.space == "tsne" and drawn is not None:
+        ids = extended(embeddings, drawn, ids)
+    return spaces, ids, drawn
 
 
 def cluster(args: Arguments, words: Sequence[str]) -> dict[str, Any]:
@@ -343,9 +419,7 @@ def cluster(args: Arguments, words: Sequence[str]) -> dict[str, Any]:
         encoder = load_encoder(source, args.encoder.pooling, args.encoder.max_length)
         pooling = encoder.pooling
         embeddings = embed_queries(texts, encoder, hardware, args.hardware.cache_dir)
-    spaces = {"tsne": tsne_map(embeddings, args.seed, args.perplexity)} if is_mapped else {}
-    spaces["embedding"] = embeddings
-    ids = kmeans(spaces[args.space], args.clusters, args.seed)
+    spaces, ids, drawn = group(embeddings, args, is_mapped)
 
     name = Path(source).name if Path(source).is_absolute() else source
     result = {
@@ -356,17 +430,21 @@ def cluster(args: Arguments, words: Sequence[str]) -> dict[str, Any]:
         "pooling": pooling,
         "max_length": args.encoder.max_length,
         "seed": args.seed,
-        **describe(files, places, ids, spaces, given),
+        **describe(files, places, ids, spaces, given, drawn),
         "files": [{"task": file.task, "path": file.path, "rows": len(file), "sha256": file.sha256} for file in files],
         "given": str(args.compare) if args.compare else "inputs" if given else None,
         "device": hardware.describe(),
         "command": f"{PROGRAM} {shlex.join(words)}",
     }
+    if drawn is not None:
+        result["mapped_queries"] = len(drawn)
+    if args.space == "embedding" and len(texts) > MANY:
+        result["mini_batch"] = MINI_BATCH
     with locked(args.output):  # of two at once, the second replaces what the first wrote, or refuses to
         write_clustered(files, places, ids, args.output, args.overwrite)
         if args.figure:
-            title = map_title(len(texts), name, pooling, args.perplexity, args.seed)
-            draw(files, places, spaces["tsne"], ids, given, title, args.figure)
+            title = map_title(len(spaces["tsne"]), name, pooling, args.perplexity, args.seed)
+            draw(files, places, spaces["tsne"], ids, given, title, args.figure, drawn)
         result["seconds"] = round(time.monotonic() - begun, 1)
         if args.report:
             write_json(args.report, result)

@@ -1,20 +1,22 @@
 """Routing data: read and check the score files, and join LLMs by name."""
 
-import hashlib
 import math
+import shutil
 import sys
-from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
+from utils.columns import Folder, Memory, Numbers
 from utils.config import DataConfig
-from utils.formats import DataError, is_id, read_bytes, read_rows, shown
+from utils.files import locked
+from utils.formats import LARGE, Block, DataError, check_question, is_id, open_data, read_parts, sha256_of, shown
 from utils.reading import cut, reading
 from utils.tasks import KINDS, kind_of, task_of
+from utils.texts import Texts, digests_of, numbers, question_numbers, take
 
 
 @dataclass
@@ -22,7 +24,7 @@ class RoutingData:
     """Queries of one task and the score of every LLM on each.
 
     kind: "probability" or "multi_attempt".
-    questions: N strings.
+    questions: N strings; a list, or `Texts` of a large file.
     scores: (N, T) float32 in [0, 1], columns in the order of `llms`.
     clusters: (N,) int64, or None where the file has none.
     sha256: of the file, as read.
@@ -35,7 +37,7 @@ class RoutingData:
 
     task: str
     kind: str
-    questions: list[str]
+    questions: Sequence[str]
     scores: np.ndarray
     llms: tuple[str, ...]
     clusters: np.ndarray | None = None
@@ -44,18 +46,18 @@ class RoutingData:
     costs: np.ndarray | None = None
     left_out: int = 0
     embeddings: np.ndarray | None = None
-    whole: list[str] | None = None
+    whole: Sequence[str] | None = None
 
     def __len__(self) -> int:
         return len(self.questions)
 
     @property
-    def inputs(self) -> list[str] | np.ndarray:
+    def inputs(self) -> Sequence[str] | np.ndarray:
         """What an encoder gets: the questions, or the embeddings where there is no text."""
         return self.questions if self.embeddings is None else self.embeddings
 
     @property
-    def identity(self) -> list[str]:
+    def identity(self) -> Sequence[str]:
         """What tells two queries apart: the whole questions, since those of a task may begin alike."""
         return self.questions if self.whole is None else self.whole
 
@@ -65,14 +67,16 @@ class RoutingData:
         for name in ("scores", "costs", "clusters", "embeddings"):
             values = getattr(self, name)
             chosen[name] = None if values is None else values[index]
-        whole = None if self.whole is None else [self.whole[i] for i in index]
-        return replace(self, questions=[self.questions[i] for i in index], whole=whole, **chosen)
+        whole = None if self.whole is None else take(self.whole, index)
+        return replace(self, questions=take(self.questions, index), whole=whole, **chosen)
 
     def for_llms(self, llms: Sequence[str]) -> "RoutingData":
         """The same queries with the columns of `llms`, by name, in their order.
 
         Raises: DataError for a name that the file has no scores for.
         """
+        if tuple(llms) == self.llms:
+            return self
         missing = [name for name in llms if name not in self.llms]
         if missing:
             raise DataError(f"{self.path}: no scores for {', '.join(missing)}; it has {', '.join(self.llms)}")
@@ -113,6 +117,7 @@ def load(
     missing: str = "error",
     characters: int | None = None,
     keep: str = "last",
+    cache: Path | None = None,
 ) -> RoutingData:
     """Read one file of `{"question", "scores", "costs", "cluster_id"}` rows and check every row.
 
@@ -127,33 +132,68 @@ def load(
         characters: keep that many of each question; None keeps all.
         keep: one of ENDS. RouterBench's prompts begin with examples that may be the same for a whole task, and the
             question comes last. The released code keeps the first characters.
+        cache: folder in which the columns of a large file (LARGE bytes or more) are kept, to be mapped into memory; or
+            None: they are in memory.
     Raises: DataError that names file and row.
     """
     path = Path(path)
-    raw = read_bytes(path)
-    task = task_of(path)
-    kind = _checked_kind(path, task, kind or kind_of(task), flag)
-    sha256 = hashlib.sha256(raw).hexdigest()
-    rows = read_rows(path, raw)
-    del raw  # the rows need no more than their text
-    columns = _Columns(path, need_clusters, missing)
-    for row in rows:
-        columns.add(row)
-    whole = columns.questions
+    with open_data(path) as file:
+        task = task_of(path)
+        kind = _checked_kind(path, task, kind or kind_of(task), flag)
+        sha256 = sha256_of(file)
+        if cache is not None and path.stat().st_size >= LARGE:
+            columns = _kept_columns(path, file, sha256, need_clusters, missing, Path(cache))
+        else:
+            columns = _Columns(path, need_clusters, missing)
+            columns.read(file)
+    whole = columns.questions.all()
     data = RoutingData(
         task=task,
         kind=kind,
-        questions=[cut(question, characters, keep) for question in whole],
-        scores=columns.table(columns.scores, np.float32),
+        questions=_cut_all(whole, characters, keep),
+        scores=columns.table(columns.scores),
         llms=columns.llms,
-        clusters=None if columns.clusters is None else np.array(columns.clusters, dtype=np.int64),
+        clusters=None if columns.clusters is None else columns.clusters.table(None),
         path=str(path),
         sha256=sha256,
-        costs=None if columns.costs is None else columns.table(columns.costs, np.float64),
-        embeddings=np.stack(columns.embeddings) if columns.embeddings else None,
+        costs=None if columns.costs is None else columns.table(columns.costs),
+        embeddings=None if columns.embeddings is None else columns.embeddings.table(columns.dimensions),
         whole=whole if characters else None,
     )
     return _without_gaps(data)
+
+
+def _cut_all(questions: Sequence[str], characters: int | None, keep: str) -> Sequence[str]:
+    """The `characters` of every question, see `cut`; what is whole is given back as it is."""
+    if not characters:
+        return questions
+    if isinstance(questions, Texts):
+        return questions.cut(characters, keep)
+    return [cut(question, characters, keep) for question in questions]
+
+
+def _kept_columns(
+    path: Path, file: BinaryIO, sha256: str, need_clusters: bool, missing: str, cache: Path
+) -> "_Columns":
+    """The columns of a large file, mapped from a folder of the cache that is named by its content.
+
+    They are read from the file if they are not there, or if clusters are needed and not there: that is the error.
+    Another process that wants the same file waits.
+    """
+    folder = cache / f"data-{sha256[:32]}-{path.suffix.lower()[1:]}-{missing}"
+    folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder):
+        columns = _Columns(path, need_clusters, missing, Folder(folder))
+        if columns.restore() and not (need_clusters and columns.clusters is None):
+            return columns
+        columns = _Columns(path, need_clusters, missing, Folder(folder))
+        try:
+            columns.read(file)
+            columns.save()
+        except BaseException:
+            shutil.rmtree(folder)
+            raise
+    return columns
 
 
 class _Columns:
@@ -161,18 +201,86 @@ class _Columns:
 
     scores: as many numbers as LLMs for each row, end to end. costs: likewise, NaN where a row has none; None while no
     row has any. clusters: the id of each row; None as soon as one has none. NaN is a gap, see `_without_gaps`.
+    embeddings: `dimensions` numbers for each row, or None for text. place: where columns are made.
     """
 
-    def __init__(self, path: Path, need_clusters: bool, missing: str):
+    def __init__(self, path: Path, need_clusters: bool, missing: str, place: Memory | None = None):
         self.path, self.need_clusters, self.missing = path, need_clusters, missing
+        self.place = place or Memory()
         self.number = 0  # of the row that is read
         self.llms: tuple[str, ...] = ()
         self.names: set[str] = set()  # of the LLMs
-        self.questions: list[str] = []
-        self.scores = array("f")
-        self.costs: array | None = None
-        self.clusters: array | None = array("q")
-        self.embeddings: list[np.ndarray] = []
+        self.questions = self.scores = self.clusters = self.costs = self.embeddings = None
+        self.dimensions = 0
+
+    def read(self, file: BinaryIO) -> None:
+        """Read all rows. Raises: DataError that names the file and the row."""
+        self.questions, self.scores = self.place.texts(), self.place.numbers("scores", "f")
+        self.clusters = self.place.numbers("clusters", "q")
+        for part in read_parts(self.path, file):
+            if isinstance(part, Block):
+                self.add_block(part)
+            else:
+                check_question(self.path, self.number, part)
+                self.add(part)
+
+    def add_block(self, block: Block) -> None:
+        """Add some rows at once if they are as they must be; else one by one, so that the bad one is named."""
+        if not self._is_good(block):
+            for row in block.rows(True):
+                check_question(self.path, self.number, row)
+                self.add(row)
+            return
+        if not self.llms:
+            self._check_llms(dict.fromkeys(block.llms))
+        if block.costs is not None and self.costs is None:
+            self.costs = self.place.numbers("costs", "d")
+        self.scores.add_array(block.scores)
+        if block.costs is not None:
+            self.costs.add_array(block.costs)
+        if block.clusters is None:
+            self.clusters = None
+        elif self.clusters is not None:
+            self.clusters.add_array(block.clusters)
+        if block.embeddings is not None:
+            self._add_embeddings(block.embeddings)
+        self.questions.add(block.questions)
+        self.number += len(block.questions)
+
+    def _is_good(self, block: Block) -> bool:
+        """Whether all rows of a block would be added without an error or a gap."""
+        have_costs = block.costs is not None
+        if block.scores is None or not block.llms or (self.number and have_costs != (self.costs is not None)):
+            return False
+        if self.need_clusters and block.clusters is None:
+            return False
+        if not all(isinstance(question, str) and question.strip() for question in block.questions):
+            return False
+        costs_are_good = not have_costs or bool(((block.costs >= 0) & (block.costs <= sys.float_info.max)).all())
+        return costs_are_good and bool(((block.scores >= 0) & (block.scores <= 1)).all())
+
+    def _add_embeddings(self, vectors: np.ndarray) -> None:
+        """Add embeddings (n, p)."""
+        if self.embeddings is None:
+            self.embeddings, self.dimensions = self.place.numbers("embeddings", "f"), vectors.shape[1]
+        self.embeddings.add_array(vectors)
+
+    def save(self) -> None:
+        """Keep the columns, which are those of a `Folder`, for the next run."""
+        names = [name for name in ("clusters", "costs", "embeddings") if getattr(self, name) is not None]
+        self.place.save({"llms": self.llms, "dimensions": self.dimensions, "columns": names})
+
+    def restore(self) -> bool:
+        """Take the columns that an earlier run kept; whether they were there."""
+        noted = self.place.read()
+        if noted is None:
+            return False
+        about = noted["about"]
+        self.llms, self.dimensions = tuple(about["llms"]), about["dimensions"]
+        self.questions, self.scores = self.place.kept_texts(noted), self.place.kept_numbers(noted, "scores")
+        for name in about["columns"]:
+            setattr(self, name, self.place.kept_numbers(noted, name))
+        return True
 
     def add(self, row: Mapping[str, Any]) -> None:
         """Add a row. Raises: DataError that names it, for what it lacks or what is wrong."""
@@ -180,24 +288,24 @@ class _Columns:
         in_known_order = scores and isinstance(scores, dict) and tuple(scores) == self.llms
         if not in_known_order:
             self._check_llms(scores)
-        self.scores.fromlist(self._numbers(scores, "score", 1))
+        self.scores.add(self._numbers(scores, "score", 1))
         if self.costs is not None or row.get("costs") is not None:
             self._add_costs(row)
         cluster = row.get("cluster_id")
         if self.need_clusters and not is_id(cluster):
             raise self._no_cluster(cluster)
         if self.clusters is not None and is_id(cluster):
-            self.clusters.append(cluster)
+            self.clusters.add([cluster])
         else:
             self.clusters = None
         if isinstance(row.get("embedding"), np.ndarray):  # all rows of a file have one, or none
-            self.embeddings.append(row["embedding"])
-        self.questions.append(row["question"])
+            self._add_embeddings(row["embedding"][None])
+        self.questions.add([row["question"]])
         self.number += 1
 
-    def table(self, values: array, dtype: type) -> np.ndarray:
+    def table(self, values: Numbers) -> np.ndarray:
         """The values as (N, T)."""
-        return np.array(values, dtype=dtype).reshape(-1, len(self.llms))
+        return values.table(len(self.llms))
 
     def _error(self, problem: str) -> DataError:
         return DataError(f"{self.path}, row {self.number}: {problem}")
@@ -216,7 +324,7 @@ class _Columns:
     def _add_costs(self, row: Mapping[str, Any]) -> None:
         """Add the costs of a row, a gap for every LLM where it has none; so have all rows before the first costs."""
         if self.costs is None:
-            self.costs = array("d")
+            self.costs = self.place.numbers("costs", "d")
             number = self.number
             for self.number in range(number):
                 self._add_costs({})
@@ -226,7 +334,7 @@ class _Columns:
             raise self._error(
                 f"'costs' must map each LLM with a score to its cost in US dollars, found {shown(prices)}"
             )
-        self.costs.fromlist(self._numbers(prices, "cost", sys.float_info.max))
+        self.costs.add(self._numbers(prices, "cost", sys.float_info.max))
 
     def _numbers(self, values: Mapping[str, Any], what: str, most: float) -> list[float]:
         """The values of all LLMs, from 0 to `most`; NaN for None where rows with a gap will be dropped."""
@@ -263,12 +371,15 @@ def _without_gaps(data: RoutingData) -> RoutingData:
 
     Raises: DataError if nothing is left.
     """
+    has_gap = np.isnan(data.scores.sum(axis=1))  # without a table of its own for each cell
+    if data.costs is not None:
+        with np.errstate(over="ignore"):
+            has_gap |= np.isnan(data.costs.sum(axis=1))
+    if not has_gap.any():
+        return data
     gaps = {"scores": np.isnan(data.scores)}
     if data.costs is not None:
         gaps["costs"] = np.isnan(data.costs)
-    has_gap = np.concatenate(list(gaps.values()), axis=1).any(axis=1)
-    if not has_gap.any():
-        return data
     counts = [f"{gap.sum()} {name} in {gap.any(axis=1).sum()} rows" for name, gap in gaps.items()]
     summary = (
         f"{data.path}: {has_gap.sum()} of {len(data)} rows left out (--missing_cells drop), empty cells: "
@@ -336,15 +447,16 @@ def check_choice(data: RoutingData) -> None:
 
 def _note_contradictions(data: RoutingData) -> None:
     """Say on stderr how many questions have several rows with different scores. All their rows count."""
-    if len(set(data.identity)) == len(data):
+    number = question_numbers(data.identity)
+    count = number.max() + 1
+    if count == len(data):
         return
-    first: dict[str, int] = {}
-    contradicted = set()
-    for number, question in enumerate(data.identity):
-        other = first.setdefault(question, number)
-        if other != number and not np.array_equal(data.scores[other], data.scores[number]):
-            contradicted.add(question)
-    if contradicted:
+    first = np.full(count, len(data))
+    np.minimum.at(first, number, np.arange(len(data)))
+    repeats = np.flatnonzero(first[number] != np.arange(len(data)))
+    is_other = (data.scores[repeats] != data.scores[first[number[repeats]]]).any(axis=1)
+    contradicted = np.unique(number[repeats[is_other]])
+    if len(contradicted):
         print(
             f"note: {data.path}: {len(contradicted)} of its questions stand in several rows with different scores; "
             "each row counts",
@@ -373,12 +485,13 @@ def check_alike(files: Sequence[RoutingData]) -> None:
     embedding_size(files)
 
 
-def load_tests(config: DataConfig, llms: Sequence[str]) -> list[RoutingData]:
+def load_tests(config: DataConfig, llms: Sequence[str], cache: Path | None = None) -> list[RoutingData]:
     """The test files of a run, for a router of these LLMs, checked before hours are spent on training.
 
+    cache: as for `load`.
     Raises: DataError for bad files, a task that occurs twice, or LLMs that training or another test file has not.
     """
-    options = reading_of(config)
+    options = {**reading_of(config), "cache": cache}
     names = ("--test_data_paths", "--test_data_type")
     tests = load_all(config.test_data_paths, config.test_data_type, names, **options)
     if config.final_eval_data_paths:
@@ -419,12 +532,12 @@ def count_training_questions(tests: Sequence[RoutingData], files: Iterable[Routi
 
     Whole questions count. Test files with none are left out.
     """
-    known: set[str] = set()
-    for data in files:
-        known.update(data.identity)
+    known = [digests_of(data.identity) for data in files]
     counts = {}
     for data in tests:
-        if count := len(known.intersection(data.identity)):
+        group = numbers(np.concatenate([*known, digests_of(data.identity)]))
+        count = len(np.intersect1d(group[: -len(data)], group[-len(data) :]))
+        if count:
             counts[data.path] = count
             print(f"note: {data.path}: {count} of its questions stand in the training files, too", file=sys.stderr)
     return counts

@@ -6,6 +6,7 @@ import importlib.util
 import re
 import sys
 import zlib
+from array import array
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -45,6 +46,8 @@ POOLINGS = ("first", "mean")
 BERTS = ("bert", "roberta", "xlm-roberta")  # models whose attention takes a mask of four dimensions as it is
 # The largest whole number that a configuration of an encoder may have: of what is made one by one, and of all else.
 LARGEST_OF, LARGEST = {"num_hidden_layers": 1000, "num_labels": 2**16}, 2**20
+ENOUGH = 2048  # tokens that keep a GPU busy: only beyond them does a chunk's padding cost more than another chunk
+TOKENIZED = 4096  # questions at once: a tokenizer keeps some hundred bytes for each token of them
 CACHED = 1024  # queries in one file of the cache: what an interruption may lose
 UNEVEN = 1.25  # the most that one of several processes may have of the mean work of all
 logging.disable_progress_bar()  # loading takes a second; the bars that matter are ours
@@ -190,12 +193,13 @@ class Encoder(nn.Module):
 
     def tokenize(self, questions: Sequence[str]) -> Ragged:
         """Token ids of all questions, once, truncated on the left to max_length."""
-        encoded = self.tokenizer(
-            list(questions), truncation=True, max_length=self.max_length, return_attention_mask=False
-        )
-        rows = encoded["input_ids"]
-        tokens = torch.tensor([token for row in rows for token in row], dtype=torch.int32)
-        return Ragged(tokens, np.array([len(row) for row in rows], dtype=np.int64))
+        options = {"truncation": True, "max_length": self.max_length, "return_attention_mask": False}
+        tokens, lengths = array("i"), array("q")
+        for start in range(0, len(questions), TOKENIZED):
+            for row in self.tokenizer(list(questions[start : start + TOKENIZED]), **options)["input_ids"]:
+                tokens.fromlist(row)
+                lengths.append(len(row))
+        return Ragged(torch.from_numpy(np.array(tokens)), np.array(lengths))
 
     def place(self, hardware: Hardware) -> None:
         """Move to the device.
@@ -278,7 +282,7 @@ def chunks(lengths: np.ndarray, hardware: Hardware, limit: int) -> list[tuple[np
     """Cut rows into chunks of similar length, longest first: (row positions, width).
 
     A width is the longest row's length rounded up to `hardware.multiple`, at most `limit`. A chunk has at most
-    `hardware.tokens` tokens, but at least one row.
+    `hardware.tokens` tokens, but at least one row. With ENOUGH it ends before rows of less than half the width.
     """
     order = np.argsort(-lengths, kind="stable")
     pieces = []
@@ -287,6 +291,8 @@ def chunks(lengths: np.ndarray, hardware: Hardware, limit: int) -> list[tuple[np
         multiples = -(-longest // hardware.multiple)  # rounded up
         width = min(multiples * hardware.multiple, limit)
         size = max(1, hardware.tokens // width)
+        at_least_half = int((lengths[order] > width / 2).sum())
+        size = min(size, max(at_least_half, -(-ENOUGH // width)))
         pieces.append((order[:size], width))
         order = order[size:]
     return pieces

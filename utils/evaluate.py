@@ -19,6 +19,9 @@ from utils.metrics import accuracy, averages, earned, references, shares
 from utils.model import RouterDC
 from utils.tasks import TRAIN_ORDER
 
+MANY = 65_536  # queries; more are routed in blocks, whose similarities alone are in memory
+BLOCK = 8192
+
 
 def check_kinds(tests: Sequence[RoutingData], kinds: Mapping[str, str]) -> None:
     """Raise DataError if a test file is read with another score kind than its task has in training.
@@ -50,12 +53,17 @@ def route(
     """
     was_training = model.training
     model.eval()
+    rows = np.arange(len(queries)) if rows is None else rows
+    size = BLOCK if len(rows) > MANY else max(1, len(rows))
+    picks = [np.empty(0, dtype=np.int64)]
     try:
-        similarity = model(queries.embed(rows, progress))[1]  # (N, T)
-        check_finite(similarity.cpu().numpy())
-        return similarity[:, model.columns(llms)].argmax(dim=1).cpu().numpy()
+        for start in range(0, len(rows), size):
+            similarity = model(queries.embed(rows[start : start + size], progress))[1]  # (n, T)
+            check_finite(similarity.cpu().numpy())
+            picks.append(similarity[:, model.columns(llms)].argmax(dim=1).cpu().numpy())
     finally:
         model.train(was_training)
+    return np.concatenate(picks)
 
 
 def evaluate(
@@ -138,7 +146,7 @@ def charge(picks: Mapping[str, np.ndarray], tests: Sequence[RoutingData], cost_r
     """
     rows = {"router": picks}
     for column, llm in enumerate(tests[0].llms):
-        rows[llm] = {data.task: np.full(len(data), column) for data in tests}
+        rows[llm] = {data.task: np.broadcast_to(column, len(data)) for data in tests}
     costs: dict[str, dict[str, float]] = {row: {} for row in rows}
     utilities: dict[str, dict[str, float]] = {row: {} for row in rows}
     for data in tests:

@@ -1,7 +1,9 @@
 """Data files in every format, row by row: `{"question", "scores", "costs", "cluster_id"}`.
 
-Rows are made one by one, so that a file's rows are never held together as objects. What a library raises for a damaged
-file becomes a DataError where that library is called. `utils.data` checks what the rows hold.
+Rows are made one by one, so that a file's rows are never held together as objects; of a JSON array the text is held, of
+all other formats a piece. Where a format has columns of numbers (parquet, .npz), some rows come together as a Block.
+What a library raises for a damaged file becomes a DataError where that library is called. `utils.data` checks what the
+rows hold.
 """
 
 import ast
@@ -11,17 +13,20 @@ import hashlib
 import io
 import json
 import math
+import mmap
 import re
 import reprlib
 import zipfile
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
 if TYPE_CHECKING:
+    from pyarrow import RecordBatch
     from pyarrow.parquet import ParquetFile
 
 COST, ANSWER = "|total_cost", "|model_response"  # endings of RouterBench's further columns of each LLM
@@ -46,7 +51,9 @@ ARRAYS = {  # of a .npz file: kinds of numpy's types, in words
     "llms": ("U", "strings"),
     "cluster_id": ("fiu", "numbers"),
 }
-ROWS_AT_ONCE = 1024  # of a parquet file
+ROWS_AT_ONCE = 1024  # of a parquet file, or of a large .npz file
+BYTES_AT_ONCE = 2**20
+LARGE = 2**26  # bytes; arrays of such files are read piece by piece
 csv.field_size_limit(2**31 - 1)  # RouterBench keeps whole answers in its cells
 
 
@@ -81,20 +88,61 @@ def prompt_text(value: Any) -> str:
     return value
 
 
-def _text(path: Path, raw: bytes) -> str:
+@dataclass(frozen=True)
+class Block:
+    """Some rows of a file that has columns.
+
+    questions: n values that should be texts. llms: T names. scores: (n, T) numbers, or None where a column has
+    anything else. costs: (n, T) float64, clusters: (n,) integers, embeddings: (n, p) float32, each None where the file
+    has none. rows: makes the same rows one by one, with or without scores and costs.
+    """
+
+    rows: Callable[[bool], Iterator[dict[str, Any]]]
+    questions: list[Any]
+    llms: tuple[str, ...]
+    scores: np.ndarray | None = None
+    costs: np.ndarray | None = None
+    clusters: np.ndarray | None = None
+    embeddings: np.ndarray | None = None
+
+
+UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+
+
+def _not_utf8(path: Path, what: str) -> DataError:
+    return DataError(f"{path}: not a text in UTF-8 {what}; save it as UTF-8")
+
+
+def _text(path: Path, file: BinaryIO) -> str:
     """The text of a file. Raises: DataError unless it is UTF-8, with or without a byte order mark."""
-    if b"\0" in raw or raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        raise DataError(f"{path}: not a text in UTF-8 but in UTF-16, or with zero bytes; save it as UTF-8")
-    try:
-        return raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not a text in UTF-8 ({error}); save it as UTF-8") from None
+    if not file.read(1):
+        return ""
+    with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as raw:
+        if raw.find(b"\0") >= 0 or raw[:2] in UTF16:
+            raise _not_utf8(path, "but in UTF-16, or with zero bytes")
+        try:
+            return str(raw, "utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise _not_utf8(path, f"({error})") from None
 
 
-def _lines(path: Path, raw: bytes) -> io.TextIOWrapper:
-    """The lines of a file with their ends. Raises: DataError as `_text`."""
-    _text(path, raw)
-    return io.TextIOWrapper(io.BytesIO(raw), encoding="utf-8-sig", newline="")
+def _lines(path: Path, file: BinaryIO) -> io.TextIOWrapper:
+    """The lines of a file with their ends, read as they are asked for. Raises: DataError unless it is all UTF-8."""
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    read = 0
+    while piece := file.read(BYTES_AT_ONCE):
+        if b"\0" in piece or (read == 0 and piece[:2] in UTF16):
+            raise _not_utf8(path, "but in UTF-16, or with zero bytes")
+        begins = read - len(decoder.getstate()[0])
+        read += len(piece)
+        try:
+            decoder.decode(piece)
+        except UnicodeDecodeError as error:
+            raise _not_utf8(path, f"(byte {begins + error.start}: {error.reason})") from None
+    if decoder.getstate()[0]:
+        raise _not_utf8(path, f"(byte {read - len(decoder.getstate()[0])}: unexpected end of data)")
+    file.seek(0)
+    return io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -120,9 +168,8 @@ def _check_halves(value: Any) -> None:
     json.dumps(value, ensure_ascii=False).encode()
 
 
-def _json(path: Path, raw: bytes) -> Iterator[Any]:
-    text = _text(path, raw)
-    del raw
+def _json(path: Path, file: BinaryIO) -> Iterator[Any]:
+    text = _text(path, file)
     mark = LIST_BEGINS.match(text)
     if mark is None:
         raise _no_list(path, text)
@@ -158,8 +205,8 @@ def _no_list(path: Path, text: str) -> DataError:
     return DataError(f"{path}: expected a list of at least one row, found {type(value).__name__}")
 
 
-def _json_lines(path: Path, raw: bytes) -> Iterator[Any]:
-    for number, line in enumerate(_lines(path, raw), 1):
+def _json_lines(path: Path, file: BinaryIO) -> Iterator[Any]:
+    for number, line in enumerate(_lines(path, file), 1):
         line = line.strip(" \t\r\n")
         if not line:
             continue
@@ -172,17 +219,17 @@ def _json_lines(path: Path, raw: bytes) -> Iterator[Any]:
         yield row
 
 
-def _csv(path: Path, raw: bytes) -> Iterator[dict]:
-    lines = _csv_lines(path, raw)
+def _csv(path: Path, file: BinaryIO) -> Iterator[dict]:
+    lines = _csv_lines(path, file)
     columns = next(lines, [])
     if len(columns) == 1 and re.search("[;\t]", columns[0]):
         raise DataError(f"{path}: a single column, {shown(columns[0])}; columns must be separated by commas")
     return table_rows(path, columns, lines)
 
 
-def _csv_lines(path: Path, raw: bytes) -> Iterator[list[str]]:
+def _csv_lines(path: Path, file: BinaryIO) -> Iterator[list[str]]:
     """The cells of each line, the names of the columns first; empty lines are left out."""
-    reader = csv.reader(_lines(path, raw), strict=True)
+    reader = csv.reader(_lines(path, file), strict=True)
     try:
         yield from filter(None, reader)
     except csv.Error as error:
@@ -191,7 +238,7 @@ def _csv_lines(path: Path, raw: bytes) -> Iterator[list[str]]:
         ) from None
 
 
-def _parquet(path: Path, raw: bytes) -> Iterator[dict]:
+def _parquet(path: Path, file: BinaryIO) -> Iterator[Block]:
     try:
         from pyarrow import parquet  # slow to import, and only these files need it
     except ImportError:
@@ -199,20 +246,72 @@ def _parquet(path: Path, raw: bytes) -> Iterator[dict]:
             f"{path}: reading .parquet needs pyarrow; `pip install -r requirements.txt`, or write a CSV file"
         ) from None
     try:
-        file = parquet.ParquetFile(io.BytesIO(raw))
-        columns = file.schema_arrow.names
+        table = parquet.ParquetFile(file)
+        columns = table.schema_arrow.names
     except Exception as error:  # whatever a damaged file makes of pyarrow
         raise _damaged_parquet(path, error) from None
-    return table_rows(path, columns, _parquet_lines(path, file))
+    llms, priced = _llms_of(path, columns)
+    for batch in _batches(path, table):
+        yield _block(path, batch, llms, priced)
 
 
-def _parquet_lines(path: Path, file: "ParquetFile") -> Iterator[tuple]:
-    """The cells of each row."""
+def _batches(path: Path, table: "ParquetFile") -> Iterator["RecordBatch"]:
+    """Some rows at a time."""
     try:
-        for batch in file.iter_batches(ROWS_AT_ONCE):
-            yield from zip(*[column.to_pylist() for column in batch.columns])
+        yield from table.iter_batches(ROWS_AT_ONCE)
     except Exception as error:
         raise _damaged_parquet(path, error) from None
+
+
+def _block(path: Path, batch: "RecordBatch", llms: list[str], priced: list[str]) -> Block:
+    """A piece of a parquet file. Raises: DataError for text that is damaged."""
+    columns = batch.schema.names
+
+    def rows(with_scores: bool) -> Iterator[dict[str, Any]]:
+        chosen = batch if with_scores else batch.select([name for name in columns if name in NOT_LLMS])
+        try:
+            cells = zip(*[column.to_pylist() for column in chosen.columns])
+        except Exception as error:
+            raise _damaged_parquet(path, error) from None
+        with_costs = priced if with_scores else []
+        return _table_rows(path, chosen.schema.names, cells, llms if with_scores else [], with_costs)
+
+    try:
+        if "question" in columns:
+            questions = batch.column("question").to_pylist()
+        else:
+            questions = [prompt_text(value) for value in batch.column("prompt").to_pylist()]
+    except Exception as error:
+        raise _damaged_parquet(path, error) from None
+    scores = _numbers_of(batch, llms)
+    costs = _numbers_of(batch, [llm + COST for llm in llms]) if priced else None
+    clusters = None
+    if "cluster_id" in columns:
+        clusters = _numbers_of(batch, ["cluster_id"])
+    is_plain = (costs is not None or not priced) and ("cluster_id" not in columns or _are_whole(clusters))
+    return Block(
+        rows=rows,
+        questions=questions,
+        llms=tuple(llms),
+        scores=scores if is_plain else None,
+        costs=costs,
+        clusters=clusters[:, 0] if is_plain and clusters is not None else None,
+    )
+
+
+def _are_whole(ids: np.ndarray | None) -> bool:
+    return ids is not None and ids.dtype.kind in "iu"
+
+
+def _numbers_of(batch: "RecordBatch", names: Sequence[str]) -> np.ndarray | None:
+    """Columns of a parquet file as (n, k); None if one is not of plain numbers, or has an empty cell."""
+    columns = [batch.column(name) for name in names]
+    types = {str(column.type) for column in columns}
+    if not columns or not types <= {"double", "float", "int64", "int32", "int16", "int8", "uint8", "uint16", "uint32"}:
+        return None
+    if any(column.null_count for column in columns):
+        return None
+    return np.stack([column.to_numpy() for column in columns], axis=1)
 
 
 def _damaged_parquet(path: Path, error: Exception) -> DataError:
@@ -256,6 +355,12 @@ def table_rows(path: str | Path, columns: Sequence[str], lines: Iterable[Sequenc
         lines: the cells of each row.
     Raises: DataError for columns that are no such table, or a row with more or fewer cells.
     """
+    llms, priced = _llms_of(path, columns)
+    return _table_rows(path, columns, lines, llms, priced)
+
+
+def _llms_of(path: str | Path, columns: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The columns with the scores of an LLM, and the LLMs that have a column of costs. Raises: as `table_rows`."""
     _check_columns(path, columns)
     llms = [name for name in columns if name not in NOT_LLMS and not name.endswith((COST, ANSWER))]
     priced = [name.removesuffix(COST) for name in columns if name.endswith(COST)]
@@ -271,7 +376,7 @@ def table_rows(path: str | Path, columns: Sequence[str], lines: Iterable[Sequenc
             f"{path}: the column {about[0]!r} would be an LLM, as all columns but `question` and `cluster_id` are; "
             "leave it out, or rename it if it is one"
         )
-    return _table_rows(path, columns, lines, llms, priced)
+    return llms, priced
 
 
 def _check_columns(path: str | Path, columns: Sequence[Any]) -> None:
@@ -304,33 +409,112 @@ def _table_rows(
         yield row
 
 
-def _npz(path: Path, raw: bytes) -> Iterator[dict]:
+def _npz(path: Path, file: BinaryIO) -> Iterator[Block]:
     """Scores and embeddings without text.
 
     Arrays: `scores` (N, T), `embeddings` (N, p), `llms` (T,), and maybe `costs` (N, T), `cluster_id` (N,).
     """
-    arrays = _arrays(path, raw)
-    llms = arrays["llms"].tolist()
-    for number, vector in enumerate(arrays["embeddings"]):
-        digest = hashlib.sha256(vector.tobytes()).hexdigest()
-        row = {"question": f"embedding {digest[:16]}", "embedding": vector}
-        for name in ("scores", "costs"):
-            if name in arrays:
-                row[name] = dict(zip(llms, map(_cell, arrays[name][number].tolist())))
-        if "cluster_id" in arrays:
-            row["cluster_id"] = _whole(arrays["cluster_id"][number].item())
-        yield row
+    is_large = file.seek(0, io.SEEK_END) >= LARGE
+    pieces = _array_pieces(path, file) if is_large else None
+    for arrays in pieces or [_arrays(path, file)]:
+        yield _block_of_arrays(arrays)
 
 
-def _arrays(path: Path, raw: bytes) -> dict[str, np.ndarray]:
+def _block_of_arrays(arrays: Mapping[str, np.ndarray]) -> Block:
+    """A piece of a .npz file; a question is the name of its embedding."""
+    llms, vectors = arrays["llms"].tolist(), arrays["embeddings"]
+    questions = [f"embedding {hashlib.sha256(vector.tobytes()).hexdigest()[:16]}" for vector in vectors]
+
+    def rows(with_scores: bool) -> Iterator[dict[str, Any]]:
+        for number, vector in enumerate(vectors):
+            row = {"question": questions[number], "embedding": vector}
+            for name in ("scores", "costs"):
+                if with_scores and name in arrays:
+                    row[name] = dict(zip(llms, map(_cell, arrays[name][number].tolist())))
+            if "cluster_id" in arrays:
+                row["cluster_id"] = _whole(arrays["cluster_id"][number].item())
+            yield row
+
+    clusters = arrays.get("cluster_id")
+    is_plain = clusters is None or clusters.dtype.kind == "i"
+    return Block(
+        rows, questions, tuple(llms), arrays["scores"] if is_plain else None, arrays.get("costs"), clusters, vectors
+    )
+
+
+def _array_pieces(path: Path, file: BinaryIO) -> Iterator[dict[str, np.ndarray]] | None:
+    """The arrays of a large file, some rows at a time; None for a file that has to be read as a whole.
+
+    That is one with damaged, unknown or missing arrays, for which `_arrays` has the words, or with rows that are not
+    one behind the other.
+    """
+    file.seek(0)
+    if file.read(4) != b"PK\3\4":  # numpy, too, goes by the first bytes
+        return None
+    try:
+        members = zipfile.ZipFile(file)
+        names = [name.removesuffix(".npy") for name in members.namelist()]
+        if len(set(names)) < len(names) or not {"scores", "embeddings", "llms"} <= set(names) <= set(ARRAYS):
+            return None
+        opened = {name: members.open(f"{name}.npy") for name in names if name != "llms"}
+        shapes = {name: _array_header(member) for name, member in opened.items()}
+        with members.open("llms.npy") as member:
+            llms = np.lib.format.read_array(member, allow_pickle=False)
+            if member.read(1):  # at its end the checksum is looked at
+                return None
+        empty = {name: np.empty((0, *shape[1:]), dtype) for name, (shape, dtype) in shapes.items()}
+        _check_arrays(path, empty | {"llms": llms})
+    except Exception:  # whatever a damaged file makes of numpy and zipfile: it is read as a whole, and named there
+        return None
+    if len({shape[0] for shape, _ in shapes.values()}) > 1:
+        return None
+    return _read_pieces(path, opened, shapes, llms)
+
+
+def _array_header(member: Any) -> tuple[tuple[int, ...], np.dtype]:
+    """Shape and type of an array in a .npz file. Raises: ValueError if its rows are not one behind the other."""
+    version = np.lib.format.read_magic(member)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, is_fortran, dtype = read(member)
+    if is_fortran or dtype.hasobject or len(shape) not in (1, 2) or version > (2, 0):
+        raise ValueError("not rows of plain numbers")
+    return shape, dtype
+
+
+def _read_pieces(
+    path: Path,
+    members: Mapping[str, Any],
+    shapes: Mapping[str, tuple[tuple[int, ...], np.dtype]],
+    llms: np.ndarray,
+) -> Iterator[dict[str, np.ndarray]]:
+    """The next rows of every array. Raises: DataError for damaged content, or infinite embeddings."""
+    count = shapes["scores"][0][0]
+    for start in range(0, count, ROWS_AT_ONCE):
+        arrays = {"llms": llms}
+        rows = min(ROWS_AT_ONCE, count - start)
+        try:
+            for name, (shape, dtype) in shapes.items():
+                content = members[name].read(rows * int(np.prod(shape[1:])) * dtype.itemsize)
+                arrays[name] = np.frombuffer(content, dtype).reshape(rows, *shape[1:])
+            if start + rows == count and any(member.read(1) for member in members.values()):
+                raise zipfile.BadZipFile("an array has more bytes than its shape")
+        except Exception as error:  # whatever a damaged file makes of numpy and zipfile
+            raise DataError(f"{path}: not a valid .npz file of plain arrays ({error})") from None
+        _check_arrays(path, arrays)
+        yield _plain(arrays)
+
+
+def _arrays(path: Path, file: BinaryIO) -> dict[str, np.ndarray]:
     """The arrays of a file, with float32 embeddings. Raises: DataError for what is damaged or does not fit."""
     try:
-        with zipfile.ZipFile(io.BytesIO(raw)) as members:
+        file.seek(0)
+        with zipfile.ZipFile(file) as members:
             if damaged := members.testzip():
                 raise zipfile.BadZipFile(f"{damaged} is damaged")
-        with np.load(io.BytesIO(raw), allow_pickle=False) as file:
-            names = file.files
-            arrays = {name: file[name] for name in names}
+        file.seek(0)
+        with np.load(file, allow_pickle=False) as content:
+            names = content.files
+            arrays = {name: content[name] for name in names}
     except Exception as error:  # whatever a damaged file makes of numpy and zipfile
         raise DataError(f"{path}: not a valid .npz file of plain arrays ({error})") from None
     if len(arrays) < len(names):
@@ -339,6 +523,11 @@ def _arrays(path: Path, raw: bytes) -> dict[str, np.ndarray]:
     if absent:
         raise DataError(f"{path}: no array {', '.join(absent)}; it has {', '.join(arrays) or 'none'}")
     _check_arrays(path, arrays)
+    return _plain(arrays)
+
+
+def _plain(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The same arrays with float32 embeddings, and float64 scores and costs."""
     arrays["embeddings"] = np.ascontiguousarray(arrays["embeddings"], dtype=np.float32)
     with np.errstate(over="ignore"):  # what float64 cannot hold becomes infinite, and is refused
         for name in ("scores", "costs"):
@@ -376,8 +565,8 @@ def _check_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
 READERS = {".json": _json, ".jsonl": _json_lines, ".csv": _csv, ".parquet": _parquet, ".npz": _npz}
 
 
-def read_bytes(path: Path) -> bytes:
-    """The content of a data file. Raises: DataError if there is none."""
+def open_data(path: Path) -> BinaryIO:
+    """A data file, opened to be read once: who replaces it meanwhile changes nothing. Raises: DataError without one."""
     if path.is_dir():
         raise DataError(f"{path}: a folder; name the files in it")
     if not path.is_file():
@@ -385,14 +574,21 @@ def read_bytes(path: Path) -> bytes:
             f"{path}: no such file. `python -m utils.download` fetches the released data "
             "(RouterBench: --datasets routerbench); --data_paths and --test_data_paths name your own"
         )
-    return path.read_bytes()
+    return path.open("rb")
 
 
-def read_rows(path: Path, raw: bytes) -> Iterator[dict[str, Any]]:
-    """The rows of a file with content `raw`, which have a question; its suffix gives the format.
+def sha256_of(file: BinaryIO) -> str:
+    """SHA-256 of an open file, which is then at its begin again."""
+    digest = hashlib.file_digest(file, "sha256").hexdigest()
+    file.seek(0)
+    return digest
 
-    Raises: DataError for another suffix; and later, naming file and row, for content that is not of that format, no
-    rows, or a row without a question.
+
+def read_parts(path: Path, file: BinaryIO) -> Iterator[dict[str, Any] | Block]:
+    """The rows of an open file, one by one or some together; the suffix of its path gives the format.
+
+    Raises: DataError for another suffix; and later, naming file and row, for content that is not of that format, or no
+    rows. What a row holds is not looked at, see `check_question`.
     """
     suffix = path.suffix.lower()
     if suffix not in READERS:
@@ -401,18 +597,36 @@ def read_rows(path: Path, raw: bytes) -> Iterator[dict[str, Any]]:
             problem += "; a pickle can run any code when it is opened: "
             problem += "`python -m utils.importers --help` says how to import one"
         raise DataError(problem)
-    return _with_questions(path, READERS[suffix](path, raw))
+    return _not_empty(path, READERS[suffix](path, file))
 
 
-def _with_questions(path: Path, rows: Iterable[Any]) -> Iterator[dict[str, Any]]:
-    """The same rows. Raises: DataError if there are none, or one has no question."""
-    number = -1
-    for number, row in enumerate(rows):
-        if not isinstance(row, dict):
-            raise DataError(f"{path}, row {number}: expected an object, found {type(row).__name__}")
-        question = row.get("question")
-        if not isinstance(question, str) or not question.strip():
-            raise DataError(f"{path}, row {number}: 'question' must be a non-empty string, found {shown(question)}")
-        yield row
-    if number < 0:
+def _not_empty(path: Path, parts: Iterable[Any]) -> Iterator[Any]:
+    """The same parts. Raises: DataError if they have no row."""
+    count = 0
+    for part in parts:
+        count += len(part.questions) if isinstance(part, Block) else 1
+        yield part
+    if not count:
         raise DataError(f"{path}: expected a list of at least one row, found an empty list")
+
+
+def read_rows(path: Path, file: BinaryIO, with_scores: bool = True) -> Iterator[dict[str, Any]]:
+    """The rows of an open file one by one. Raises: DataError as `read_parts` and `check_question`.
+
+    with_scores: without them a file that has columns gives its rows sooner.
+    """
+    number = 0
+    for part in read_parts(path, file):
+        for row in part.rows(with_scores) if isinstance(part, Block) else (part,):
+            check_question(path, number, row)
+            yield row
+            number += 1
+
+
+def check_question(path: Path, number: int, row: Any) -> None:
+    """Raise DataError, naming the row, unless it is an object with a question."""
+    if not isinstance(row, dict):
+        raise DataError(f"{path}, row {number}: expected an object, found {type(row).__name__}")
+    question = row.get("question")
+    if not isinstance(question, str) or not question.strip():
+        raise DataError(f"{path}, row {number}: 'question' must be a non-empty string, found {shown(question)}")

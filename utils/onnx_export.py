@@ -24,7 +24,6 @@ from utils import checkpoint
 from utils.checkpoint_files import CheckpointError, find
 from utils.config import parse_arguments
 from utils.encoders import Encoder
-from utils.experiment import choose_hardware
 from utils.files import atomic_folder, replaceable_folder, write_json
 from utils.model import RouterDC
 from utils.onnx_backend import open_session, open_tokenizer
@@ -166,7 +165,7 @@ def export(folder: Path, model: RouterDC, config: dict[str, Any], int8: tuple[st
     """
     encoder = model.encoder
     check_tokens(encoder, folder / TOKENIZER)
-    encoder.place(choose_hardware("cpu", "fp32"))
+    encoder.backbone.set_attn_implementation("eager")  # the plainest; the encoder is on the CPU, as it was loaded
     graph = Graph(model).eval()
     description = {
         "format": FORMAT,

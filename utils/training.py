@@ -92,6 +92,7 @@ def load_data(config: Config) -> tuple[Config, Data]:
         need_clusters=loss.cluster_loss_weight > 0,
         missing_clusters=loss.missing_clusters,
         validate_on_training=fidelity.train_as_validation,
+        cache=config.hardware.cache_dir,
     )
     llms = len(data.llms)
     if loss.last_k is None:
@@ -104,7 +105,7 @@ def load_data(config: Config) -> tuple[Config, Data]:
         raise ValueError(
             "--selection best needs --validation_fraction above 0; with --validation_fraction 0 use --selection last"
         )
-    tests = load_tests(config.data, data.llms) if config.run.final_eval else []
+    tests = load_tests(config.data, data.llms, config.hardware.cache_dir) if config.run.final_eval else []
     check_kinds(tests, {file.task: file.kind for file in data.files})
     check_alike([*data.files, *tests])  # what cannot be tested is not trained
     return replace(config, loss=loss), Data(data, tests, count_training_questions(tests, data.files))

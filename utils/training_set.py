@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 from utils.config import GIVEN, DataConfig, EncoderConfig, Fidelity, TrainingSetConfig
 from utils.data import DataError, RoutingData, check_choice, embedding_size, gains, load_all, net, reading_of
 from utils.denoise import group_means, pool_targets
+from utils.texts import joined, question_numbers
 
 
 def split_validation(data: RoutingData, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -25,15 +27,15 @@ def split_validation(data: RoutingData, fraction: float, seed: int) -> tuple[np.
     """
     if not 0 <= fraction < 1:
         raise ValueError(f"--validation_fraction is {fraction}; it must be at least 0 and below 1")
-    first: dict[str, int] = {}
-    group = np.array([first.setdefault(question, len(first)) for question in data.identity])
-    held = max(1, round(fraction * len(first))) if fraction else 0
-    if held >= len(first):
+    group = question_numbers(data.identity)
+    count = int(group.max()) + 1
+    held = max(1, round(fraction * count)) if fraction else 0
+    if held >= count:
         raise ValueError(
-            f"{data.path}: {len(first)} distinct questions cannot be split with --validation_fraction {fraction}; "
+            f"{data.path}: {count} distinct questions cannot be split with --validation_fraction {fraction}; "
             "take a file with more, or --validation_fraction 0 --selection last"
         )
-    chosen = np.isin(group, np.random.default_rng(seed).permutation(len(first))[:held])
+    chosen = np.isin(group, np.random.default_rng(seed).permutation(count)[:held])
     return np.flatnonzero(~chosen), np.flatnonzero(chosen)
 
 
@@ -94,11 +96,13 @@ class TaskRows:
         return replace(self, targets=values), estimated
 
 
-def load_training_files(data: DataConfig, need_clusters: bool = False) -> list[RoutingData]:
-    """The training files with the columns of --llms. Raises: DataError for bad files, or one LLM alone."""
-    files = load_all(
-        data.data_paths, data.data_type, ("--data_paths", "--data_type"), need_clusters, **reading_of(data)
-    )
+def load_training_files(data: DataConfig, need_clusters: bool = False, cache: Path | None = None) -> list[RoutingData]:
+    """The training files with the columns of --llms. Raises: DataError for bad files, or one LLM alone.
+
+    cache: as for `utils.data.load`.
+    """
+    options = {**reading_of(data), "cache": cache}
+    files = load_all(data.data_paths, data.data_type, ("--data_paths", "--data_type"), need_clusters, **options)
     files = [file.for_llms(data.llms) for file in files] if data.llms else files
     check_choice(files[0])
     return files
@@ -128,11 +132,17 @@ def task_rows(
         train = held = np.arange(len(data))
     if refit:
         train = np.arange(len(data))
-    values = targets(data, config.targets, config.cost_rate).copy()
-    by_cluster = config.target_shrinkage > 0 and config.target_groups == "cluster"
-    groups = data.clusters[train] if by_cluster else np.zeros(len(train), dtype=np.int64)
-    values[train] = shrink(values[train], groups, config.target_shrinkage)  # means of training rows only
+    values = targets(data, config.targets, config.cost_rate)
+    if config.target_shrinkage:
+        values = values.copy()
+        groups = data.clusters[train] if config.target_groups == "cluster" else np.zeros(len(train), dtype=np.int64)
+        values[train] = shrink(values[train], groups, config.target_shrinkage)  # means of training rows only
     return TaskRows(data, train, held, values)
+
+
+def _end_to_end(arrays: Sequence[np.ndarray]) -> np.ndarray:
+    """The rows of all arrays; of a single one the array itself, since it may be large."""
+    return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
 
 
 def offsets_of(parts: Sequence[TaskRows]) -> np.ndarray:
@@ -168,23 +178,23 @@ class TrainingSet:
         return offsets_of(self.parts)
 
     @property
-    def inputs(self) -> list[str] | np.ndarray:
-        """What the encoder gets for each row: N texts, or embeddings (N, p)."""
+    def inputs(self) -> Sequence[str] | np.ndarray:
+        """What the encoder gets for each row: N texts, or embeddings (N, p). Those of a single file are no copy."""
         if self.parts[0].data.embeddings is not None:
-            return np.concatenate([part.data.embeddings for part in self.parts])
-        return [question for part in self.parts for question in part.data.questions]
+            return _end_to_end([part.data.embeddings for part in self.parts])
+        return joined([part.data.questions for part in self.parts])
 
     @property
     def targets(self) -> np.ndarray:
         """What the losses learn from, (N, T) float32."""
-        return np.concatenate([part.targets for part in self.parts])
+        return _end_to_end([part.targets for part in self.parts])
 
     @property
     def tasks(self) -> np.ndarray:
         """The number of each row's file, (N,)."""
         return np.repeat(np.arange(len(self.parts)), [len(part.data) for part in self.parts])
 
-    @property
+    @cached_property
     def validation(self) -> list[tuple[RoutingData, np.ndarray]]:
         """For each file its validation rows: as data, and (m,) as numbers among the N rows."""
         return [(part.data.rows(part.held), offset + part.held) for part, offset in zip(self.parts, self.offsets)]
@@ -209,6 +219,7 @@ def load_training_set(
     need_clusters: bool = False,
     missing_clusters: str = "error",
     validate_on_training: bool = False,
+    cache: Path | None = None,
 ) -> TrainingSet:
     """Read the training files and choose the rows.
 
@@ -217,11 +228,12 @@ def load_training_set(
         need_clusters: the sample-sample loss is by cluster.
         missing_clusters: what that loss does where a row has no cluster_id: "error", or "task" (`clusters` is None).
         validate_on_training: see `task_rows`.
+        cache: as for `utils.data.load`.
     Raises: DataError for bad files; ValueError, naming the flag, for a setting that these files do not allow.
     """
     shrink_by_cluster = config.target_shrinkage > 0 and config.target_groups == "cluster"
     required = shrink_by_cluster or (need_clusters and missing_clusters == "error")
-    files = load_training_files(data, required)
+    files = load_training_files(data, required, cache)
     check_encoder_reads(encoder, files)
     parts = [task_rows(file, config, seed, validate_on_training) for file in files]
     clusters = None

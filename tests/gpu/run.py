@@ -32,7 +32,7 @@ def outcome(check: Any, place: Place) -> dict[str, Any]:
         found = {"status": "skipped", "reason": str(reason)}
     except Exception as error:  # the next check may pass
         traceback.print_exc()
-        found = {"status": "failed", "reason": f"{type(error).__name__}: {str(error)[:300]}"}
+        found = {"status": "failed", "reason": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"}
     return found | {"seconds": round(time.monotonic() - begun, 1)}
 
 

@@ -72,33 +72,41 @@ def ask(proxy: Gateway, arm: str, questions: Sequence[str], picks: Sequence[str]
     return np.array([answer["seconds"] for answer in answers])
 
 
+def cpu_seconds(pid: int) -> float:
+    """Seconds that a process has computed so far, all threads together (Linux)."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")  # in user mode, and in the kernel
+
+
 def measure(proxy: Gateway, args: Arguments, questions: Sequence[str], picks: Sequence[str]) -> dict[str, Any]:
-    """Milliseconds of each arm and round, by QUANTILES, with all clients and with one."""
+    """Milliseconds of every request, by the number of clients (all, and one), by arm, in a list for each round.
+
+    And "cpu": those that the proxy computed for a request with all clients, by arm, one for each round.
+    """
     sizes = {args.clients: len(questions), 1: min(ALONE, len(questions))}
-    found: dict[str, Any] = {}
+    found: dict[str, Any] = {"cpu": {arm: [] for arm in ARMS}}
     for arm in ARMS:
         ask(proxy, arm, questions[: args.clients], picks, args.clients)  # what is loaded late is loaded now
     with bar(args.rounds, "benchmark", "round") as progress:
         for number in range(args.rounds):
             for clients, size in sizes.items():
                 for arm in ARMS if number % 2 else ARMS[::-1]:
+                    before = cpu_seconds(proxy.pid)
                     seconds = ask(proxy, arm, questions[:size], picks, clients)
-                    values = {name: 1000 * float(np.percentile(seconds, at)) for name, at in QUANTILES.items()}
-                    found.setdefault(str(clients), {}).setdefault(arm, []).append(values)
+                    if clients == args.clients:
+                        found["cpu"][arm].append(1000 * (cpu_seconds(proxy.pid) - before) / size)
+                    found.setdefault(str(clients), {}).setdefault(arm, []).append(np.round(1000 * seconds, 1).tolist())
             progress.update()
     return found
 
 
-def added(rounds: dict[str, list[dict[str, float]]], name: str) -> dict[str, Any]:
-    """A quantile of both arms, milliseconds and ratio: medians over the rounds, and the range of the ratio."""
-    named, routed = (np.array([values[name] for values in rounds[arm]]) for arm in ARMS)
-    ratio = routed / named
-    return {
-        "named": float(np.median(named)),
-        "routed": float(np.median(routed)),
-        "ratio": float(np.median(ratio)),
-        "range": [float(ratio.min()), float(ratio.max())],
-    }
+def added(rounds: dict[str, list[list[float]]], percent: int) -> dict[str, Any]:
+    """A percentile of both arms, milliseconds, over all rounds; their ratio, and its range over single rounds."""
+    named, routed = (float(np.percentile(np.concatenate(rounds[arm]), percent)) for arm in ARMS)
+    ratios = []
+    for one, other in zip(*(rounds[arm] for arm in ARMS)):
+        ratios.append(float(np.percentile(other, percent) / np.percentile(one, percent)))
+    return {"named": named, "routed": routed, "ratio": routed / named, "range": [min(ratios), max(ratios)]}
 
 
 def page(result: dict[str, Any]) -> str:
@@ -109,13 +117,17 @@ def page(result: dict[str, Any]) -> str:
             ends = f"{cell['range'][0]:.2f} to {cell['range'][1]:.2f}"
             numbers = [f"{cell[arm]:.0f}" for arm in ARMS]
             rows.append([f"{clients} client{'s' * (clients != '1')}, {name}", *numbers, f"{cell['ratio']:.2f}", ends])
-    table = markdown(["", "a named LLM, ms", "routed, ms", "ratio", "over rounds"], rows)
+    named, routed = (result["cpu"][arm] for arm in ARMS)
+    ratios = [other / one for one, other in zip(named, routed)]
+    numbers = [f"{np.mean(named):.0f}", f"{np.mean(routed):.0f}", f"{np.mean(routed) / np.mean(named):.2f}"]
+    rows.append(["computed by the proxy, mean", *numbers, f"{min(ratios):.2f} to {max(ratios):.2f}"])
+    table = markdown(["", "a named LLM, ms", "routed, ms", "ratio", "in single rounds"], rows)
     return f"""# What the router adds to LiteLLM's proxy
 
 Milliseconds from a request to its whole answer, of the `openai` client, with LLM servers that answer at once. Proxy,
-servers and clients share the machine. {result["answers"]} answers were checked: none was lost, or another's, and all
-routed ones came from the LLM that `Router.route` picks. Medians over {result["rounds"]} rounds, in which both ways take
-turns; read the ratio, since the milliseconds are those of a busy machine.
+servers and clients share the machine, whose load was {result["load"]:.0f}: read the ratio, not the milliseconds.
+{result["answers"]} answers were checked: none was lost, or another's, and all routed ones came from the LLM that
+`Router.route` picks. {result["rounds"]} rounds, in which both ways take turns.
 
 {table}
 
@@ -137,18 +149,21 @@ def run(args: Arguments) -> dict[str, Any]:
     models = [Model(llm, "echo") for llm in router.llms]
     with tempfile.TemporaryDirectory() as work, gateway(str(args.python), Path(work), models, settings) as proxy:
         rounds = measure(proxy, args, questions, picks)
+    cpu = rounds.pop("cpu")
     summary = {}
     for clients, arms in rounds.items():
-        summary[clients] = {name: added(arms, name) for name in QUANTILES}
+        summary[clients] = {name: added(arms, percent) for name, percent in QUANTILES.items()}
     return {
         "added": summary,
         "by_round": rounds,
+        "cpu": cpu,
         "rounds": args.rounds,
         "answers": 2 * (args.clients + args.rounds * (args.requests + min(ALONE, args.requests))),
         "router": f"{len(router.llms)} LLMs, {router.describe()}",
         "device": f"{platform.machine()}, {os.cpu_count()} cores",
+        "load": os.getloadavg()[1],
         "seconds": time.perf_counter() - began,
-        "command": f"python -m utils.gateway.benchmark --ckpt {args.ckpt} --python {args.python}",
+        "command": f"python -m utils.gateway.benchmark --ckpt {args.ckpt} --python {args.python} --rounds {args.rounds}",
     }
 
 

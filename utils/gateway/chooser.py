@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from utils.router import Router
 
 MODEL = "routerdc"  # a request for a model of this name is routed; the key of its own options, too
+EXAMPLE = '{"routerdc": {"cost_rate": 50, "threshold": 0.6}}'
 NO_TEXT = "the last user message has no text, and the router reads nothing else; name a model, or add text"
 
 
@@ -60,7 +61,7 @@ def text_of(content: Any) -> str:
 
 @dataclass(frozen=True)
 class Options:
-    """What a request may set for itself: {"routerdc": {"cost_rate": 50, "threshold": 0.6}}."""
+    """What a request may set for itself, as in EXAMPLE; as of `Router.route`."""
 
     cost_rate: float = 0.0
     threshold: float | None = None
@@ -70,7 +71,7 @@ def options_of(given: Any) -> Options:
     """The options of a request, numbers or their texts. Raises: ValueError for others."""
     values = {} if given is None else given
     if not isinstance(values, Mapping) or not values.keys() <= Options.__dataclass_fields__.keys():
-        raise ValueError(f"{MODEL}: {given!r}; it may have cost_rate and threshold, as in {Options.__doc__[41:-1]}")
+        raise ValueError(f"{MODEL}: {given!r}; it may have cost_rate and threshold, as in {EXAMPLE}")
     numbers = {}
     for name, value in values.items():
         try:

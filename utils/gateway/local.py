@@ -39,8 +39,8 @@ def answers(url: str) -> bool:
 @contextmanager
 def served(
     command: Sequence[str], url: str, log: Path, environment: Mapping[str, str], seconds: int = 300
-) -> Iterator[None]:
-    """A server that runs during the block, which begins when `url` answers.
+) -> Iterator[int]:
+    """A server that runs during the block, which begins when `url` answers. Yields its process id.
 
     Raises: RuntimeError, with the end of its log, if the server ends before, or does not answer within `seconds`.
     """
@@ -52,7 +52,7 @@ def served(
                     state = f"{' '.join(command)} does not answer" if process.poll() is None else "it ended"
                     raise RuntimeError(f"{state}; {log} ends with: {log.read_text()[-3000:]}")
                 time.sleep(0.1)
-            yield
+            yield process.pid
         finally:
             process.kill()
 
@@ -65,6 +65,7 @@ class Gateway:
     url: str
     environment: dict[str, str]
     log: Path
+    pid: int
 
     def ask(self, *requests: Mapping[str, Any], clients: int = 64) -> list[dict[str, Any]]:
         """What `client.ask_all` returns, from a process of its own. Raises: RuntimeError if that ends with an error."""
@@ -120,5 +121,5 @@ def gateway(
     url = f"http://127.0.0.1:{port}"
     with ExitStack() as servers:
         servers.enter_context(served(llms, f"http://127.0.0.1:{backends}", folder / "llms.log", environment))
-        servers.enter_context(served(proxy, f"{url}/health/liveliness", folder / "proxy.log", environment))
-        yield Gateway(python, url, environment, folder / "proxy.log")
+        pid = servers.enter_context(served(proxy, f"{url}/health/liveliness", folder / "proxy.log", environment))
+        yield Gateway(python, url, environment, folder / "proxy.log", pid)

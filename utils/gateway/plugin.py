@@ -124,10 +124,10 @@ class RouterDCPlugin(CustomLogger):
 
 
 def says_nothing(chunk: Any) -> bool:
-    """Whether a piece of a stream of chat has neither text nor anything else but a role."""
+    """Whether a piece of a stream of chat has nothing but a role: no text, no call of a tool, no end by a filter."""
     for choice in getattr(chunk, "choices", None) or ():
         said = choice.delta.model_dump(exclude={"role"}) if choice.delta else {}
-        if any(said.values()):
+        if any(said.values()) or choice.finish_reason not in (None, "stop"):
             return False
     return hasattr(chunk, "choices")
 

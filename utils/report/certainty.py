@@ -130,8 +130,9 @@ def coverage_points(
     certainty = np.concatenate([sure_of(file) for file in held.values()])
     points = []
     for coverage in COVERAGES:
-        threshold = float(np.quantile(certainty, 1 - coverage / 100)) if coverage else float(np.inf)
-        point: dict[str, Any] = {"coverage": coverage, "threshold": min(threshold, 1.0)}
+        ends = {100: 0.0, 0: 1.0}  # P(right) is between them
+        threshold = ends.get(coverage, float(np.quantile(certainty, 1 - coverage / 100)))
+        point: dict[str, Any] = {"coverage": coverage, "threshold": threshold}
         point["validation"] = with_fallback(held, sure_of, threshold, best)["accuracy"]
         for side, tests in sides.items():
             point[side] = with_fallback(tests, sure_of, threshold, best)

@@ -9,10 +9,11 @@ command goes on. No test row takes part in any choice.
 
 import utils  # noqa: F401  # isort: skip  # before torch, which takes from it how its threads wait
 import hashlib
+import itertools
 import shlex
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from tqdm import tqdm
 
 from utils.add_llm import Joined, scored_queries
 from utils.checkpoint_files import CheckpointError
-from utils.config import HardwareConfig, parse_arguments
+from utils.config import HardwareConfig, bounded, parse_arguments
 from utils.data import gains
 from utils.files import read_json, write_json, write_text
 from utils.llm_embedding import METHOD, PENALTY, Scored, fit_embedding
@@ -40,7 +41,7 @@ from utils.tasks import task_of
 from utils.training_set import TrainingSet, reopen_training_set
 
 PROGRAM = "python -m utils.report.new_llms"
-SIZES, DRAWS = (50, 100, 300, 1000), 3
+SIZES = (50, 100, 300, 1000)  # scored queries
 CHOICES = ("random", "spread")  # which queries are scored
 CANDIDATES = (("mean", 0.0), ("loss", 0.0), ("loss", 10.0), ("loss", 100.0), ("loss", 1000.0))
 CANDIDATE_SIZES = (50, 300, 1000)
@@ -55,6 +56,8 @@ class Arguments:
     """folders of the runs with all LLMs, or folders above them"""
     without: tuple[str, ...] = ("runs/new_llms",)
     """folders of the runs without one LLM (--llms), with the same labels and seeds, or folders above them"""
+    draws: int = bounded(3, at_least=1)
+    """of the scored queries, for each number of them"""
     results: Path = Path("results")
     """folder of new_llms.md and new_llms.json; the figure goes into figures/ there"""
     hardware: HardwareConfig = field(default_factory=HardwareConfig)
@@ -158,7 +161,7 @@ def fit(router: FrozenRouter, known: Sequence[str], scored: Scored, method: str,
     return fit_embedding(embeddings, router.similarity_function, scored, router.run.settings, method, penalty)
 
 
-def measure(pair: Pair, queries: Queries, progress: tqdm) -> dict[str, Any]:
+def measure(pair: Pair, queries: Queries, draws: int, progress: tqdm) -> dict[str, Any]:
     """Averages of the router with the LLM added in all ways, without it, and of training with it."""
     six, llm = pair.six, pair.llm
     training = reopen_training_set(six.run.settings | {"llms": None}, six.run.folder)  # the same rows, all columns
@@ -171,7 +174,7 @@ def measure(pair: Pair, queries: Queries, progress: tqdm) -> dict[str, Any]:
     found["removed"] = tested(pair.full, six.llms, queries)
     found["always"] = accuracies({task: values[:, :1] for task, values in known.items()}, [llm], queries)
     found["added"] = []
-    for size, choice, draw in [*ways(), (len(pool), "all", 0)]:
+    for size, choice, draw in [*ways(draws), (len(pool), "all", 0)]:
         rows = pool if choice == "all" else queries.draw(pool, size, choice, draw)
         scored = scored_rows(six, six.llms, llm, training, rows, queries.training)
         embedding = fit(six, six.llms, scored, METHOD, PENALTY)
@@ -185,12 +188,9 @@ def measure(pair: Pair, queries: Queries, progress: tqdm) -> dict[str, Any]:
     return found
 
 
-def ways() -> Iterator[tuple[int, str, int]]:
+def ways(draws: int) -> list[tuple[int, str, int]]:
     """Number of scored queries, how they are chosen, and the number of the draw."""
-    for size in SIZES:
-        for choice in CHOICES:
-            for draw in range(DRAWS):
-                yield size, choice, draw
+    return list(itertools.product(SIZES, CHOICES, range(draws)))
 
 
 def try_candidates(pair: Pair, queries: Queries) -> list[dict[str, Any]]:
@@ -230,20 +230,25 @@ def digest_of(router: FrozenRouter) -> str:
     return hashlib.sha256((router.run.folder / RESULTS).read_bytes()).hexdigest()
 
 
-def measure_all(pairs: Sequence[Pair], queries: Queries) -> list[dict[str, Any]]:
-    """`measure` and, for the lowest seed, `try_candidates` of all pairs; what is kept from before is not done again."""
+def measure_all(pairs: Sequence[Pair], queries: Queries, draws: int) -> list[dict[str, Any]]:
+    """`measure` of all pairs; what is kept from before is not done again.
+
+    The first pair of each recipe gets `try_candidates`, too.
+    """
     done = []
-    lowest = min(pair.six.run.seed for pair in pairs)
-    with bar(len(pairs) * (len(list(ways())) + 1), "fits", "fit") as progress:
+    fits, labels = len(ways(draws)) + 1, set()
+    with bar(len(pairs) * fits, "fits", "fit") as progress:
         for pair in pairs:
-            of = [*map(digest_of, (pair.full, pair.six)), METHOD, PENALTY, list(SIZES), DRAWS]
+            is_first = pair.six.run.label not in labels
+            labels.add(pair.six.run.label)
+            of = [*map(digest_of, (pair.full, pair.six)), METHOD, PENALTY, list(SIZES), draws, is_first]
             path = pair.six.run.folder / KEPT
             kept = read_json(path, "remove it, and it is made again", ["of", "measured"]) if path.is_file() else {}
             if kept.get("of") == of:
-                progress.update(len(list(ways())) + 1)
+                progress.update(fits)
             else:
-                measured = measure(pair, queries, progress)
-                if pair.six.run.seed == lowest:
+                measured = measure(pair, queries, draws, progress)
+                if is_first:
                     measured["candidates"] = try_candidates(pair, queries)
                 kept = {"of": of, "measured": measured}
                 write_json(path, kept)
@@ -259,7 +264,7 @@ def main(argv: list[str] | None = None) -> int:
         begun = time.monotonic()
         pairs = pairs_of(runs_below(args.runs), runs_below(args.without))
         queries = Queries(pairs, args.hardware)
-        entries = measure_all(pairs, queries)
+        entries = measure_all(pairs, queries, args.draws)
         command = f"{PROGRAM} {shlex.join(words)}"
         about = {"command": command, "device": queries.device, "seconds": round(time.monotonic() - begun)}
         text = page(entries, command, queries.device, about["seconds"])

@@ -44,8 +44,8 @@ and what training with all LLMs brings: differences to the router of the others,
 ## How the method was chosen
 
 On training rows alone: each LLM that a router knows was taken out and added again from some rows, and the picks on \
-the other training rows were scored (accuracy in %, mean over tasks, LLMs and routers of the lowest seed). Best over \
-all numbers of queries: {best}; `utils.add_llm` has {method}, penalty {penalty:g}.
+the other training rows were scored (accuracy in %, mean over tasks and LLMs, first router of each recipe). Best over \
+all numbers of queries: {best}; the default of `utils.add_llm` is {default}.
 
 {candidates}
 """
@@ -138,6 +138,11 @@ def best_candidate(entries: Sequence[Mapping[str, Any]]) -> tuple[str, float]:
     return max(means, key=lambda candidate: np.mean(list(means[candidate].values())))
 
 
+def in_words(method: str, penalty: float) -> str:
+    """A method, with its penalty where it has one."""
+    return f"{method}, penalty {penalty:g}" if method == "loss" else method
+
+
 def page(entries: Sequence[Mapping[str, Any]], command: str, device: str, seconds: float) -> str:
     """The page of all measurements."""
     seeds = sorted({entry["seed"] for entry in entries})
@@ -150,7 +155,6 @@ def page(entries: Sequence[Mapping[str, Any]], command: str, device: str, second
     rows = []
     for (method, penalty), by_size in means.items():
         rows.append([method, f"{penalty:g}" if method == "loss" else "-", *[f"{by_size[size]:.3f}" for size in sizes]])
-    best = best_candidate(entries)
     return PAGE.format(
         command=command,
         device=device,
@@ -161,9 +165,8 @@ def page(entries: Sequence[Mapping[str, Any]], command: str, device: str, second
         tables="\n\n".join(tables),
         by_llm=by_llm_table(entries),
         removed=removed_table(entries),
-        best=f"{best[0]}, penalty {best[1]:g}" if best[0] == "loss" else best[0],
-        method=METHOD,
-        penalty=PENALTY,
+        best=in_words(*best_candidate(entries)),
+        default=in_words(METHOD, PENALTY),
         candidates=markdown(["method", "penalty", *[f"{size} queries" for size in sizes]], rows),
     )
 

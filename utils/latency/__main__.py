@@ -8,6 +8,7 @@ Give several checkpoints for the agreement; the times are of the first.
 """
 
 import utils  # noqa: F401  # isort: skip  # before torch, which takes from it how its threads wait
+import os
 import platform
 import shlex
 import sys
@@ -128,7 +129,8 @@ def measured(args: Arguments, arguments: Sequence[str]) -> dict[str, Any]:
         found = PARTS[name](args)
         command = shlex.join(["python", "-m", "utils.latency", *arguments])
         about = {"ckpt": list(args.ckpt), "seed": args.seed, "command": command}
-        result["parts"][name] = {**found, **about, "seconds": round(time.monotonic() - begun, 1)}
+        seconds, load = round(time.monotonic() - begun, 1), round(os.getloadavg()[1], 1)
+        result["parts"][name] = {**found, **about, "seconds": seconds, "load": load}
         write_json(args.output, result)
         write_text(args.output.with_suffix(".md"), page(result))
     return result

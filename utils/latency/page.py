@@ -122,5 +122,6 @@ def page(result: Mapping[str, Any]) -> str:
         if name in result["parts"]:
             part = result["parts"][name]
             blocks += block(part)
-            blocks.append(f"`{part['command']}` ({part['seconds']:.0f} s)\n")
+            busy = f", {part['load']:g} programs on the processor" if "load" in part else ""
+            blocks.append(f"`{part['command']}` ({part['seconds']:.0f} s{busy})\n")
     return "\n".join(blocks)

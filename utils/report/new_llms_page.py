@@ -7,12 +7,12 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
-from utils.llm_embedding import METHOD, PENALTY
-from utils.plots import COLOURS, GRID, LINES, MARKERS
-from utils.report.drawings import seeds_of
-from utils.report.runs import grouped
-from utils.tables import markdown, spread
-from utils.tasks import short_names
+from ..llm_embedding import METHOD, PENALTY
+from ..plots import COLOURS, GRID, LINES, MARKERS
+from ..tables import markdown, spread
+from ..tasks import short_names
+from .drawings import seeds_of
+from .runs import grouped
 
 SIDES = {"id_avg": "ID avg", "ood_avg": "OOD avg"}
 PAGE = """\

@@ -10,13 +10,13 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from utils.columns import Folder, Memory, Numbers
-from utils.config import DataConfig
-from utils.files import locked
-from utils.formats import LARGE, Block, DataError, check_question, is_id, open_data, read_parts, sha256_of, shown
-from utils.reading import cut, reading
-from utils.tasks import KINDS, kind_of, task_of
-from utils.texts import Texts, digests_of, numbers, question_numbers, take
+from .columns import Folder, Memory, Numbers
+from .config import DataConfig
+from .files import locked
+from .formats import LARGE, Block, DataError, check_question, is_id, open_data, read_parts, sha256_of, shown
+from .reading import cut, reading
+from .tasks import KINDS, kind_of, task_of
+from .texts import Texts, digests_of, numbers, question_numbers, take
 
 
 @dataclass

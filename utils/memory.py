@@ -10,8 +10,8 @@ from typing import TypeVar
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from utils.distributed import least, rank, world_size
-from utils.experiment import Hardware
+from .distributed import least, rank, world_size
+from .experiment import Hardware
 
 Made = TypeVar("Made")
 ENOUGH = 2048  # tokens that keep a GPU busy: only beyond them does a chunk's padding cost more than another chunk

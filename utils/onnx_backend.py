@@ -12,8 +12,8 @@ import numpy as np
 import onnxruntime
 from tokenizers import Tokenizer
 
-from utils.checkpoint_files import CheckpointError
-from utils.onnx_files import INPUTS, INT8, OUTPUTS, TOKENIZER, command, find_graph
+from .checkpoint_files import CheckpointError
+from .onnx_files import INPUTS, INT8, OUTPUTS, TOKENIZER, command, find_graph
 
 # What onnxruntime 1.32 makes slower: this operator takes six times as long as the two that it stands for.
 SLOWER = ["SkipLayerNormFusion"]

@@ -22,12 +22,12 @@ from typing import Any
 
 import numpy as np
 
-from utils.clustering import MANY, SAMPLE
-from utils.config import parse_arguments
-from utils.files import write_json, write_text
-from utils.formats import LARGE
-from utils.meters import bar
-from utils.tables import markdown
+from .clustering import MANY, SAMPLE
+from .config import parse_arguments
+from .files import write_json, write_text
+from .formats import LARGE
+from .meters import bar
+from .tables import markdown
 
 PROGRAM = "python -m utils.scale"
 REPO = Path(__file__).resolve().parent.parent
@@ -159,8 +159,8 @@ def write_arrays(path: Path, rows: int, llms: int) -> None:
 
 LOAD = """
 import sys
-from utils.config import DataConfig
-from utils.training_set import load_training_files
+from .config import DataConfig
+from .training_set import load_training_files
 load_training_files(DataConfig(data_paths=(sys.argv[1],), data_type=("probability",)), cache=sys.argv[2])
 """
 

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from utils.latency.ways import BF16, IN_INT8, REFERENCE
-from utils.tables import markdown
+from ..tables import markdown
+from .ways import BF16, IN_INT8, REFERENCE
 
 INTRODUCTION = """\
 # A router on a CPU: latency and agreement

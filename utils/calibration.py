@@ -12,7 +12,7 @@ References:
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -205,7 +205,10 @@ def best_single_llm(data: "TrainingSet", llms: Sequence[str]) -> str:
     """The one of these LLMs that is best on the rows that train, see `known_of`."""
     from .metrics import single_accuracies
 
-    trained = [part.data.rows(part.train).for_llms(llms) for part in data.parts]
+    trained = []
+    for part in data.parts:
+        scored = replace(part.data, embeddings=None)  # of many rows they would be a large copy
+        trained.append(scored.rows(part.train).for_llms(llms))
     accuracies = np.mean([single_accuracies(file) for file in trained], axis=0)
     return min(zip(-accuracies, llms))[1]
 

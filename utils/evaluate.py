@@ -55,15 +55,16 @@ def route(
     model.eval()
     rows = np.arange(len(queries)) if rows is None else rows
     size = BLOCK if len(rows) > MANY else max(1, len(rows))
-    picks = [np.empty(0, dtype=np.int64)]
+    columns = model.columns(llms)
+    picks = np.empty(len(rows), dtype=np.int64)
     try:
         for start in range(0, len(rows), size):
             similarity = model(queries.embed(rows[start : start + size], progress))[1]  # (n, T)
             check_finite(similarity.cpu().numpy())
-            picks.append(similarity[:, model.columns(llms)].argmax(dim=1).cpu().numpy())
+            picks[start : start + size] = similarity[:, columns].argmax(dim=1).cpu().numpy()
     finally:
         model.train(was_training)
-    return np.concatenate(picks)
+    return picks
 
 
 def evaluate(

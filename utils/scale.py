@@ -25,7 +25,7 @@ import numpy as np
 from .clustering import MANY, SAMPLE
 from .config import parse_arguments
 from .files import write_json, write_text
-from .formats import LARGE
+from .formats import LARGE, is_large
 from .meters import bar
 from .tables import markdown
 
@@ -204,7 +204,9 @@ def steps_of(folder: Path, rows: int, llms: int) -> list[tuple[str, list[str]]]:
     for suffix in formats_of(llms):
         path = folder / f"many_train{suffix}"
         steps.append((f"load {suffix}", load(path, cache)))
-        if path.stat().st_size >= LARGE:
+        with path.open("rb") as file:
+            is_kept = is_large(path, file)
+        if is_kept:
             steps.append((f"load {suffix} again", load(path, cache)))
     path = folder / "many_train.npz"
     steps.append(("cluster", cluster(path, folder / "clustered", cache, "embedding")))
@@ -309,8 +311,8 @@ def page(result: dict[str, Any]) -> str:
   Linux), pages of files included, which the system takes back when others need them. Own is the most without these.
 - Other programs ran beside it: CPU seconds, of the program and of the system for it, hardly depend on them.
 - `imports` is what Python and the libraries take before any data; a load imports less.
-- A file of {LARGE / 1e6:.0f} MB or more is read twice: the second time its columns are in the cache. So are those of
-  the .npz file before training and evaluation.
+- A file of {LARGE / 1e6:.0f} MB or more (of parquet: of numbers) is read twice: the second time its columns are in the
+  cache. So are those of the .npz file before training and evaluation.
 - `cluster, map` maps {SAMPLE:,} queries with t-SNE; up to {MANY:,} are all mapped, which takes minutes for 10,000 and
   is not in this table. `cluster` groups the embeddings themselves, more than {MANY:,} in mini-batches.
 """

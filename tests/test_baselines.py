@@ -105,6 +105,9 @@ def check_accuracies(fake, folder, test: dict) -> None:
     assert test["ood_avg"] == pytest.approx(test["tasks"]["mbpp"])
 
 
+OF_A_TRAINED_ROUTER = {"calibration", "best_llm"}  # in results.json, for its use
+
+
 def test_all_routers_and_controls_by_one_command(run, fake, trained, tmp_path):
     printed = run("runs", "--seeds", 1, 2)
     found = results(tmp_path / "runs")
@@ -114,7 +117,7 @@ def test_all_routers_and_controls_by_one_command(run, fake, trained, tmp_path):
     for (name, seed), result in found.items():
         is_router = name in ROUTERS
         assert f"| {name}, {'frozen' if is_router else 'control'} " in printed
-        assert result.keys() == trained.results.keys()
+        assert result.keys() == trained.results.keys() - OF_A_TRAINED_ROUTER
         assert set(result["test"]) >= set(trained.results["test"]) - {"dataset"}
         assert result["selection"]["rule"] == ("best" if is_router else "none")
         assert (result["settings"]["encoder"] == "none") != is_router

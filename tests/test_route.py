@@ -269,7 +269,7 @@ def test_a_full_disk_behind_standard_output(trained, queries):
 
 def test_ctrl_c_keeps_what_is_done(trained, tmp_path):
     source, output = tmp_path / "q.txt", tmp_path / "picks.jsonl"
-    source.write_text("which sum?\n" * 50_000)
+    source.write_text("which sum?\n" * 1_000_000)
     run = process(trained, "--input", source, "--text", "--output", output, "--batch_size", "16")
     while not output.is_file() or output.read_bytes().count(b"\n") < 32:
         time.sleep(0.01)

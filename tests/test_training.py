@@ -142,9 +142,9 @@ def test_pooling_is_estimated_once_kept_and_the_same_whatever_trains(train, monk
     """A frozen encoder computes each text once. Trained layers get the same targets, of the pre-trained encoder."""
     computed, embed = [], encoders.embed
 
-    def counted(encoder, inputs, rows, *rest):
+    def counted(encoder, inputs, rows, *rest, **options):
         computed.append(len(rows))
-        return embed(encoder, inputs, rows, *rest)
+        return embed(encoder, inputs, rows, *rest, **options)
 
     monkeypatch.setattr(encoders, "embed", counted)
     flags = {"target_pooling": "question", "no_final_eval": True, "training_steps": 2}

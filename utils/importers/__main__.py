@@ -18,7 +18,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..data import MISSING, DataError
+from ..data import DataError
+from ..reading import MISSING
 from . import embedllm, llmrouterbench, lookahead, routerbench, routereval
 from .common import (
     Pairs,

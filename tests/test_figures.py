@@ -446,11 +446,7 @@ def test_all_draws_every_figure_and_says_which_it_could_not(monkeypatch, tmp_pat
     tsne = next(args for args in drawn if isinstance(args, figures.Tsne))
     assert str(tsne.with_loss) == "runs/mine/base/seed_1" and tsne.hardware.device == "cpu"
     committed = {path.name for path in (REPO / "results" / "figures").glob("*.png")}
-    of_pages = {
-        "new_llms.png",
-        "reliability.png",
-        "coverage.png",
-    }  # drawn with their pages, new_llms.md and certainty.md
+    of_pages = {"new_llms.png", "reliability.png", "coverage.png"}  # drawn with new_llms.md and certainty.md
     assert {path.name for path in outputs} == committed - of_pages
 
 

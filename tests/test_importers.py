@@ -627,6 +627,7 @@ def test_what_is_drawn_and_lost_after_training_reads_the_embeddings_too(make, sc
     queries = figures.query_embeddings(tmp_path / "run", 100, 1, hardware)
     llms = load_file(tmp_path / "run" / "checkpoint" / "model.safetensors")["llm_embeddings.weight"].numpy()
     nearest = (queries.embeddings @ (llms / np.linalg.norm(llms, axis=1, keepdims=True)).T).argmax(axis=1)
+    assert picks.pop("LLMs") == ["llm-1", "llm-2", "llm-3"]
     assert {task: nearest[queries.places == number].tolist() for number, task in enumerate(queries.tasks)} == picks
 
 

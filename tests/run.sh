@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # All tests, on a CPU and without a network:  bash tests/run.sh [pytest arguments]
 # WORKERS processes (default 2) of one thread each; WORKERS=0 runs them in one, for a debugger.
+# ROUTERDC_GATEWAY=1 tests the gateway with the real proxy of LiteLLM, too, which it installs into .cache/gateway.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . train_scripts/env.sh

@@ -25,7 +25,6 @@ WORDS = ("river", "唐代", "é", "🙂", "a\nb", '"quoted"', "x")
 @pytest.fixture
 def small_is_large(monkeypatch):
     """Files of any size are large, and are read in small pieces."""
-    monkeypatch.setattr(data, "LARGE", 0)
     monkeypatch.setattr(formats, "LARGE", 0)
     monkeypatch.setattr(formats, "ROWS_AT_ONCE", 3)
     monkeypatch.setattr(formats, "BYTES_AT_ONCE", 5)
@@ -324,3 +323,17 @@ def test_a_step_is_measured_stopped_and_explained():
     rows[1] |= stopped
     about = {"command": "c", "seconds": 60, "date": "d", "commit": "e", "device": "f", "rows": rows}
     assert "stopped at 40 MB" in scale.page(about)
+
+
+def test_a_tightly_packed_file_is_as_large_as_its_numbers(tmp_path, monkeypatch):
+    path = tmp_path / "many.parquet"
+    scale.write_file(path, 5000, 20)
+    size = path.stat().st_size
+    monkeypatch.setattr(formats, "LARGE", 400_000)
+    with path.open("rb") as file:
+        assert size < 200_000 and formats.is_large(path, file) and file.tell() == 0
+        monkeypatch.setattr(formats, "LARGE", 500_000)
+        assert not formats.is_large(path, file)
+    path.write_bytes(b"x" * 1000)
+    with path.open("rb") as file:
+        assert not formats.is_large(path, file)

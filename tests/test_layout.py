@@ -3,6 +3,8 @@
 import ast
 import re
 import subprocess
+import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -42,15 +44,30 @@ def kept() -> list[Path]:
     return [REPO / name for name in run.stdout.split("\0") if name and (REPO / name).is_file()]
 
 
-def imported(path: Path) -> set[str]:
-    """Full names of all modules that a file imports, wherever in it; `from a import b` gives a and a.b."""
+def imported(path: Path, root: Path = REPO) -> set[str]:
+    """Full names of all modules that a file imports, wherever in it; `from a import b` gives a and a.b.
+
+    Of a relative import in utils/ the name begins with "utils.".
+    """
     names = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            module = "." * node.level + (node.module or "")
+            package = path.relative_to(root).parent.parts[: -node.level + 1 or None] if node.level else ()
+            module = ".".join([*package, *filter(None, [node.module])])
             names |= {module, *(f"{module}.{alias.name}" for alias in node.names)}
+    return names
+
+
+def imported_by_full_name(path: Path) -> set[str]:
+    """Names of modules as a file has them, relative imports apart."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            names.add(node.module)
     return names
 
 
@@ -83,12 +100,18 @@ def is_downwards(importer: str, module: str) -> bool:
 
 
 def test_this_test_can_read_imports(tmp_path):
-    path = tmp_path / "module.py"
+    path = tmp_path / "utils" / "report" / "module.py"
+    path.parent.mkdir(parents=True)
     lines = ["import os.path", "from utils.data import load", "def f():"]
-    lines += ["    from utils import losses", "    import utils.meters as m"]
+    lines += [
+        "    from utils import losses",
+        "    import utils.meters as m",
+        "    from . import runs",
+        "    from ..files import a",
+    ]
     path.write_text("\n".join(lines))
-    assert {"os.path", "utils.data", "utils.losses", "utils.meters"} <= imported(path)
-    assert of_utils(path) == {"data", "losses", "meters"}
+    wanted = {"os.path", "utils.data", "utils.losses", "utils.meters", "utils.report.runs", "utils.files"}
+    assert wanted <= imported(path, tmp_path)
 
 
 def test_this_test_can_tell_up_from_down():
@@ -106,7 +129,6 @@ def test_nothing_in_utils_imports_upwards():
         if name.split(".")[-1] == "__init__":
             assert of_utils(path) == set(), f"{path} imports {of_utils(path)}; who wants a module imports it"
             continue
-        assert not any(module.startswith(".") for module in imported(path)), f"{path}: a relative import"
         for module in of_utils(path):
             assert is_downwards(name, module), f"{path} imports utils.{module}, which does not stand below it"
 
@@ -122,6 +144,21 @@ def test_utils_never_imports_a_script_or_a_test():
     for path in (REPO / "utils").rglob("*.py"):
         first = {name.split(".")[0] for name in imported(path)}
         assert first.isdisjoint({*SCRIPTS, "tests", "conftest"}), path
+
+
+def test_utils_works_under_the_name_that_it_is_installed_by(tmp_path):
+    """`pip install -e .` makes it `routerdc` (pyproject.toml), beside an application that has a utils of its own."""
+    settings = tomllib.loads((REPO / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
+    ((name, folder),) = settings["package-dir"].items()
+    (tmp_path / name).symlink_to(REPO / folder)
+    (tmp_path / "utils.py").write_text("")
+    elsewhere = ("__main__", "gateway.")  # programs; what needs the gateway's own environment
+    here = [module for module in sorted(modules()) if not any(word in module for word in elsewhere)]
+    program = "\n".join(f"import {name}.{module}" for module in here)
+    run = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    for path in modules().values():
+        assert "utils" not in {module.split(".")[0] for module in imported_by_full_name(path)}, path
 
 
 def test_utils_has_no_circles():

@@ -15,6 +15,7 @@ from conftest import REPO
 from test_layout import kept
 
 from utils.gateway.local import Gateway, free_port, served
+from utils.router import Router
 
 KEY = "sk-of-the-test-0123456789abcdef"
 
@@ -84,12 +85,15 @@ def proxy(walked, gateway_python) -> Iterator[Gateway]:
         yield Gateway(gateway_python, url, environment, logs / "proxy.log", pid)
 
 
-def test_the_gateway_sends_each_question_to_the_llm_that_suits_it(proxy):
-    questions = {
-        "What is 17 * 23?": "mini/maths",
-        'def larger(a, b):\n    """Return the larger of two numbers."""\n': "mini/coder",
-    }
+def test_the_gateway_sends_each_question_to_the_llm_that_the_router_picks(walked, proxy):
+    """The proxy computes with ONNX; torch tells which LLM it must be."""
+    questions = []
+    for task in ("arithmetic", "chinese", "facts", "functions"):
+        rows = json.loads((REPO / "datasets" / "miniature" / f"{task}_test.json").read_text(encoding="utf-8"))
+        questions += [row["question"] for row in rows[:5]]
+    picks = Router.from_pretrained(walked / "five").route(questions)
+    assert len(set(picks)) >= 3
     asked = [{"model": "routerdc", "messages": [{"role": "user", "content": text}]} for text in questions]
     answers = proxy.ask(*asked)
-    assert [answer["text"] for answer in answers] == [f"echo|{llm}|{text}" for text, llm in questions.items()]
-    assert [answer["headers"]["x-routerdc-llm"] for answer in answers] == list(questions.values())
+    assert [answer["text"] for answer in answers] == [f"echo|{llm}|{text}" for llm, text in zip(picks, questions)]
+    assert [answer["headers"]["x-routerdc-llm"] for answer in answers] == picks

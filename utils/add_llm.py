@@ -9,7 +9,6 @@ embedding is fitted, to the same loss as in training; results/new_llms.md says h
 queries.
 """
 
-import utils  # noqa: F401  # isort: skip  # before torch, which takes from it how its threads wait
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -20,18 +19,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from utils import checkpoint
-from utils.calibration import best_single_llm, fit_platt
-from utils.checkpoint_files import CONFIG, ENCODER, WEIGHTS, CheckpointError
-from utils.config import HardwareConfig, bounded, parse_arguments
-from utils.data import DataError, RoutingData, gains, load, reading
-from utils.encoders import Queries
-from utils.experiment import hardware_like
-from utils.files import replaceable_folder
-from utils.llm_embedding import METHOD, PENALTY, Scored, fit_embedding, out_of_fold, targets_with
-from utils.model import RouterDC, trained_layers_of
-from utils.tasks import task_of
-from utils.training_set import TaskRows, TrainingSet, reopen_training_set, targets
+from . import checkpoint
+from .calibration import best_single_llm, fit_platt
+from .checkpoint_files import CONFIG, ENCODER, WEIGHTS, CheckpointError
+from .config import HardwareConfig, bounded, parse_arguments
+from .data import DataError, RoutingData, gains, load, reading
+from .encoders import Queries
+from .experiment import hardware_like
+from .files import replaceable_folder
+from .llm_embedding import METHOD, PENALTY, Scored, fit_embedding, out_of_fold, targets_with
+from .model import RouterDC, trained_layers_of
+from .tasks import task_of
+from .training_set import TaskRows, TrainingSet, reopen_training_set, targets
 
 OF_MODEL = ("format", "encoder", "pooling", "max_length", "similarity_function", "head", "llms")  # keys of a config
 OF_TRAINING = ("test", "files", "sha256")  # keys that are no longer true of a changed router

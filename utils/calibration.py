@@ -12,7 +12,7 @@ References:
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,8 +21,8 @@ import numpy as np
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from utils.model import RouterDC
-    from utils.training_set import TrainingSet
+    from .model import RouterDC
+    from .training_set import TrainingSet
 
 LOWEST, HIGHEST = 1e-3, 1e3  # bounds of the temperature
 SLOPE_PENALTY = 1.0  # of the squared slope of a standardised similarity, as C = 1 in scikit-learn
@@ -187,7 +187,7 @@ def known_of(model: "RouterDC", embedded: "Tensor | None", data: "TrainingSet") 
     """
     import torch
 
-    from utils.data import gains
+    from .data import gains
 
     known: dict[str, Any] = {"best_llm": best_single_llm(data, data.llms)}
     prices = [part.data.costs[part.train] for part in data.parts if part.data.costs is not None]
@@ -203,9 +203,12 @@ def known_of(model: "RouterDC", embedded: "Tensor | None", data: "TrainingSet") 
 
 def best_single_llm(data: "TrainingSet", llms: Sequence[str]) -> str:
     """The one of these LLMs that is best on the rows that train, see `known_of`."""
-    from utils.metrics import single_accuracies
+    from .metrics import single_accuracies
 
-    trained = [part.data.rows(part.train).for_llms(llms) for part in data.parts]
+    trained = []
+    for part in data.parts:
+        scored = replace(part.data, embeddings=None)  # of many rows they would be a large copy
+        trained.append(scored.rows(part.train).for_llms(llms))
     accuracies = np.mean([single_accuracies(file) for file in trained], axis=0)
     return min(zip(-accuracies, llms))[1]
 
@@ -215,7 +218,7 @@ def held_out_rows(data: "TrainingSet", settings: Mapping[str, Any]) -> np.ndarra
 
     With fidelity train_as_validation the validation rows have trained.
     """
-    from utils.config import Fidelity
+    from .config import Fidelity
 
     rows = np.concatenate([rows for _, rows in data.validation])
     if not len(rows) or Fidelity.parse(settings["fidelity"]).train_as_validation:
@@ -252,11 +255,11 @@ def add(args: Arguments) -> str:
     Returns: what was added, in words.
     Raises: CheckpointError or DataError for files that are damaged, changed or gone.
     """
-    from utils import checkpoint
-    from utils.encoders import Queries
-    from utils.experiment import hardware_like
-    from utils.model import trained_layers_of
-    from utils.training_set import reopen_training_set
+    from . import checkpoint
+    from .encoders import Queries
+    from .experiment import hardware_like
+    from .model import trained_layers_of
+    from .training_set import reopen_training_set
 
     folder = checkpoint.find(args.ckpt)
     model, config = checkpoint.load(folder)
@@ -285,8 +288,8 @@ def add(args: Arguments) -> str:
 
 def main(argv: list[str] | None = None) -> int:
     """Command line; returns the exit status: 0, or 2 for bad input."""
-    from utils.checkpoint import CheckpointError
-    from utils.config import parse_arguments
+    from .checkpoint import CheckpointError
+    from .config import parse_arguments
 
     words = sys.argv[1:] if argv is None else argv
     try:

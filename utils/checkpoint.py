@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel
 from transformers.initialization import no_init_weights
 
-from utils.checkpoint_files import (
+from .checkpoint_files import (
     AGAIN,
     ENCODER,
     FORMAT,
@@ -29,10 +29,10 @@ from utils.checkpoint_files import (
     read_config,
     write_config,
 )
-from utils.encoders import Encoder, EncoderError, Given, check_configuration, load_encoder, load_tokenizer
-from utils.files import atomic_folder
-from utils.model import RouterDC
-from utils.reading import GIVEN
+from .encoders import Encoder, EncoderError, Given, check_configuration, load_encoder, load_tokenizer
+from .files import atomic_folder
+from .model import RouterDC
+from .reading import GIVEN
 
 
 def save(model: RouterDC, folder: Path, about: dict[str, Any], named: bool = False) -> None:

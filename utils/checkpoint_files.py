@@ -11,9 +11,9 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from utils.files import write_json
-from utils.reading import ENDS, GIVEN, MISSING, PRECISIONS
-from utils.tasks import DATASETS, KINDS
+from .files import write_json
+from .reading import ENDS, GIVEN, MISSING, PRECISIONS
+from .tasks import DATASETS, KINDS
 
 FORMAT = "routerdc-checkpoint-1"
 WEIGHTS, CONFIG, ENCODER = "model.safetensors", "config.json", "encoder"

@@ -17,10 +17,10 @@ from typing import BinaryIO
 
 import numpy as np
 
-from utils.columns import Numbers
-from utils.files import naming
-from utils.formats import READERS, DataError, is_id, open_data, read_rows, sha256_of, shown
-from utils.tasks import BY_NAME, TRAIN_ORDER, task_of
+from .columns import Numbers
+from .files import naming
+from .formats import READERS, DataError, is_id, open_data, read_rows, sha256_of, shown
+from .tasks import BY_NAME, TRAIN_ORDER, task_of
 
 # The released training files as they are before clustering.
 TRAINING_FILES = tuple(str(Path(BY_NAME[task].test).parent / Path(BY_NAME[task].train).name) for task in TRAIN_ORDER)

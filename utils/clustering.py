@@ -34,7 +34,7 @@ from sklearn.metrics import adjusted_rand_score, silhouette_score
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
-from utils.cluster_files import (
+from .cluster_files import (
     TRAINING_FILES,
     TrainingFile,
     check_output,
@@ -43,15 +43,15 @@ from utils.cluster_files import (
     unique_queries,
     write_clustered,
 )
-from utils.config import GIVEN, EncoderConfig, HardwareConfig, parse_arguments
-from utils.data import DataError
-from utils.encoders import Encoder, EncoderError, Queries, load_encoder
-from utils.experiment import Hardware, choose_hardware
-from utils.files import locked, writable_folder, write_json
-from utils.meters import bar
-from utils.plots import check_format, query_map
-from utils.tables import markdown
-from utils.tasks import title_of
+from .config import GIVEN, EncoderConfig, HardwareConfig, parse_arguments
+from .data import DataError
+from .encoders import Encoder, EncoderError, Queries, load_encoder
+from .experiment import Hardware, choose_hardware
+from .files import locked, writable_folder, write_json
+from .meters import bar
+from .plots import check_format, query_map
+from .tables import markdown
+from .tasks import title_of
 
 PROGRAM = "python -m utils.clustering"
 SPACES = ("tsne", "embedding")

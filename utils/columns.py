@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from utils.files import naming, write_json
-from utils.texts import Texts
+from .files import naming, write_json
+from .texts import Texts
 
 VERSION = 1  # of the files; another is read anew
 ABOUT = "columns.json"  # written last: without it the others are not whole

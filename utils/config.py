@@ -20,8 +20,8 @@ from typing import Annotated, Any, Literal, TypeVar
 import tyro
 import yaml
 
-from utils.reading import GIVEN
-from utils.tasks import BY_NAME, DATASETS, TASKS, TRAIN_ORDER, kind_of, task_of
+from .reading import GIVEN
+from .tasks import BY_NAME, DATASETS, TASKS, TRAIN_ORDER, kind_of, task_of
 
 RECIPES = Path(__file__).parents[1] / "train_scripts" / "recipes"
 MDEBERTA = "microsoft/mdeberta-v3-base"

@@ -10,13 +10,13 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from utils.columns import Folder, Memory, Numbers
-from utils.config import DataConfig
-from utils.files import locked
-from utils.formats import LARGE, Block, DataError, check_question, is_id, open_data, read_parts, sha256_of, shown
-from utils.reading import cut, reading
-from utils.tasks import KINDS, kind_of, task_of
-from utils.texts import Texts, digests_of, numbers, question_numbers, take
+from .columns import Folder, Memory, Numbers
+from .config import DataConfig
+from .files import locked
+from .formats import Block, DataError, check_question, is_id, is_large, open_data, read_parts, sha256_of, shown
+from .reading import cut, reading
+from .tasks import KINDS, kind_of, task_of
+from .texts import Texts, digests_of, numbers, question_numbers, take
 
 
 @dataclass
@@ -132,8 +132,8 @@ def load(
         characters: keep that many of each question; None keeps all.
         keep: one of ENDS. RouterBench's prompts begin with examples that may be the same for a whole task, and the
             question comes last. The released code keeps the first characters.
-        cache: folder in which the columns of a large file (LARGE bytes or more) are kept, to be mapped into memory; or
-            None: they are in memory.
+        cache: folder in which the columns of a large file (`utils.formats.is_large`) are kept, to be mapped into
+            memory; or None: they are in memory.
     Raises: DataError that names file and row.
     """
     path = Path(path)
@@ -141,7 +141,7 @@ def load(
         task = task_of(path)
         kind = _checked_kind(path, task, kind or kind_of(task), flag)
         sha256 = sha256_of(file)
-        if cache is not None and path.stat().st_size >= LARGE:
+        if cache is not None and is_large(path, file):
             columns = _kept_columns(path, file, sha256, need_clusters, missing, Path(cache))
         else:
             columns = _Columns(path, need_clusters, missing)

@@ -45,7 +45,7 @@ from typing import Any
 import numpy as np
 from scipy.optimize import nnls
 
-from utils.data import RoutingData
+from .data import RoutingData
 
 POOLINGS = ("question", "alike")  # what a pooled target is an estimate of
 UNKNOWN_NOISE: dict[str, float | None] = {"level": None, "differences": None}

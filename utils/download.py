@@ -29,7 +29,7 @@ from urllib.request import HTTPHandler, HTTPSHandler, Request, build_opener
 
 from tqdm import tqdm
 
-from utils.files import locked, naming
+from .files import locked, naming
 
 ROOT = Path(__file__).resolve().parent.parent / "datasets"
 MANIFEST = ROOT / "manifest.json"

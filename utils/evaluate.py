@@ -9,15 +9,15 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from utils.ceiling.known import known_ceilings
-from utils.choice import check_finite
-from utils.data import DataError, RoutingData, gains, net
-from utils.encoders import Queries, TrainedLayers
-from utils.experiment import Hardware
-from utils.meters import bar
-from utils.metrics import accuracy, averages, earned, references, shares
-from utils.model import RouterDC
-from utils.tasks import TRAIN_ORDER
+from .ceiling.known import known_ceilings
+from .choice import check_finite
+from .data import DataError, RoutingData, gains, net
+from .encoders import Queries, TrainedLayers
+from .experiment import Hardware
+from .meters import bar
+from .metrics import accuracy, averages, earned, references, shares
+from .model import RouterDC
+from .tasks import TRAIN_ORDER
 
 MANY = 65_536  # queries; more are routed in blocks, whose similarities alone are in memory
 BLOCK = 8192
@@ -55,15 +55,16 @@ def route(
     model.eval()
     rows = np.arange(len(queries)) if rows is None else rows
     size = BLOCK if len(rows) > MANY else max(1, len(rows))
-    picks = [np.empty(0, dtype=np.int64)]
+    columns = model.columns(llms)
+    picks = np.empty(len(rows), dtype=np.int64)
     try:
         for start in range(0, len(rows), size):
             similarity = model(queries.embed(rows[start : start + size], progress))[1]  # (n, T)
             check_finite(similarity.cpu().numpy())
-            picks.append(similarity[:, model.columns(llms)].argmax(dim=1).cpu().numpy())
+            picks[start : start + size] = similarity[:, columns].argmax(dim=1).cpu().numpy()
     finally:
         model.train(was_training)
-    return np.concatenate(picks)
+    return picks
 
 
 def evaluate(

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from utils.distributed import own_device, own_threads
-from utils.reading import PRECISIONS
+from .distributed import own_device, own_threads
+from .reading import PRECISIONS
 
 MOST_TOKENS = {"cpu": 512}  # that the encoder takes at once, by device; 512 measured best on a CPU
 MOST_TOKENS_ELSEWHERE = 16384

@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from utils.checkpoint_files import content_hash
-from utils.data import RoutingData, load
-from utils.files import replacing
-from utils.meters import bar
-from utils.reading import reading
-from utils.router import BATCH, Router
+from .checkpoint_files import content_hash
+from .data import RoutingData, load
+from .files import replacing
+from .meters import bar
+from .reading import reading
+from .router import BATCH, Router
 
 
 class TrainingQueries:

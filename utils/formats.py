@@ -8,6 +8,7 @@ rows hold.
 
 import ast
 import codecs
+import contextlib
 import csv
 import hashlib
 import io
@@ -575,6 +576,20 @@ def open_data(path: Path) -> BinaryIO:
             "(RouterBench: --datasets routerbench); --data_paths and --test_data_paths name your own"
         )
     return path.open("rb")
+
+
+def is_large(path: Path, file: BinaryIO) -> bool:
+    """Whether a file has LARGE bytes, or a parquet file, which may be packed tightly, as many numbers of four bytes."""
+    size = file.seek(0, io.SEEK_END)
+    file.seek(0)
+    if size < LARGE and path.suffix.lower() == ".parquet":
+        with contextlib.suppress(Exception):  # what is wrong with a damaged file, or pyarrow, is said where it is read
+            from pyarrow import parquet
+
+            about = parquet.ParquetFile(file).metadata
+            size = 4 * about.num_rows * about.num_columns
+        file.seek(0)
+    return size >= LARGE
 
 
 def sha256_of(file: BinaryIO) -> str:

@@ -16,9 +16,9 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from utils.config import PROGRAM
-from utils.files import read_json
-from utils.meters import bar
+from .config import PROGRAM
+from .files import read_json
+from .meters import bar
 
 LAUNCHERS = {"torchrun": "torch.distributed.run", "accelerate": "accelerate.commands.accelerate_cli"}  # their modules
 TRAINER = Path(__file__).parents[1] / "train_router_mdeberta.py"
@@ -82,7 +82,7 @@ def train_all(runs: Sequence[Run], jobs: int) -> None:
     Raises: ValueError with the end of the log for the first run that fails; KeyboardInterrupt. The others are stopped,
     and can go on later.
     """
-    import utils.training  # noqa: F401, for the children
+    from . import training  # noqa: F401, for the children
 
     context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
     waiting, finished = list(runs), 0

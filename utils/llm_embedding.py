@@ -12,10 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from utils.config import Fidelity
-from utils.data import RoutingData
-from utils.losses import SIMILARITIES, cosine_classifier_loss, sample_llm_loss, zooter_loss
-from utils.training_set import targets
+from .config import Fidelity
+from .data import RoutingData
+from .losses import SIMILARITIES, cosine_classifier_loss, sample_llm_loss, zooter_loss
+from .training_set import targets
 
 METHOD, PENALTY = "mean", 100.0  # chosen on training rows, see results/new_llms.md
 STEPS = 100  # of L-BFGS, at most

@@ -10,11 +10,11 @@ from typing import TypeVar
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from utils.distributed import least, rank, world_size
-from utils.experiment import Hardware
+from .distributed import least, rank, world_size
+from .experiment import Hardware
 
 Made = TypeVar("Made")
-CHUNK = 2048  # tokens of a usual chunk on a GPU, see `utils.encoders.ENOUGH`
+ENOUGH = 2048  # tokens that keep a GPU busy: only beyond them does a chunk's padding cost more than another chunk
 
 
 def with_less(attempt: Callable[[Hardware], Made], hardware: Hardware, longest: int) -> Made:
@@ -89,10 +89,10 @@ def fitted(hardware: Hardware, backbone: PreTrainedModel, longest: int, free: in
     """Hardware whose chunks, and what a training step keeps of them, fit in a device's free memory.
 
     Of that, a fifth is left alone, and gradients and both moments of AdamW get theirs: three times the trained values.
-    The rest holds so many tokens, each with `layer_bytes` a trained layer, and in half precision its part of the copy
-    of the weights that autocast makes for every chunk, of CHUNK tokens or fewer. A chunk has at most hardware.tokens of them,
-    rounded down to a power of two, and at least one row; on a CPU they are as many as ever. A batch of more is computed
-    twice, see `Hardware.kept`.
+    The rest holds so many tokens, each with `layer_bytes` a trained layer; in half precision each has its part of the
+    weights, too, which autocast copies for every chunk, usually of ENOUGH tokens. A chunk has at most hardware.tokens
+    of them, rounded down to a power of two, and at least one row; on a CPU they are as many as ever. A batch of more is
+    computed twice, see `Hardware.kept`.
 
     Args:
         backbone: on the device, its trained parameters marked. longest: tokens of the longest row.
@@ -110,7 +110,7 @@ def fitted(hardware: Hardware, backbone: PreTrainedModel, longest: int, free: in
     a_token = layers * layer_bytes(config, longest, half, dropout)
     if half:
         in_layers = sum(value.numel() for value in backbone.encoder.parameters() if value.requires_grad)
-        a_token += 2 * in_layers // min(hardware.tokens, CHUNK)
+        a_token += 2 * in_layers // min(hardware.tokens, ENOUGH)
     kept = max(0, int(0.8 * free) - 3 * 4 * trained) // a_token
     if hardware.device.type == "cpu":
         return replace(hardware, kept=kept)

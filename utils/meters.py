@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tqdm import tqdm  # plain text in notebooks, too
 
-from utils.files import naming, parse_json, write_text
+from .files import naming, parse_json, write_text
 
 
 def bar(total: int, title: str, unit: str, done: int = 0) -> tqdm:

@@ -4,8 +4,8 @@ from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
-from utils.data import RoutingData, gains, net
-from utils.tasks import TRAIN_ORDER
+from .data import RoutingData, gains, net
+from .tasks import TRAIN_ORDER
 
 PER_TASK, ORACLE = "best LLM per task (picked on test)", "per-query oracle"
 BLOCK = 8192  # queries that are looked at once

@@ -5,10 +5,10 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from utils.choice import columns_of
-from utils.encoders import Encoder, Given, TrainedLayers
-from utils.experiment import Hardware
-from utils.losses import SIMILARITIES
+from .choice import columns_of
+from .encoders import Encoder, Given, TrainedLayers
+from .experiment import Hardware
+from .losses import SIMILARITIES
 
 
 def at_least_float32(values: Tensor) -> Tensor:

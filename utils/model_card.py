@@ -4,13 +4,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from utils.files import read_json
-from utils.reading import GIVEN
-from utils.tables import markdown, tables
+from .files import read_json
+from .reading import GIVEN
+from .tables import markdown, tables
 
 HUB_NAMES = {"minilm": "sentence-transformers/all-MiniLM-L6-v2"}  # of encoders that are no hub names themselves
 USE = """```python
-from utils.router import Router  # of the code of this repository, from a checkout of it
+from .router import Router  # of the code of this repository, from a checkout of it
 
 router = Router.from_pretrained("{name}")
 router.route(["What is 17 * 23?"])  # which LLM should answer

@@ -12,8 +12,8 @@ import numpy as np
 import onnxruntime
 from tokenizers import Tokenizer
 
-from utils.checkpoint_files import CheckpointError
-from utils.onnx_files import INPUTS, INT8, OUTPUTS, TOKENIZER, command, find_graph
+from .checkpoint_files import CheckpointError
+from .onnx_files import INPUTS, INT8, OUTPUTS, TOKENIZER, command, find_graph
 
 # What onnxruntime 1.32 makes slower: this operator takes six times as long as the two that it stands for.
 SLOWER = ["SkipLayerNormFusion"]
@@ -66,7 +66,7 @@ class OnnxBackend:
         self.tokenizer = open_tokenizer(folder / TOKENIZER, config["max_length"])
         # How large the steps of 8-bit numbers are is decided for all that is computed at once: so a query is alone.
         self.tokens = 1 if self.path.name in INT8.values() else TOKENS
-        self.threads = threads or len(os.sched_getaffinity(0))
+        self.threads = threads or cores()
         self.session = open_session(self.path, self.threads)
 
     def describe(self) -> str:
@@ -100,6 +100,11 @@ class OnnxBackend:
     def similarities(self, texts: list[str]) -> np.ndarray:
         """Similarity of each text to each LLM, (N, T) float32."""
         return self._run(texts, OUTPUTS[1])
+
+
+def cores() -> int:
+    """How many cores this process may use; on systems that do not say, how many there are."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def open_tokenizer(path: Path, max_length: int) -> Tokenizer:

@@ -7,7 +7,6 @@ Token ids and their mask go in; E(x) behind the head and its similarity to every
 embeddings are in the graph. It is written only if it computes what torch computes.
 """
 
-import utils  # noqa: F401  # isort: skip  # before torch, which takes from it how its threads wait
 import logging
 import sys
 import warnings
@@ -20,14 +19,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from utils import checkpoint
-from utils.checkpoint_files import CheckpointError, find
-from utils.config import parse_arguments
-from utils.encoders import Encoder
-from utils.files import atomic_folder, replaceable_folder, write_json
-from utils.model import RouterDC
-from utils.onnx_backend import open_session, open_tokenizer
-from utils.onnx_files import (
+from . import checkpoint
+from .checkpoint_files import CheckpointError, find
+from .config import parse_arguments
+from .encoders import Encoder
+from .files import atomic_folder, replaceable_folder, write_json
+from .model import RouterDC
+from .onnx_backend import open_session, open_tokenizer
+from .onnx_files import (
     DESCRIPTION,
     FOLDER,
     FORMAT,

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from utils.checkpoint_files import EMBEDS, ENCODER, CheckpointError, digests
-from utils.files import read_json
+from .checkpoint_files import EMBEDS, ENCODER, CheckpointError, digests
+from .files import read_json
 
 FORMAT = "routerdc-onnx-1"
 FOLDER, DESCRIPTION, MODEL = "onnx", "config.json", "model.onnx"

@@ -41,8 +41,8 @@ from typing import Any
 
 import yaml
 
-from utils.config import CUSTOM, PROGRAM, Config, flags_of, leaves, parse_config, recipes, settings_of
-from utils.jobs import Run, stoppable, train_all
+from .config import CUSTOM, PROGRAM, Config, flags_of, leaves, parse_config, recipes, settings_of
+from .jobs import Run, stoppable, train_all
 
 RUNS, SEEDS = "runs", (1, 2, 3, 4, 5)  # of a recipe without a plan
 DEFAULT_RESULTS = "results"  # what the recipes of the repository are collected into
@@ -397,7 +397,7 @@ def make_inputs(variants: Sequence[Variant], dry_run: bool) -> None:
 
 def collect(runs: Sequence[Run], results: str) -> int:
     """Add the runs to results; returns the exit status of utils.report."""
-    from utils.report.__main__ import main as report  # slow to import: not for those who only plan
+    from .report.__main__ import main as report  # slow to import: not for those who only plan
 
     folders = sorted({str(run.folder.parent) for run in runs})
     return report([*folders, "--results", results])

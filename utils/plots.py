@@ -18,12 +18,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from utils.data import RoutingData
-from utils.files import replacing
-from utils.fonts import use_fonts
-from utils.meters import read_metrics
-from utils.metrics import disagreement, hull, right_counts, single_accuracies
-from utils.tasks import short_names, title_of
+from .data import RoutingData
+from .files import replacing
+from .fonts import use_fonts
+from .meters import read_metrics
+from .metrics import disagreement, hull, right_counts, single_accuracies
+from .tasks import short_names, title_of
 
 # One of each per row of a figure, so that rows differ in grey print too.
 COLOURS = ("#000000", "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#999999")

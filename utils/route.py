@@ -86,8 +86,8 @@ def check_arguments(args: argparse.Namespace) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status: 0, 2 for bad input, 130 when interrupted, 141 for a closed pipe."""
     args = parser().parse_args(argv)
-    from utils.lines import drop_output, leave_closed_pipe
-    from utils.route_lines import answer, route_lines
+    from .lines import drop_output, leave_closed_pipe
+    from .route_lines import answer, route_lines
 
     try:
         check_arguments(args)

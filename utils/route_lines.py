@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from utils.choice import check_queries, columns_of
-from utils.files import naming, read_json, writable_folder, write_json
-from utils.lines import arriving
-from utils.meters import bar
-from utils.router import Router, locate
+from .choice import check_queries, columns_of
+from .files import naming, read_json, writable_folder, write_json
+from .lines import arriving
+from .meters import bar
+from .router import Router, locate
 
 MOST_NAMED = 5  # broken lines that are named one by one; all are counted
 
@@ -48,7 +48,7 @@ class Answers:
         self.llms = args.llms or router.llms
         self.training = None
         if args.explain:
-            from utils.explain import TrainingQueries  # it reads data files
+            from .explain import TrainingQueries  # it reads data files
 
             self.training = TrainingQueries(router, args.cache_dir)
 

@@ -1,6 +1,6 @@
 """Use a trained router: which of several LLMs should answer a query.
 
-    from utils.router import Router
+    from .router import Router
     router = Router.from_pretrained("runs/quickstart/seed_1")     # a run's folder, a checkpoint, or a name on the hub
     router.route(["What is 17 * 23?"])                            # ["meta-math/MetaMath-Mistral-7B"]
 
@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from utils.checkpoint_files import (
+from .checkpoint_files import (
     CONFIG,
     ENCODER,
     WEIGHTS,
@@ -26,9 +26,9 @@ from utils.checkpoint_files import (
     find,
     read_config,
 )
-from utils.choice import check_finite, check_queries, columns_of
-from utils.files import atomic_folder, replaceable_folder, write_text
-from utils.reading import cut, reading
+from .choice import check_finite, check_queries, columns_of
+from .files import atomic_folder, replaceable_folder, write_text
+from .reading import cut, reading
 
 BATCH = 1024  # queries that a backend gets at once
 BACKENDS = ("torch", "onnx")
@@ -89,12 +89,12 @@ def locate(name: str | Path, flag: str = "router") -> Path:
 def open_backend(backend: str, folder: Path, config: dict[str, Any], **options: Any) -> Backend:
     """A backend by its name. options: device, precision, threads and file, as of `Router.from_pretrained`."""
     if backend == "torch":
-        from utils.torch_backend import TorchBackend
+        from .torch_backend import TorchBackend
 
         return TorchBackend(folder, config, **options)
     if backend == "onnx":
         try:
-            from utils.onnx_backend import OnnxBackend
+            from .onnx_backend import OnnxBackend
         except ModuleNotFoundError as error:
             raise ValueError(f"the backend onnx needs {error.name}, which is not installed: pip install it") from None
         return OnnxBackend(folder, config, **options)
@@ -218,7 +218,7 @@ class Router:
         Raises: ValueError for a folder with files that are no router's; CheckpointError if the checkpoint's files are
             not those that were loaded any more.
         """
-        from utils.model_card import model_card
+        from .model_card import model_card
 
         folder = Path(folder)
         replaceable_folder(folder, "save_pretrained", OF_FOLDER, "no router")
@@ -260,7 +260,7 @@ class Router:
     def calibrated(self, similarity: np.ndarray, llms: Sequence[str] | None = None) -> np.ndarray:
         """P(right), (N, T), by similarities as `similarities` returned them. Raises: ValueError as `probabilities`."""
         calibration = self._stored("calibration", "P(right)")
-        from utils.calibration import probabilities
+        from .calibration import probabilities
 
         return probabilities(similarity, calibration, list(self.llms if llms is None else llms))
 

@@ -19,15 +19,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from utils import checkpoint
-from utils.checkpoint_files import CONFIG, WEIGHTS
-from utils.config import Config, changed_settings, settings_of
-from utils.distributed import is_main
-from utils.evaluate import picks_text
-from utils.files import atomic_folder, read_json, recover, remove_folder, write_json, write_text
-from utils.model import RouterDC
-from utils.plots import training_curve
-from utils.tables import tables
+from . import checkpoint
+from .checkpoint_files import CONFIG, WEIGHTS
+from .config import Config, changed_settings, settings_of
+from .distributed import is_main
+from .evaluate import picks_text
+from .files import atomic_folder, read_json, recover, remove_folder, write_json, write_text
+from .model import RouterDC
+from .plots import training_curve
+from .tables import tables
 
 ROUTERS = {"routerdc": "RouterDC", "cosine_classifier": "CosineClassifier", "zooter": "ZOOTER"}  # by --loss
 RESULTS = "results.json"  # makes a folder a finished run

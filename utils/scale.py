@@ -22,12 +22,12 @@ from typing import Any
 
 import numpy as np
 
-from utils.clustering import MANY, SAMPLE
-from utils.config import parse_arguments
-from utils.files import write_json, write_text
-from utils.formats import LARGE
-from utils.meters import bar
-from utils.tables import markdown
+from .clustering import MANY, SAMPLE
+from .config import parse_arguments
+from .files import write_json, write_text
+from .formats import LARGE, is_large
+from .meters import bar
+from .tables import markdown
 
 PROGRAM = "python -m utils.scale"
 REPO = Path(__file__).resolve().parent.parent
@@ -159,8 +159,8 @@ def write_arrays(path: Path, rows: int, llms: int) -> None:
 
 LOAD = """
 import sys
-from utils.config import DataConfig
-from utils.training_set import load_training_files
+from .config import DataConfig
+from .training_set import load_training_files
 load_training_files(DataConfig(data_paths=(sys.argv[1],), data_type=("probability",)), cache=sys.argv[2])
 """
 
@@ -204,7 +204,9 @@ def steps_of(folder: Path, rows: int, llms: int) -> list[tuple[str, list[str]]]:
     for suffix in formats_of(llms):
         path = folder / f"many_train{suffix}"
         steps.append((f"load {suffix}", load(path, cache)))
-        if path.stat().st_size >= LARGE:
+        with path.open("rb") as file:
+            is_kept = is_large(path, file)
+        if is_kept:
             steps.append((f"load {suffix} again", load(path, cache)))
     path = folder / "many_train.npz"
     steps.append(("cluster", cluster(path, folder / "clustered", cache, "embedding")))
@@ -309,8 +311,8 @@ def page(result: dict[str, Any]) -> str:
   Linux), pages of files included, which the system takes back when others need them. Own is the most without these.
 - Other programs ran beside it: CPU seconds, of the program and of the system for it, hardly depend on them.
 - `imports` is what Python and the libraries take before any data; a load imports less.
-- A file of {LARGE / 1e6:.0f} MB or more is read twice: the second time its columns are in the cache. So are those of
-  the .npz file before training and evaluation.
+- A file of {LARGE / 1e6:.0f} MB or more (of parquet: of numbers) is read twice: the second time its columns are in the
+  cache. So are those of the .npz file before training and evaluation.
 - `cluster, map` maps {SAMPLE:,} queries with t-SNE; up to {MANY:,} are all mapped, which takes minutes for 10,000 and
   is not in this table. `cluster` groups the embeddings themselves, more than {MANY:,} in mini-batches.
 """

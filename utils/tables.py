@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from utils.metrics import best_single
-from utils.tasks import LLMS, PAPER, PAPER_AVERAGE, TASKS, TRAIN_ORDER, short_names, title_of
+from .metrics import best_single
+from .tasks import LLMS, PAPER, PAPER_AVERAGE, TASKS, TRAIN_ORDER, short_names, title_of
 
 TITLES = {
     True: "Table 1: in-distribution testing accuracy (%)",

@@ -7,7 +7,7 @@ from typing import overload
 
 import numpy as np
 
-from utils.reading import cut
+from .reading import cut
 
 
 class Texts(Sequence[str]):

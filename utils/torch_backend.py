@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from utils import checkpoint
-from utils.encoders import Given, Queries
-from utils.experiment import hardware_like
+from . import checkpoint
+from .encoders import Given, Queries
+from .experiment import hardware_like
 
 
 def keep_weights_in_bf16(module: nn.Module) -> None:

@@ -7,18 +7,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from utils.calibration import held_out_rows, known_of, why_not
-from utils.config import GIVEN, Config, Fidelity, settings_of
-from utils.data import RoutingData, check_alike, count_training_questions, load_tests
-from utils.denoise import describe
-from utils.distributed import world_size
-from utils.encoders import Given, Queries, load_encoder
-from utils.evaluate import check_kinds
-from utils.experiment import Hardware, stream_seed
-from utils.memory import fitted
-from utils.model import RouterDC, trained_layers_of
-from utils.run import ROUTERS, Progress, RunFolder, trainable
-from utils.training_set import TrainingSet, load_training_set
+from .calibration import held_out_rows, known_of, why_not
+from .config import GIVEN, Config, Fidelity, settings_of
+from .data import RoutingData, check_alike, count_training_questions, load_tests
+from .denoise import describe
+from .distributed import world_size
+from .encoders import Given, Queries, load_encoder
+from .evaluate import check_kinds
+from .experiment import Hardware, stream_seed
+from .memory import fitted
+from .model import RouterDC, trained_layers_of
+from .run import ROUTERS, Progress, RunFolder, trainable
+from .training_set import TrainingSet, load_training_set
 
 STREAM_INIT, STREAM_DROPOUT, STREAM_PAIRS, STREAM_TIES = 0, 1, 2, 3  # purposes of random numbers
 

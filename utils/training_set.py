@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from utils.config import GIVEN, DataConfig, EncoderConfig, Fidelity, TrainingSetConfig
-from utils.data import DataError, RoutingData, check_choice, embedding_size, gains, load_all, net, reading_of
-from utils.denoise import group_means, pool_targets
-from utils.texts import joined, question_numbers
+from .config import GIVEN, DataConfig, EncoderConfig, Fidelity, TrainingSetConfig
+from .data import DataError, RoutingData, check_choice, embedding_size, gains, load_all, net, reading_of
+from .denoise import group_means, pool_targets
+from .texts import joined, question_numbers
 
 
 def split_validation(data: RoutingData, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:

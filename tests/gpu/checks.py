@@ -94,7 +94,8 @@ class Trained:
     @property
     def picks(self) -> np.ndarray:
         """The LLM picked for each test query, end to end."""
-        return np.concatenate(list(json.loads((self.folder / "picks.json").read_text()).values()))
+        picks = json.loads((self.folder / "picks.json").read_text())
+        return np.concatenate([columns for task, columns in picks.items() if task != "LLMs"])
 
     @property
     def loss(self) -> float:

@@ -19,12 +19,12 @@ takes the embeddings of trained routers in place of a pre-trained encoder's. The
 import shlex
 import sys
 
-from utils.baselines.arguments import parse
-from utils.baselines.run import run_all
-from utils.checkpoint_files import CheckpointError
-from utils.encoders import EncoderError
-from utils.report.runs import runs_below
-from utils.report.summary import summary
+from ..checkpoint_files import CheckpointError
+from ..encoders import EncoderError
+from ..report.runs import runs_below
+from ..report.summary import summary
+from .arguments import parse
+from .run import run_all
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -7,8 +7,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from utils.baselines.registry import BOUNDED, CONTROLS, KNOWN, ROUTERS, TRAINED, VOTING
-from utils.config import (
+from ..config import (
     Config,
     DataConfig,
     EncoderConfig,
@@ -18,6 +17,7 @@ from utils.config import (
     parse_arguments,
     settings_of,
 )
+from .registry import BOUNDED, CONTROLS, KNOWN, ROUTERS, TRAINED, VOTING
 
 ROUTERS_HELP = (
     f"of {', '.join(KNOWN)}; default: all but {VOTING}, which needs --answers, and with --cost_rate all but "

@@ -13,8 +13,8 @@ from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from utils.data import RoutingData
-from utils.metrics import accuracy
+from ..data import RoutingData
+from ..metrics import accuracy
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from utils.baselines.base import Rows
-from utils.data import RoutingData, gains, net
-from utils.denoise import group_means
+from ..data import RoutingData, gains, net
+from ..denoise import group_means
+from .base import Rows
 
 
 class Control(ABC):

@@ -4,15 +4,15 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from utils.baselines import trained_encoder
-from utils.baselines.arguments import Arguments
-from utils.baselines.base import unit
-from utils.baselines.problem import Problem
-from utils.baselines.trained_encoder import Embed
-from utils.config import GIVEN
-from utils.data import RoutingData
-from utils.encoders import Queries, load_encoder
-from utils.experiment import Hardware
+from ..config import GIVEN
+from ..data import RoutingData
+from ..encoders import Queries, load_encoder
+from ..experiment import Hardware
+from . import trained_encoder
+from .arguments import Arguments
+from .base import unit
+from .problem import Problem
+from .trained_encoder import Embed
 
 
 class Embeddings:

@@ -6,7 +6,7 @@ A query's discrimination and difficulty are predicted from its embedding.
 import torch
 from torch import Tensor, nn
 
-from utils.baselines.base import Gradient
+from .base import Gradient
 
 
 class TwoParameter(nn.Module):

@@ -3,8 +3,8 @@
 import numpy as np
 from sklearn import cluster
 
-from utils.baselines.base import Router, Rows
-from utils.denoise import group_means
+from ..denoise import group_means
+from .base import Router, Rows
 
 
 class KMeans(Router):

@@ -3,7 +3,7 @@
 import numpy as np
 from sklearn.neighbors import NearestNeighbors
 
-from utils.baselines.base import Router, Rows
+from .base import Router, Rows
 
 CELLS = 2**24  # targets of neighbours that are held at once
 

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from utils.baselines.base import Router, Rows, unit
-from utils.denoise import group_means
+from ..denoise import group_means
+from .base import Router, Rows, unit
 
 
 class LoraRetriever(Router):

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from utils.baselines.base import Gradient
+from .base import Gradient
 
 
 class Factors(nn.Module):

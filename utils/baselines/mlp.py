@@ -3,7 +3,7 @@
 import numpy as np
 from sklearn.neural_network import MLPRegressor
 
-from utils.baselines.base import Router, Rows, fixed_passes
+from .base import Router, Rows, fixed_passes
 
 
 class MLP(Router):

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from utils.baselines.arguments import Arguments
-from utils.baselines.base import Rows
-from utils.baselines.registry import ROUTERS
-from utils.data import RoutingData, check_alike, count_training_questions, load_tests
-from utils.training_set import check_encoder_reads, load_training_files, task_rows
+from ..data import RoutingData, check_alike, count_training_questions, load_tests
+from ..training_set import check_encoder_reads, load_training_files, task_rows
+from .arguments import Arguments
+from .base import Rows
+from .registry import ROUTERS
 
 
 class Problem:

@@ -4,16 +4,16 @@ To add a router: write a file beside this one with a subclass of `utils.baseline
 ROUTERS. Its key is its name on the command line; `Router.name` is its name in results.
 """
 
-from utils.baselines.base import Gradient, Router
-from utils.baselines.controls import BestPerTask, BestSingle, Control, Oracle, Random
-from utils.baselines.irt import IRT
-from utils.baselines.kmeans import KMeans
-from utils.baselines.knn import KNN
-from utils.baselines.lora_retriever import LoraRetriever
-from utils.baselines.matrix_factorization import MatrixFactorization
-from utils.baselines.mlp import MLP
-from utils.baselines.ridge import Ridge
-from utils.baselines.task_classifier import TaskClassifier
+from .base import Gradient, Router
+from .controls import BestPerTask, BestSingle, Control, Oracle, Random
+from .irt import IRT
+from .kmeans import KMeans
+from .knn import KNN
+from .lora_retriever import LoraRetriever
+from .matrix_factorization import MatrixFactorization
+from .mlp import MLP
+from .ridge import Ridge
+from .task_classifier import TaskClassifier
 
 ROUTERS: dict[str, type[Router]] = {
     "knn": KNN,

@@ -3,7 +3,7 @@
 import numpy as np
 from sklearn import linear_model
 
-from utils.baselines.base import Router, Rows
+from .base import Router, Rows
 
 
 class Ridge(Router):

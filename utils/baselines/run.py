@@ -10,22 +10,22 @@ from typing import Any
 import numpy as np
 from tqdm.auto import tqdm
 
-from utils.baselines import trained_encoder
-from utils.baselines.arguments import Arguments
-from utils.baselines.base import Choice, choose, settings_in
-from utils.baselines.embeddings import Embeddings
-from utils.baselines.problem import Problem
-from utils.baselines.registry import CONTROLS, ROUTERS, VOTING
-from utils.baselines.voting import answers_of, voting
-from utils.ceiling.known import known_ceilings
-from utils.config import changed_settings
-from utils.data import RoutingData
-from utils.evaluate import measure, picks_text
-from utils.experiment import Hardware, choose_hardware
-from utils.files import read_json, writable_folder, write_json, write_text
-from utils.meters import bar
-from utils.metrics import averages, references, utility
-from utils.tables import tables
+from ..ceiling.known import known_ceilings
+from ..config import changed_settings
+from ..data import RoutingData
+from ..evaluate import measure, picks_text
+from ..experiment import Hardware, choose_hardware
+from ..files import read_json, writable_folder, write_json, write_text
+from ..meters import bar
+from ..metrics import averages, references, utility
+from ..tables import tables
+from . import trained_encoder
+from .arguments import Arguments
+from .base import Choice, choose, settings_in
+from .embeddings import Embeddings
+from .problem import Problem
+from .registry import CONTROLS, ROUTERS, VOTING
+from .voting import answers_of, voting
 
 NOTHING_CHOSEN = {"rule": "none", "step": None, "validation": None}
 

@@ -11,15 +11,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from utils import checkpoint, checkpoint_files
-from utils.baselines.arguments import Arguments
-from utils.baselines.base import Rows, unit
-from utils.clustering import kmeans
-from utils.data import RoutingData, reading, reading_of
-from utils.encoders import Queries
-from utils.experiment import Hardware
-from utils.meters import bar
-from utils.model import trained_layers_of
+from .. import checkpoint, checkpoint_files
+from ..clustering import kmeans
+from ..data import RoutingData, reading, reading_of
+from ..encoders import Queries
+from ..experiment import Hardware
+from ..meters import bar
+from ..model import trained_layers_of
+from .arguments import Arguments
+from .base import Rows, unit
 
 FLAG = "--encoder_ckpt"
 SEED = "{seed}"  # stands for the seed of a run in the value of the flag

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from utils.data import DataError, RoutingData, gains
+from ..data import DataError, RoutingData, gains
 
 AGAIN = "make both by one run of utils.scoring.convert"
 

@@ -11,14 +11,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from utils.benchmark.compare import Arguments, Way, benchmark, hardware_of, load_work, measure_memory, table
-from utils.benchmark.rates import draw_growth, growth, matmul_rate, rates, rows_of
-from utils.config import parse_arguments
-from utils.data import DataError
-from utils.encoders import EncoderError
-from utils.files import write_json
-from utils.plots import check_format
-from utils.tables import markdown
+from ..config import parse_arguments
+from ..data import DataError
+from ..encoders import EncoderError
+from ..files import write_json
+from ..plots import check_format
+from ..tables import markdown
+from .compare import Arguments, Way, benchmark, hardware_of, load_work, measure_memory, table
+from .rates import draw_growth, growth, matmul_rate, rates, rows_of
 
 
 def all_rates(args: Arguments) -> dict[str, Any]:

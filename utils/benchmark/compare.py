@@ -23,18 +23,18 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from utils.benchmark.sized import make_encoder
-from utils.config import DataConfig, HardwareConfig, bounded
-from utils.data import RoutingData, load, load_all
-from utils.encoders import Queries
-from utils.experiment import Hardware, batch_rows, choose_hardware, stream_seed
-from utils.files import writable_folder
-from utils.losses import sample_llm_loss, sample_sample_loss
-from utils.meters import bar
-from utils.model import RouterDC
-from utils.tables import markdown
-from utils.tasks import KINDS, TASKS
-from utils.training_set import split_validation, training_rows
+from ..config import DataConfig, HardwareConfig, bounded
+from ..data import RoutingData, load, load_all
+from ..encoders import Queries
+from ..experiment import Hardware, batch_rows, choose_hardware, stream_seed
+from ..files import writable_folder
+from ..losses import sample_llm_loss, sample_sample_loss
+from ..meters import bar
+from ..model import RouterDC
+from ..tables import markdown
+from ..tasks import KINDS, TASKS
+from ..training_set import split_validation, training_rows
+from .sized import make_encoder
 
 WAYS = ("ours", "released")
 PHASES = ("training", "evaluation")

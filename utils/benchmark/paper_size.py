@@ -20,17 +20,17 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from utils import checkpoint
-from utils.benchmark import compare
-from utils.benchmark.sized import SIZED
-from utils.config import HardwareConfig, bounded, parse_arguments
-from utils.data import DataError
-from utils.encoders import EncoderError, Queries
-from utils.evaluate import route
-from utils.files import write_json, write_text
-from utils.memory import fitted
-from utils.run import Progress, RunFolder, host_copy, trainable
-from utils.tables import markdown
+from .. import checkpoint
+from ..config import HardwareConfig, bounded, parse_arguments
+from ..data import DataError
+from ..encoders import EncoderError, Queries
+from ..evaluate import route
+from ..files import write_json, write_text
+from ..memory import fitted
+from ..run import Progress, RunFolder, host_copy, trainable
+from ..tables import markdown
+from . import compare
+from .sized import SIZED
 
 SETTINGS = {"data_paths": ["training files"], "freeze_encoder": False, "train_layers": None}
 ABOUT = {"router": "RouterDC", "tests": [], "settings": SETTINGS}  # what a run adds to a checkpoint

@@ -13,13 +13,13 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 
-from utils.benchmark.compare import Way, forget_peak, peak_mb, waiting
-from utils.encoders import Encoder, Ragged, embed
-from utils.experiment import Hardware, on_device
-from utils.losses import sample_llm_loss
-from utils.meters import bar
-from utils.model import RouterDC
-from utils.plots import GRID, save
+from ..encoders import Encoder, Ragged, embed
+from ..experiment import Hardware, on_device
+from ..losses import sample_llm_loss
+from ..meters import bar
+from ..model import RouterDC
+from ..plots import GRID, save
+from .compare import Way, forget_peak, peak_mb, waiting
 
 LENGTHS, BATCHES, LLMS = (16, 32, 64, 128, 256, 512), (1, 4, 16, 64), (7, 100, 1000)
 USUAL = {"length": 64, "batch": 16, "llms": 7}  # what stays while one of the three grows

@@ -3,7 +3,7 @@
 import torch
 from transformers import DebertaV2Config, DebertaV2Model
 
-from utils.encoders import Encoder, load_encoder
+from ..encoders import Encoder, load_encoder
 
 SIZED = "mdeberta-size"
 CONFIGURATION = {

@@ -15,11 +15,11 @@ folder there. Picks of each (file, seed) stay in --save_path: a stopped run goes
 import shlex
 import sys
 
-from utils.ceiling.arguments import parse
-from utils.ceiling.known import FILE
-from utils.ceiling.measure import run_all
-from utils.ceiling.page import PAGE, table
-from utils.encoders import EncoderError
+from ..encoders import EncoderError
+from .arguments import parse
+from .known import FILE
+from .measure import run_all
+from .page import PAGE, table
 
 
 def main(argv: list[str] | None = None) -> int:

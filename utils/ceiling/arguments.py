@@ -5,12 +5,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from utils.ceiling.crossval import FOLDS
-from utils.ceiling.known import RESULTS
-from utils.ceiling.learners import LEARNERS, Constant
-from utils.config import DataConfig, EncoderConfig, HardwareConfig, bounded, parse_arguments
-from utils.report.statistics import RESAMPLES
-from utils.tasks import TASKS
+from ..config import DataConfig, EncoderConfig, HardwareConfig, bounded, parse_arguments
+from ..report.statistics import RESAMPLES
+from ..tasks import TASKS
+from .crossval import FOLDS
+from .known import RESULTS
+from .learners import LEARNERS, Constant
 
 NAMES = tuple(name for name in LEARNERS if name != Constant.name)
 PAPER_TESTS = tuple(task.test for task in TASKS)

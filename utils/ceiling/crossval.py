@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 from tqdm.auto import tqdm
 
-from utils.ceiling.learners import Constant, Labelled, Learner
-from utils.data import RoutingData
+from ..data import RoutingData
+from .learners import Constant, Labelled, Learner
 
 FOLDS, INNER = 5, Learner.inner
 BEST = "best of the learners"

@@ -12,9 +12,9 @@ import torch
 from torch import nn
 from tqdm.auto import tqdm
 
-from utils.ceiling.learners import Labelled, Learner, named
-from utils.encoders import Encoder, Queries
-from utils.experiment import Hardware, batch_rows, stream_seed
+from ..encoders import Encoder, Queries
+from ..experiment import Hardware, batch_rows, stream_seed
+from .learners import Labelled, Learner, named
 
 
 class FineTuned(Learner):

@@ -5,7 +5,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
-from utils.data import RoutingData
+from ..data import RoutingData
 
 FILE = "ceiling.json"
 RESULTS = Path("results")

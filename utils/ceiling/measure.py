@@ -11,23 +11,23 @@ from typing import Any
 import numpy as np
 from tqdm.auto import tqdm
 
-from utils.baselines.base import unit
-from utils.ceiling.arguments import LEAST_QUESTIONS, NAMES, Arguments
-from utils.ceiling.crossval import EXCHANGED, FOLDS, INNER, canonical, cross_validated, learning_curve
-from utils.ceiling.features import FEATURES, surface
-from utils.ceiling.fine_tuned import FineTuned
-from utils.ceiling.known import FILE, read_records
-from utils.ceiling.learners import LEARNERS, Labelled, Learner
-from utils.ceiling.page import PAGE, page
-from utils.ceiling.record import curve_of, gains_of, repeats_of, summary
-from utils.config import GIVEN
-from utils.data import DataError, RoutingData, gains, load, reading_of
-from utils.encoders import Encoder, Queries, load_encoder
-from utils.experiment import Hardware, choose_hardware
-from utils.files import locked, read_json, writable_folder, write_json, write_text
-from utils.meters import bar
-from utils.tasks import DATASETS, TASKS
-from utils.training_set import check_encoder_reads
+from ..baselines.base import unit
+from ..config import GIVEN
+from ..data import DataError, RoutingData, gains, load, reading_of
+from ..encoders import Encoder, Queries, load_encoder
+from ..experiment import Hardware, choose_hardware
+from ..files import locked, read_json, writable_folder, write_json, write_text
+from ..meters import bar
+from ..tasks import DATASETS, TASKS
+from ..training_set import check_encoder_reads
+from .arguments import LEAST_QUESTIONS, NAMES, Arguments
+from .crossval import EXCHANGED, FOLDS, INNER, canonical, cross_validated, learning_curve
+from .features import FEATURES, surface
+from .fine_tuned import FineTuned
+from .known import FILE, read_records
+from .learners import LEARNERS, Labelled, Learner
+from .page import PAGE, page
+from .record import curve_of, gains_of, repeats_of, summary
 
 
 def read_files(args: Arguments) -> list[RoutingData]:

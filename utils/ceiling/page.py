@@ -3,12 +3,12 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from utils.ceiling.crossval import BEST, FOLDS, INNER
-from utils.ceiling.features import FEATURES
-from utils.ceiling.fine_tuned import FineTuned
-from utils.ceiling.learners import Constant
-from utils.tables import markdown
-from utils.tasks import LLMS, short, title_of
+from ..tables import markdown
+from ..tasks import LLMS, short, title_of
+from .crossval import BEST, FOLDS, INNER
+from .features import FEATURES
+from .fine_tuned import FineTuned
+from .learners import Constant
 
 PAGE = "ceiling.md"
 ALL_ROWS = "against_best_of_all_rows"  # the gain over the LLM that is best on all rows, in a record

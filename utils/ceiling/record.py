@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from utils.ceiling.crossval import BEST
-from utils.ceiling.learners import Constant
-from utils.ceiling.repeats import answers_of, halves
-from utils.report.statistics import RESAMPLES, bootstrap, interval
+from ..report.statistics import RESAMPLES, bootstrap, interval
+from .crossval import BEST
+from .learners import Constant
+from .repeats import answers_of, halves
 
 
 def _figures(mean: float, draws: np.ndarray) -> dict[str, float]:

@@ -19,14 +19,14 @@ from typing import Any
 
 import numpy as np
 
-from utils.config import parse_arguments
-from utils.data import load
-from utils.files import write_json, write_text
-from utils.gateway.chooser import MODEL
-from utils.gateway.local import Gateway, Model, gateway
-from utils.meters import bar
-from utils.router import Router
-from utils.tables import markdown
+from ..config import parse_arguments
+from ..data import load
+from ..files import write_json, write_text
+from ..meters import bar
+from ..router import Router
+from ..tables import markdown
+from .chooser import MODEL
+from .local import Gateway, Model, gateway
 
 QUANTILES = {"median": 50, "p95": 95, "p99": 99}
 ARMS = ("named", "routed")
@@ -153,6 +153,7 @@ def run(args: Arguments) -> dict[str, Any]:
     summary = {}
     for clients, arms in rounds.items():
         summary[clients] = {name: added(arms, percent) for name, percent in QUANTILES.items()}
+    flags = f"--ckpt {args.ckpt} --python {args.python} --rounds {args.rounds}"
     return {
         "added": summary,
         "by_round": rounds,
@@ -163,7 +164,7 @@ def run(args: Arguments) -> dict[str, Any]:
         "device": f"{platform.machine()}, {os.cpu_count()} cores",
         "load": os.getloadavg()[1],
         "seconds": time.perf_counter() - began,
-        "command": f"python -m utils.gateway.benchmark --ckpt {args.ckpt} --python {args.python} --rounds {args.rounds}",
+        "command": f"python -m utils.gateway.benchmark {flags}",
     }
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from utils.router import Router
+    from ..router import Router
 
 MODEL = "routerdc"  # a request for a model of this name is routed; the key of its own options, too
 EXAMPLE = '{"routerdc": {"cost_rate": 50, "threshold": 0.6}}'

@@ -28,7 +28,7 @@ from litellm._logging import verbose_proxy_logger
 from litellm.integrations.custom_logger import CustomLogger
 from litellm.proxy import proxy_server
 
-from utils.gateway.chooser import MODEL, Chooser, deployments, options_of, question
+from .chooser import MODEL, Chooser, deployments, options_of, question
 
 CHATS = ("acompletion", "atext_completion", "aresponses", "anthropic_messages")  # of LiteLLM, what can be routed
 

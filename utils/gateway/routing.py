@@ -12,9 +12,9 @@ from typing import Any
 
 import litellm
 
-from utils.gateway.chooser import MODEL
-from utils.gateway.plugin import RouterDCPlugin
-from utils.router import Router
+from ..router import Router
+from .chooser import MODEL
+from .plugin import RouterDCPlugin
 
 
 def router_of(settings: Mapping[str, Any]) -> Router:

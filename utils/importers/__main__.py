@@ -18,9 +18,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from utils.data import MISSING, DataError
-from utils.importers import embedllm, llmrouterbench, lookahead, routerbench, routereval
-from utils.importers.common import (
+from ..data import MISSING, DataError
+from . import embedllm, llmrouterbench, lookahead, routerbench, routereval
+from .common import (
     Pairs,
     check_text,
     complete,

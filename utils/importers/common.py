@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from utils.data import DataError, RoutingData
-from utils.files import atomic_folder, write_json
-from utils.meters import bar
-from utils.training_set import split_validation
+from ..data import DataError, RoutingData
+from ..files import atomic_folder, write_json
+from ..meters import bar
+from ..training_set import split_validation
 
 # Any other name is no split.
 SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val", "test": "test"}

@@ -6,8 +6,8 @@ keeps its largest label, as the project itself does. There are no costs.
 
 from pathlib import Path
 
-from utils.formats import DataError
-from utils.importers.common import Pairs, check_text, csv_lines
+from ..formats import DataError
+from .common import Pairs, check_text, csv_lines
 
 COLUMNS = ("prompt_id", "prompt", "model_name", "category", "label")
 

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from utils.formats import DataError
-from utils.importers.common import Pairs, check_text
-from utils.meters import bar
+from ..formats import DataError
+from ..meters import bar
+from .common import Pairs, check_text
 
 
 def read(source: Path) -> Pairs:

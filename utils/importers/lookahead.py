@@ -19,10 +19,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from utils.formats import DataError
-from utils.importers.common import Pairs, check_writable
-from utils.meters import bar
-from utils.scoring.rules import value_of
+from ..formats import DataError
+from ..meters import bar
+from ..scoring.rules import value_of
+from .common import Pairs, check_writable
 
 SUFFIX = ".json.gz"
 STEP_BY_STEP = "\nPlease reason step by step, and put your final answer within \\boxed{}.\n"

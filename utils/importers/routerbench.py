@@ -9,8 +9,8 @@ column for each LLM and its `LLM|total_cost`. A pickle can run any code when it 
 
 from pathlib import Path
 
-from utils.formats import DataError, table_rows
-from utils.importers.common import Pairs, check_text, csv_lines
+from ..formats import DataError, table_rows
+from .common import Pairs, check_text, csv_lines
 
 
 def read(source: Path, allow_pickle: bool = False) -> Pairs:

@@ -19,8 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from utils.formats import DataError
-from utils.importers.common import SPLITS, Pairs
+from ..formats import DataError
+from .common import SPLITS, Pairs
 
 PARTS = ("train", "val", "test")
 

@@ -7,7 +7,7 @@ writes results/latency.json and results/latency.md. Parts are measured alone wit
 Give several checkpoints for the agreement; the times are of the first.
 """
 
-import utils  # noqa: F401  # isort: skip  # before torch, which takes from it how its threads wait
+import os
 import platform
 import shlex
 import sys
@@ -18,16 +18,16 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
-from utils.checkpoint_files import CheckpointError, find
-from utils.config import bounded, parse_arguments
-from utils.data import DataError
-from utils.encoders import EncoderError
-from utils.files import read_json, writable_folder, write_json, write_text
-from utils.latency.agreement import compare
-from utils.latency.page import page
-from utils.latency.quantisation import compare_quantisations
-from utils.latency.speed import measure_start, measure_ways
-from utils.latency.ways import BF16, FP32, IN_INT8, sample, test_files, ways_of
+from ..checkpoint_files import CheckpointError, find
+from ..config import bounded, parse_arguments
+from ..data import DataError
+from ..encoders import EncoderError
+from ..files import read_json, writable_folder, write_json, write_text
+from .agreement import compare
+from .page import page
+from .quantisation import compare_quantisations
+from .speed import measure_start, measure_ways
+from .ways import BF16, FP32, IN_INT8, sample, test_files, ways_of
 
 Part = Literal["speed", "start", "agreement", "quantisation"]
 LIBRARIES = ("torch", "transformers", "onnxruntime", "tokenizers", "numpy")
@@ -128,7 +128,8 @@ def measured(args: Arguments, arguments: Sequence[str]) -> dict[str, Any]:
         found = PARTS[name](args)
         command = shlex.join(["python", "-m", "utils.latency", *arguments])
         about = {"ckpt": list(args.ckpt), "seed": args.seed, "command": command}
-        result["parts"][name] = {**found, **about, "seconds": round(time.monotonic() - begun, 1)}
+        seconds, load = round(time.monotonic() - begun, 1), round(os.getloadavg()[1], 1)
+        result["parts"][name] = {**found, **about, "seconds": seconds, "load": load}
         write_json(args.output, result)
         write_text(args.output.with_suffix(".md"), page(result))
     return result

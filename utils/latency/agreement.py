@@ -9,15 +9,15 @@ from typing import Any
 import numpy as np
 from tqdm.auto import tqdm
 
-from utils.checkpoint_files import find, read_config
-from utils.data import RoutingData
-from utils.evaluate import measure
-from utils.files import replacing
-from utils.latency.ways import REFERENCE, test_files, ways_of
-from utils.meters import bar
-from utils.onnx_files import sha256_of, source_of
-from utils.router import Router
-from utils.tasks import task_of
+from ..checkpoint_files import find, read_config
+from ..data import RoutingData
+from ..evaluate import measure
+from ..files import replacing
+from ..meters import bar
+from ..onnx_files import sha256_of, source_of
+from ..router import Router
+from ..tasks import task_of
+from .ways import REFERENCE, test_files, ways_of
 
 PIECE = 256  # queries between two looks of the progress bar, and in one file of the cache
 

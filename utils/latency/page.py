@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from utils.latency.ways import BF16, IN_INT8, REFERENCE
-from utils.tables import markdown
+from ..tables import markdown
+from .ways import BF16, IN_INT8, REFERENCE
 
 INTRODUCTION = """\
 # A router on a CPU: latency and agreement
@@ -122,5 +122,6 @@ def page(result: Mapping[str, Any]) -> str:
         if name in result["parts"]:
             part = result["parts"][name]
             blocks += block(part)
-            blocks.append(f"`{part['command']}` ({part['seconds']:.0f} s)\n")
+            busy = f", {part['load']:g} programs on the processor" if "load" in part else ""
+            blocks.append(f"`{part['command']}` ({part['seconds']:.0f} s{busy})\n")
     return "\n".join(blocks)

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
-from utils.checkpoint_files import find, read_config
-from utils.data import load_all
-from utils.latency.ways import sample
-from utils.meters import bar
-from utils.onnx_backend import TOKENS, OnnxBackend, open_session
-from utils.onnx_files import FOLDER, MODEL
-from utils.reading import reading
+from ..checkpoint_files import find, read_config
+from ..data import load_all
+from ..meters import bar
+from ..onnx_backend import TOKENS, OnnxBackend, open_session
+from ..onnx_files import FOLDER, MODEL
+from ..reading import reading
+from .ways import sample
 
 QUANTISATIONS: dict[str, dict[str, Any]] = {
     "one scale a matrix": {"per_channel": False},

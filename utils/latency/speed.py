@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from utils.latency.ways import ways_of
-from utils.meters import bar
-from utils.router import Router
+from ..meters import bar
+from ..router import Router
+from .ways import ways_of
 
 BLOCK = 20  # single queries of one way before the next has its turn
 TOGETHER = 64  # queries at once

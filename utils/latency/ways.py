@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from utils.checkpoint_files import CheckpointError, find, read_config
-from utils.data import RoutingData, load_all
-from utils.onnx_files import FOLDER, INT8, MODEL
-from utils.reading import reading
+from ..checkpoint_files import CheckpointError, find, read_config
+from ..data import RoutingData, load_all
+from ..onnx_files import FOLDER, INT8, MODEL
+from ..reading import reading
 
 REFERENCE, BF16, FP32, IN_INT8 = "torch fp32", "torch bf16", "ONNX fp32", "ONNX int8"
 

@@ -14,9 +14,9 @@ from typing import Literal
 
 import tyro
 
-from utils.config import parse_arguments
-from utils.files import writable_folder, write_text
-from utils.miniature.texts import SIZES, write
+from ..config import parse_arguments
+from ..files import writable_folder, write_text
+from .texts import SIZES, write
 
 PROGRAM = "python -m utils.miniature"
 
@@ -70,7 +70,7 @@ def make_texts(args: Arguments) -> None:
 
 def train_llms(args: Arguments) -> None:
     """Train the LLMs that are named, but for those that are there. Raises: ValueError for a name that no LLM has."""
-    from utils.miniature.llms import LLMS, train  # torch: not for those who only generate
+    from .llms import LLMS, train  # torch: not for those who only generate
 
     if unknown := [name for name in args.names if name not in LLMS]:
         raise ValueError(f"no LLM is called {', '.join(unknown)}; there are {', '.join(LLMS)}")
@@ -83,7 +83,7 @@ def train_llms(args: Arguments) -> None:
 
 def make_table(args: Arguments) -> None:
     """Write table.md beside the routers, and print it."""
-    from utils.miniature.report import finished, sentence, table, voted
+    from .report import finished, sentence, table, voted
 
     router = args.router or args.runs / "router"
     text, averages = table(finished(router), voted(router))
@@ -93,7 +93,7 @@ def make_table(args: Arguments) -> None:
 
 def publish_data(args: Arguments) -> None:
     """Copy the data of a finished pipeline."""
-    from utils.miniature.report import publish
+    from .report import publish
 
     files = publish(args.runs, args.output)
     print(f"{len(files)} files, {sum(path.stat().st_size for path in files):,} bytes in {args.output}")

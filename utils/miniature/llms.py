@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from utils.experiment import stream_seed
-from utils.files import atomic_folder, write_json
-from utils.meters import bar
+from ..experiment import stream_seed
+from ..files import atomic_folder, write_json
+from ..meters import bar
 
 # What each LLM reads, by topic, in % of the most that one reads: with 40 in all it trains for 40 % of the steps.
 LLMS = {

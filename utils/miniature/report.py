@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from utils.files import atomic_folder, replaceable_folder, write_json, write_text
-from utils.metrics import CEILING, ORACLE, PER_TASK, best_single
-from utils.miniature.llms import LLMS
-from utils.tables import cells_and_mean, markdown, spread
-from utils.tasks import short_names
+from ..files import atomic_folder, replaceable_folder, write_json, write_text
+from ..metrics import CEILING, ORACLE, PER_TASK, best_single
+from ..tables import cells_and_mean, markdown, spread
+from ..tasks import short_names
+from .llms import LLMS
 
 DURATION = "about 9 minutes on 2 cores"
 PAGE = Path(__file__).with_name("publish_page.md")  # the text of datasets/miniature/README.md

@@ -16,8 +16,8 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from utils.files import atomic_folder, write_json, write_text
-from utils.miniature.world import (
+from ..files import atomic_folder, write_json, write_text
+from .world import (
     ARITHMETIC,
     CHINESE,
     IDIOMS,

@@ -17,14 +17,14 @@ from pathlib import Path
 
 import tyro
 
-from utils.ceiling.known import known_ceilings
-from utils.config import parse_arguments
-from utils.files import locked, read_json, write_json, write_text
-from utils.report import comparison, comparison_page, results
-from utils.report.runs import Run, read_lines, runs_below, write_lines
-from utils.report.statistics import RESAMPLES, check_resamples
-from utils.report.summary import summary
-from utils.tasks import PAPER
+from ..ceiling.known import known_ceilings
+from ..config import parse_arguments
+from ..files import locked, read_json, write_json, write_text
+from ..tasks import PAPER
+from . import comparison, comparison_page, results
+from .runs import Run, read_lines, runs_below, write_lines
+from .statistics import RESAMPLES, check_resamples
+from .summary import summary
 
 PROGRAM = "python -m utils.report"
 

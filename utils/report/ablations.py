@@ -16,15 +16,15 @@ from typing import Any
 
 import tyro
 
-from utils.checkpoint_files import CheckpointError
-from utils.config import HardwareConfig, parse_arguments
-from utils.files import write_text
-from utils.meters import bar
-from utils.report.lost_llms import LIMITS, LOST, SIDES, lost_lines
-from utils.report.results import line_of
-from utils.report.runs import grouped, read_lines, replace_lines, runs_below, write_lines
-from utils.tables import EMPTY, markdown, spread
-from utils.tasks import short_names
+from ..checkpoint_files import CheckpointError
+from ..config import HardwareConfig, parse_arguments
+from ..files import write_text
+from ..meters import bar
+from ..tables import EMPTY, markdown, spread
+from ..tasks import short_names
+from .lost_llms import LIMITS, LOST, SIDES, lost_lines
+from .results import line_of
+from .runs import grouped, read_lines, replace_lines, runs_below, write_lines
 
 PROGRAM = "python -m utils.report.ablations"
 TRAIN_THEM = "`bash train_scripts/ablations.sh` trains them"

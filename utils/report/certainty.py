@@ -7,7 +7,6 @@ rows of each run alone; a run without any has the part on edits alone. Takes run
 text is encoded once for all of them, and kept in --cache_dir.
 """
 
-import utils  # noqa: F401  # isort: skip  # before torch, which takes from it how its threads wait
 import shlex
 import sys
 import time
@@ -20,21 +19,21 @@ import numpy as np
 import tyro
 from torch import Tensor
 
-from utils import calibration
-from utils.calibration import best_label, best_single_llm, calibration_error, distribution, held_out_rows, reliability
-from utils.checkpoint_files import CheckpointError
-from utils.config import HardwareConfig, bounded, parse_arguments
-from utils.data import RoutingData, gains
-from utils.files import write_json, write_text
-from utils.meters import bar
-from utils.metrics import averages
-from utils.plots import save
-from utils.report.certainty_page import coverage_figure, page, reliability_figure
-from utils.report.edits import EDITS
-from utils.report.frozen_routers import FrozenEncoder, FrozenRouter, open_frozen
-from utils.report.runs import runs_below
-from utils.tasks import task_of
-from utils.training_set import TrainingSet, reopen_training_set
+from .. import calibration
+from ..calibration import best_label, best_single_llm, calibration_error, distribution, held_out_rows, reliability
+from ..checkpoint_files import CheckpointError
+from ..config import HardwareConfig, bounded, parse_arguments
+from ..data import RoutingData, gains
+from ..files import write_json, write_text
+from ..meters import bar
+from ..metrics import averages
+from ..plots import save
+from ..tasks import task_of
+from ..training_set import TrainingSet, reopen_training_set
+from .certainty_page import coverage_figure, page, reliability_figure
+from .edits import EDITS
+from .frozen_routers import FrozenEncoder, FrozenRouter, open_frozen
+from .runs import runs_below
 
 PROGRAM = "python -m utils.report.certainty"
 COVERAGES = tuple(range(100, -1, -10))  # in %, of the validation rows

@@ -7,10 +7,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
-from utils.plots import COLOURS, GRID, LINES, MARKERS
-from utils.report.runs import grouped
-from utils.tables import EMPTY, markdown, spread
-from utils.tasks import title_of
+from ..plots import COLOURS, GRID, LINES, MARKERS
+from ..tables import EMPTY, markdown, spread
+from ..tasks import title_of
+from .runs import grouped
 
 SIDES = ("ID", "OOD")
 PAGE = """\

@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from utils.data import RoutingData, gains
-from utils.files import read_json
-from utils.meters import bar
-from utils.metrics import best_single, references
-from utils.report.runs import Run, reopen_tests, row_label, runs_below, seed_groups
-from utils.report.statistics import RESAMPLES, bootstrap, interval, right_when_possible, seed_weights, sign_flip
-from utils.tasks import LLMS, PAPER_AVERAGE, TASKS, short_names
+from ..data import RoutingData, gains
+from ..files import read_json
+from ..meters import bar
+from ..metrics import best_single, references
+from ..tasks import LLMS, PAPER_AVERAGE, TASKS, short_names
+from .runs import Run, reopen_tests, row_label, runs_below, seed_groups
+from .statistics import RESAMPLES, bootstrap, interval, right_when_possible, seed_weights, sign_flip
 
 SIDES = ("id", "ood")  # in the order of PAPER_AVERAGE
 ORDER = ("RouterDC", "LoraRetriever", "Voting", "CosineClassifier", "ZOOTER")  # the routers of the paper

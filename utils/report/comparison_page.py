@@ -3,11 +3,11 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from utils.baselines.trained_encoder import SUFFIX
-from utils.metrics import CEILING
-from utils.report.comparison import ORDER, label_of
-from utils.tables import bracket, cells_and_mean, markdown, paper_cells, score_table, spread
-from utils.tasks import PAPER_AVERAGE, short_names, title_of
+from ..baselines.trained_encoder import SUFFIX
+from ..metrics import CEILING
+from ..tables import bracket, cells_and_mean, markdown, paper_cells, score_table, spread
+from ..tasks import PAPER_AVERAGE, short_names, title_of
+from .comparison import ORDER, label_of
 
 TITLES = {"id": "Table 1: in-distribution", "ood": "Table 2: out-of-distribution"}
 AVERAGES = {"id": "ID avg", "ood": "OOD avg"}

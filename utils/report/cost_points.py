@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from utils.baselines.controls import Oracle
-from utils.data import RoutingData
-from utils.metrics import accuracy, aiq, mean_cost, utility
+from ..baselines.controls import Oracle
+from ..data import RoutingData
+from ..metrics import accuracy, aiq, mean_cost, utility
 
 ZERO = "single LLMs, mixed"  # RouterBench's zero router: the hull of the single LLMs
 Point = dict[str, dict[str, float]]

@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 import tyro
 
-from utils.config import parse_arguments
-from utils.files import write_text
-from utils.report.runs import runs_below
-from utils.tables import markdown
-from utils.tasks import title_of
+from ..config import parse_arguments
+from ..files import write_text
+from ..tables import markdown
+from ..tasks import title_of
+from .runs import runs_below
 
 PAGE = """\
 # How far targets were pooled

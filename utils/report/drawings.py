@@ -8,8 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from utils.plots import COLOURS, GRID, LINES, MARKERS
-from utils.tasks import title_of
+from ..plots import COLOURS, GRID, LINES, MARKERS
+from ..tasks import title_of
 
 FILLS = ("#ffffff", "#cfe3f3", "#f7d9a0", "#a8d8c4", "#e8c3d8", "#8fb9d8", "#e6a07c", "#bbbbbb")
 HATCHES = ("", "//", "..", "xx", "\\\\", "--", "++", "oo")

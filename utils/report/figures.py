@@ -26,18 +26,18 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
-from utils import plots
-from utils.ceiling import known
-from utils.ceiling.page import title_of_record
-from utils.checkpoint_files import CONFIG, WEIGHTS, CheckpointError, find
-from utils.clustering import tsne_map
-from utils.config import HardwareConfig, bounded, parse_arguments
-from utils.files import read_json
-from utils.meters import read_metrics
-from utils.report import ablations, comparison, drawings
-from utils.report.lost_llms import LIMITS, LOST
-from utils.report.runs import RESULTS, Run, reopen_router, runs_below
-from utils.tasks import PAPER_AVERAGE, short_names, title_of
+from .. import plots
+from ..ceiling import known
+from ..ceiling.page import title_of_record
+from ..checkpoint_files import CONFIG, WEIGHTS, CheckpointError, find
+from ..clustering import tsne_map
+from ..config import HardwareConfig, bounded, parse_arguments
+from ..files import read_json
+from ..meters import read_metrics
+from ..tasks import PAPER_AVERAGE, short_names, title_of
+from . import ablations, comparison, drawings
+from .lost_llms import LIMITS, LOST
+from .runs import RESULTS, Run, reopen_router, runs_below
 
 PROGRAM = "python -m utils.report.figures"
 ABLATIONS = "bash train_scripts/ablations.sh"

@@ -8,11 +8,11 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from utils.checkpoint_files import WEIGHTS, find, read_config
-from utils.config import HardwareConfig
-from utils.encoders import Queries
-from utils.losses import SIMILARITIES
-from utils.report.runs import Run, reopen_router
+from ..checkpoint_files import WEIGHTS, find, read_config
+from ..config import HardwareConfig
+from ..encoders import Queries
+from ..losses import SIMILARITIES
+from .runs import Run, reopen_router
 
 ENCODER = ("encoder", "pooling", "max_length")  # settings that routers with one encoder have in common
 

@@ -18,12 +18,14 @@ from typing import Any, Literal
 import numpy as np
 import tyro
 
-from utils.config import parse_arguments
-from utils.data import DataError, RoutingData, load
-from utils.files import write_json, write_text
-from utils.meters import bar
-from utils.metrics import PER_TASK, best_single, references
-from utils.report.comparison import (
+from ..config import parse_arguments
+from ..data import DataError, RoutingData, load
+from ..files import write_json, write_text
+from ..meters import bar
+from ..metrics import PER_TASK, best_single, references
+from ..tables import EMPTY, bracket, cells_and_mean, markdown, spread
+from ..tasks import BY_NAME, short_names, title_of
+from .comparison import (
     Group,
     collect,
     columns_of,
@@ -33,9 +35,7 @@ from utils.report.comparison import (
     means_of_groups,
     single,
 )
-from utils.report.statistics import RESAMPLES, bootstrap, check_resamples, sign_flip
-from utils.tables import EMPTY, bracket, cells_and_mean, markdown, spread
-from utils.tasks import BY_NAME, short_names, title_of
+from .statistics import RESAMPLES, bootstrap, check_resamples, sign_flip
 
 PROGRAM = "python -m utils.report.lookahead"
 REFERENCE = {"within": "BestPerTask", "leave_one_out": "BestSingle"}  # the router that differences are to

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from utils.config import HardwareConfig
-from utils.data import RoutingData
-from utils.files import read_json, write_json
-from utils.metrics import ORACLE, PER_TASK, accuracy, averages, best_single, references
-from utils.report.results import line_of
-from utils.report.runs import RESULTS, reopen_router
-from utils.tasks import task_of
+from ..config import HardwareConfig
+from ..data import RoutingData
+from ..files import read_json, write_json
+from ..metrics import ORACLE, PER_TASK, accuracy, averages, best_single, references
+from ..tasks import task_of
+from .results import line_of
+from .runs import RESULTS, reopen_router
 
 LOST = "lost_LLM"  # the setting of such lines in ablations.jsonl
 SIDES = ("id_avg", "ood_avg")

@@ -7,7 +7,6 @@ Writes new_llms.md, new_llms.json and a figure. What was measured of a router st
 command goes on. No test row takes part in any choice.
 """
 
-import utils  # noqa: F401  # isort: skip  # before torch, which takes from it how its threads wait
 import hashlib
 import itertools
 import shlex
@@ -24,21 +23,21 @@ import tyro
 from torch import Tensor
 from tqdm import tqdm
 
-from utils.add_llm import Joined, scored_queries
-from utils.checkpoint_files import CheckpointError
-from utils.config import HardwareConfig, bounded, parse_arguments
-from utils.data import gains
-from utils.files import read_json, write_json, write_text
-from utils.llm_embedding import METHOD, PENALTY, Scored, fit_embedding
-from utils.losses import SIMILARITIES
-from utils.meters import bar
-from utils.metrics import averages
-from utils.plots import save
-from utils.report.frozen_routers import FrozenEncoder, FrozenRouter, open_frozen
-from utils.report.new_llms_page import figure, page
-from utils.report.runs import RESULTS, Run, runs_below
-from utils.tasks import task_of
-from utils.training_set import TrainingSet, reopen_training_set
+from ..add_llm import Joined, scored_queries
+from ..checkpoint_files import CheckpointError
+from ..config import HardwareConfig, bounded, parse_arguments
+from ..data import gains
+from ..files import read_json, write_json, write_text
+from ..llm_embedding import METHOD, PENALTY, Scored, fit_embedding
+from ..losses import SIMILARITIES
+from ..meters import bar
+from ..metrics import averages
+from ..plots import save
+from ..tasks import task_of
+from ..training_set import TrainingSet, reopen_training_set
+from .frozen_routers import FrozenEncoder, FrozenRouter, open_frozen
+from .new_llms_page import figure, page
+from .runs import RESULTS, Run, runs_below
 
 PROGRAM = "python -m utils.report.new_llms"
 SIZES = (50, 100, 300, 1000)  # scored queries

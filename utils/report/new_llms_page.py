@@ -7,11 +7,12 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
-from utils.llm_embedding import METHOD, PENALTY
-from utils.plots import COLOURS, GRID, LINES, MARKERS
-from utils.report.runs import grouped
-from utils.tables import markdown, spread
-from utils.tasks import short_names
+from ..llm_embedding import METHOD, PENALTY
+from ..plots import COLOURS, GRID, LINES, MARKERS
+from ..tables import markdown, spread
+from ..tasks import short_names
+from .drawings import seeds_of
+from .runs import grouped
 
 SIDES = {"id_avg": "ID avg", "ood_avg": "OOD avg"}
 PAGE = """\
@@ -194,6 +195,6 @@ def figure(entries: Sequence[Mapping[str, Any]]) -> Figure:
         axis.grid(**GRID)
     axes[0].set_ylabel("accuracy minus that of training with all LLMs (points)")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
-    seeds = len({entry["seed"] for entry in entries})
-    figure.suptitle(f"A new LLM on a trained router: mean over the LLMs left out and {seeds} seeds", fontsize=11)
+    seeds = seeds_of(len({entry["seed"] for entry in entries}))
+    figure.suptitle(f"A new LLM on a trained router: mean over the LLMs left out, {seeds}", fontsize=11)
     return figure

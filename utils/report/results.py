@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from utils.ceiling.known import FILE, ceiling_of, read_records
-from utils.download import load_manifest
-from utils.metrics import CEILING, ORACLE
-from utils.report.runs import GROUP, Run, by_seed, encoder_name, grouped, line_key, replace_lines, row_label
-from utils.tables import cells_and_mean, markdown, paper_cells, score_table, spread, spread_cells
-from utils.tasks import BY_NAME, LLMS, PAPER, TASKS, short
+from ..ceiling.known import FILE, ceiling_of, read_records
+from ..download import load_manifest
+from ..metrics import CEILING, ORACLE
+from ..tables import cells_and_mean, markdown, paper_cells, score_table, spread, spread_cells
+from ..tasks import BY_NAME, LLMS, PAPER, TASKS, short
+from .runs import GROUP, Run, by_seed, encoder_name, grouped, line_key, replace_lines, row_label
 
 KEY = (*GROUP, "seed")  # one line of runs.jsonl for each
 NAMED = (  # arguments that tables name on their own, or that change no result

@@ -18,23 +18,23 @@ from typing import Any
 import numpy as np
 import tyro
 
-from utils.baselines.base import Router, Rows, choose, unit
-from utils.baselines.controls import BestPerTask, BestSingle
-from utils.baselines.knn import KNN
-from utils.baselines.mlp import MLP
-from utils.ceiling.known import known_ceilings
-from utils.config import HardwareConfig, parse_arguments
-from utils.data import RoutingData
-from utils.encoders import GIVEN, EncoderError, Queries, load_encoder
-from utils.experiment import Hardware, choose_hardware
-from utils.files import read_json, writable_folder, write_json, write_text
-from utils.meters import bar
-from utils.metrics import ORACLE, utility
-from utils.plots import cost_curve
-from utils.report.cost_points import Point, areas_of, oracle, point
-from utils.report.routerbench_page import page
-from utils.report.runs import Run, reopen_files, runs_below
-from utils.training_set import split_validation, targets
+from ..baselines.base import Router, Rows, choose, unit
+from ..baselines.controls import BestPerTask, BestSingle
+from ..baselines.knn import KNN
+from ..baselines.mlp import MLP
+from ..ceiling.known import known_ceilings
+from ..config import HardwareConfig, parse_arguments
+from ..data import RoutingData
+from ..encoders import GIVEN, EncoderError, Queries, load_encoder
+from ..experiment import Hardware, choose_hardware
+from ..files import read_json, writable_folder, write_json, write_text
+from ..meters import bar
+from ..metrics import ORACLE, utility
+from ..plots import cost_curve
+from ..training_set import split_validation, targets
+from .cost_points import Point, areas_of, oracle, point
+from .routerbench_page import page
+from .runs import Run, reopen_files, runs_below
 
 PROGRAM = "python -m utils.report.routerbench"
 RESULTS = Path("results")

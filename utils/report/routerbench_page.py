@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from utils.metrics import CEILING
-from utils.report.cost_points import ZERO, mean_of
-from utils.tables import EMPTY, PER_QUERIES, cells_and_mean, markdown, spread
-from utils.tasks import short_names, title_of
+from ..metrics import CEILING
+from ..tables import EMPTY, PER_QUERIES, cells_and_mean, markdown, spread
+from ..tasks import short_names, title_of
+from .cost_points import ZERO, mean_of
 
 DOLLARS = f"$ per {PER_QUERIES} queries"
 

@@ -13,13 +13,13 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 from torch import Tensor
 
-from utils import checkpoint
-from utils.config import HardwareConfig
-from utils.data import DataError, RoutingData, load, reading
-from utils.encoders import Queries, TrainedLayers
-from utils.experiment import Hardware, hardware_like
-from utils.files import parse_json, read_json, write_text
-from utils.model import RouterDC, trained_layers_of
+from .. import checkpoint
+from ..config import HardwareConfig
+from ..data import DataError, RoutingData, load, reading
+from ..encoders import Queries, TrainedLayers
+from ..experiment import Hardware, hardware_like
+from ..files import parse_json, read_json, write_text
+from ..model import RouterDC, trained_layers_of
 
 RESULTS = "results.json"
 GROUP = ("router", "encoder", "recipe", "fidelity")  # what runs that differ in the seed alone have in common

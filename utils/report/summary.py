@@ -4,10 +4,10 @@ import json
 import sys
 from collections.abc import Sequence
 
-from utils.metrics import CEILING
-from utils.report.runs import Run, grouped, row_label, seed_groups
-from utils.tables import TITLES, cells_and_mean, score_table, spread_cells, without_number
-from utils.tasks import BY_NAME, short_names, title_of
+from ..metrics import CEILING
+from ..tables import TITLES, cells_and_mean, score_table, spread_cells, without_number
+from ..tasks import BY_NAME, short_names, title_of
+from .runs import Run, grouped, row_label, seed_groups
 
 
 def what_was_tested(run: Run) -> str:

@@ -27,10 +27,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from utils.files import writable_folder, write_json
-from utils.scoring.harness import LogError, parsed
-from utils.scoring.rules import Judging, key_of, verdicts
-from utils.scoring.sandbox import LANGUAGES, Program
+from ..files import writable_folder, write_json
+from .harness import LogError, parsed
+from .rules import Judging, key_of, verdicts
+from .sandbox import LANGUAGES, Program
 
 
 def _read(path: Path, what: str) -> tuple[Any, str]:

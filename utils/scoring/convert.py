@@ -34,11 +34,13 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from utils.data import RoutingData, load
-from utils.files import atomic_folder, replaceable_folder, write_json
-from utils.meters import bar
-from utils.metrics import references
-from utils.scoring.harness import (
+from ..data import RoutingData, load
+from ..files import atomic_folder, replaceable_folder, write_json
+from ..meters import bar
+from ..metrics import references
+from ..tables import markdown
+from ..tasks import LLMS, short, task_of
+from .harness import (
     FIELD_ERRORS,
     Log,
     LogError,
@@ -52,7 +54,7 @@ from utils.scoring.harness import (
     samples,
     sampling,
 )
-from utils.scoring.rules import (
+from .rules import (
     CODE,
     KIND_OF_RULE,
     Judging,
@@ -66,9 +68,7 @@ from utils.scoring.rules import (
     texts,
     verdicts,
 )
-from utils.scoring.sandbox import Program
-from utils.tables import markdown
-from utils.tasks import LLMS, short, task_of
+from .sandbox import Program
 
 
 @dataclass(frozen=True)

@@ -24,9 +24,9 @@ from typing import Any
 
 import numpy as np
 
-from utils.meters import bar
-from utils.scoring.harness import LogError, Sample, parsed
-from utils.scoring.sandbox import Program, Verdict, judge, warn
+from ..meters import bar
+from .harness import LogError, Sample, parsed
+from .sandbox import Program, Verdict, judge, warn
 
 KIND_OF_RULE = {"choice": "probability", "metric": "probability"} | dict.fromkeys(
     ("number", "python", "javascript", "verdicts"), "multi_attempt"

@@ -43,7 +43,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
-from utils.scoring.attacks import read_attacks, succeeds
+from .attacks import read_attacks, succeeds
 
 LANGUAGES = ("python", "javascript")
 PROCESSES = 64  # processes and threads of one program; node alone has about a dozen

@@ -250,6 +250,7 @@ def launched(folder: Path, size: int, function, *words, limit: float = 200) -> t
         process.kill()
     text = "".join((folder / f"{n}.txt").read_text() for n in range(size))
     assert not hanging, f"{len(hanging)} of {size} processes do not end\n{text}"
+    assert not any(process.exitcode for process in started), f"{[process.exitcode for process in started]}\n{text}"
     return [torch.load(folder / f"{n}.pt", weights_only=False) for n in range(size)], text
 
 

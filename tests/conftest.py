@@ -34,6 +34,9 @@ TOPICS = (
 SLOW_FILES = (  # longest first
     "miniature",
     "convert",
+    "plan",
+    "distributed",
+    "walkthrough",
     "eval_scripts",
     "notebooks",
     "baselines",

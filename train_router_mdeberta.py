@@ -204,11 +204,11 @@ def fit(training: Training, run: RunFolder, begun: float) -> Progress:
                     best = host_copy(trainable(model))
                 speed.resume()
             asked = any_process(interrupt.asked)  # so that all stop after the same step
-            if asked or last or time.monotonic() - run.saved_at > 60 * training.config.run.resume_minutes:
+            overdue = time.monotonic() - run.saved_at > 60 * training.config.run.resume_minutes
+            if is_main() and (asked or last or overdue):
                 progress.seconds, progress.loss_sum = time.monotonic() - begun, float(loss_sum)
                 progress.tokens, progress.scaler = training.queries.hardware.tokens, training.scaler.state_dict()
-                if is_main():
-                    run.save_state(model, optimizer, best, progress)
+                run.save_state(model, optimizer, best, progress)
             if asked and not last:
                 run.wait()
                 log.close()

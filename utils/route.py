@@ -13,6 +13,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from .reading import PRECISIONS
+
 
 def parser() -> argparse.ArgumentParser:
     """The flags. Nothing is imported for them that takes time."""
@@ -48,7 +50,7 @@ def parser() -> argparse.ArgumentParser:
     add("--backend", choices=("torch", "onnx"), default="torch", help="what computes (default: %(default)s)")
     add("--file", help="which model file of the backend onnx")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:N, mps")
-    add("--precision", choices=("auto", "bf16", "fp32"), default="auto", help="auto: that of the training run")
+    add("--precision", choices=("auto", *PRECISIONS), default="auto", help="auto: that of the training run")
     add("--threads", type=_natural, default=0, help="of the CPU; 0: as many as cores")
     add("--cache_dir", type=Path, default=Path(".cache/explain"), help="embeddings of training queries for --explain")
     return command

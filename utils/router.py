@@ -139,7 +139,7 @@ class Router:
             name: a run's folder (--save_path), a checkpoint folder, or a name on the model hub.
             backend: one of BACKENDS.
             device: auto, cpu, cuda, cuda:N, mps.
-            precision: auto (that of the training run), bf16 or fp32.
+            precision: auto (that of the training run), or one of `utils.reading.PRECISIONS`.
             threads: of the CPU; 0: as many as cores.
             file: which file of the backend onnx.
         Raises: CheckpointError if there is no router, or it is damaged; ValueError for an option.
